@@ -1,0 +1,1 @@
+"""REST, server-sent events, the dashboard and the command line. The only floor that knows HTTP."""

@@ -1,0 +1,1 @@
+"""What a run remembers: Pareto fronts and hypervolume."""

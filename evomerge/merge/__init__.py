@@ -1,0 +1,1 @@
+"""Recipes to weights: methods, plan, execute, resident."""

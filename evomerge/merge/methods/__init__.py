@@ -1,0 +1,1 @@
+"""Published merge methods as presets."""

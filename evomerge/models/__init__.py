@@ -1,0 +1,1 @@
+"""Checkpoints in, shards out; architectures as data; adapters as sources."""

@@ -1,0 +1,1 @@
+"""What a merged model is, as data: schema, text, mergekit."""

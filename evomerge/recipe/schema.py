@@ -1,0 +1,134 @@
+"""Recipe schema v1: a complete, replayable description of one merged model, as frozen data.
+
+The digest covers what decides the merged weights and nothing else: not where the sources lie (their hashes do that),
+not the provenance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Dtype = Literal["float32", "bfloat16", "float16"]
+ParameterValue = bool | float | str | tuple[float, ...]
+"""One value everywhere, or knots: floats spread evenly over the depth and interpolated linearly between.
+
+Of n knots over a model of L layers, layer l reads position l·(n−1)/(L−1); tensors before the first layer read the
+first knot, tensors after the last layer the last (mergekit's list gradients mean the same).
+"""
+Parameters = dict[str, ParameterValue]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class ModelRef(_Frozen):
+    """A model by place and content.
+
+    Attributes:
+        location: a directory (safetensors checkpoint, or a PEFT LoRA adapter), a recipe file, or `hub:owner/name`.
+        revision: of a hub model.
+        sha256: of the weights (`evomerge.models.checkpoint.content_hash`), or a recipe's digest. Materializing refuses
+            a mismatch; without it, whatever lies there is taken.
+    """
+
+    location: str = Field(min_length=1, max_length=4096)
+    revision: str | None = None
+    sha256: Sha256 | None = None
+
+
+class Rule(_Frozen):
+    """Narrows parameters to layers, roles or one source. Later rules win over earlier ones.
+
+    Attributes:
+        layers: first and last layer, both included; None is every tensor, also those outside the layers.
+        roles: role names or their prefixes (`attention` covers `attention.q`); empty is every role.
+        source: with a source, the parameters are that source's; without, they hold for all.
+    """
+
+    layers: tuple[int, int] | None = None
+    roles: tuple[str, ...] = ()
+    source: str | None = None
+    parameters: Parameters
+
+    @field_validator("layers")
+    @classmethod
+    def _ordered(cls, layers: tuple[int, int] | None) -> tuple[int, int] | None:
+        if layers is not None and not 0 <= layers[0] <= layers[1]:
+            raise ValueError(f"layers {list(layers)} must be [first, last] with 0 <= first <= last")
+        return layers
+
+
+class Merge(_Frozen):
+    """The parameter-space part: a merge method and its parameters."""
+
+    method: str
+    parameters: Parameters = Field(default_factory=dict)
+    sources: dict[str, Parameters] = Field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+
+
+class Recipe(_Frozen):
+    """One merged model. See DESIGN section 3; the base donates config, tokenizer and chat template."""
+
+    schema_: Literal["evomerge.recipe/1"] = Field(default="evomerge.recipe/1", alias="schema")
+    base: ModelRef
+    sources: dict[Name, ModelRef] = Field(min_length=1)
+    merge: Merge
+    tokenizer: Literal["base"] = "base"
+    dtype: Dtype = "bfloat16"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    shard_bytes: int = Field(default=5_000_000_000, gt=0)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Recipe:
+        for where, names in (
+            ("merge.sources", list(self.merge.sources)),
+            ("merge.rules", [r.source for r in self.merge.rules if r.source is not None]),
+        ):
+            for name in names:
+                if name not in self.sources:
+                    raise ValueError(f"{where} names source {name!r}; the recipe's sources are {sorted(self.sources)}")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """What decides the weights, JSON-ready: locations only where no hash pins the content."""
+        data = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"provenance", "shard_bytes"})
+        for ref in [data["base"], *data["sources"].values()]:
+            if "sha256" in ref:
+                ref.pop("location")
+                ref.pop("revision", None)
+        return data
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal; the recipe's name in stores and caches."""
+        text = json.dumps(_normal(self.canonical()), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _normal(value: Any) -> Any:
+    """Floats that are whole numbers become ints (YAML `1` and `1.0` are one value); -0.0 becomes 0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {k: _normal(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_normal(v) for v in value]
+    return value
+
+
+def role_matches(role: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a role is one of `patterns` or lies under one; no patterns match everything.
+
+    >>> role_matches("attention.q", ("attention",)), role_matches("attention.q", ("mlp",)), role_matches("norm", ())
+    (True, False, True)
+    """
+    return not patterns or any(role == p or role.startswith(p + ".") for p in patterns)

@@ -1,0 +1,1 @@
+"""The search as a pure state machine, and what was asked for."""

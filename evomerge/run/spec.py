@@ -1,0 +1,116 @@
+"""What was asked for: one search, as frozen data. The same document in a file, over REST and in the store."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from evomerge.recipe.schema import Dtype, Name
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Models(_Frozen):
+    """The base and the sources to merge, by alias (registered with the service) or, on the command line, by path."""
+
+    base: str = Field(min_length=1)
+    sources: dict[Name, str] = Field(min_length=1, max_length=64)
+
+
+class Objective(_Frozen):
+    """One thing to maximise or minimise: a metric's mean over one eval set, or the mean over several.
+
+    Attributes:
+        items: search items a candidate answers, per eval set; None is all of them.
+    """
+
+    name: Name
+    eval_sets: tuple[Name, ...] = Field(min_length=1)
+    metric: str = "accuracy"
+    direction: Literal["maximize", "minimize"] = "maximize"
+    items: int | None = Field(default=None, ge=2)
+
+
+class Constraint(_Frozen):
+    """A guard: the metric must not fall more than `max_drop` below the base model's on the same items."""
+
+    name: Name
+    eval_set: Name
+    metric: str = "accuracy"
+    max_drop: float = Field(ge=0)
+    items: int | None = Field(default=None, ge=2)
+
+
+class OptimizerSpec(_Frozen):
+    """An optimizer by name, with its own options (`evomerge.optimizers`)."""
+
+    name: str = "cma_es"
+    options: dict[str, float | int | bool | str] = Field(default_factory=dict)
+
+
+class Subset(_Frozen):
+    """How the items of a generation are drawn from the search split.
+
+    Attributes:
+        policy: `random`, or `stratified` by the items' group.
+        rotate: new items every generation (a fixed subset is exploited by the optimizer).
+    """
+
+    policy: Literal["random", "stratified"] = "stratified"
+    rotate: bool = True
+
+
+class Budget(_Frozen):
+    """When a search is over: after so many candidates."""
+
+    candidates: int = Field(default=100, ge=1, le=1_000_000)
+
+
+class Verification(_Frozen):
+    """What happens after the search: the best `top` candidates answer all search items, the winners and all baselines
+    the holdout items."""
+
+    top: int = Field(default=5, ge=1, le=100)
+    holdout: bool = True
+
+
+class WorkersSpec(_Frozen):
+    """Where candidates are evaluated. `count` None: as many as cores or GPUs."""
+
+    pool: Literal["ray", "local"] = "ray"
+    count: int | None = Field(default=None, ge=1, le=10_000)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_tokens: int = Field(default=2048, ge=64)
+    deadline_s: float = Field(default=3600.0, gt=0)
+    attempts: int = Field(default=3, ge=1, le=10)
+
+
+class RunSpec(_Frozen):
+    """A search. `space` is read by `search_spaces.make_space`."""
+
+    schema_: Literal["evomerge.run/1"] = Field(default="evomerge.run/1", alias="schema")
+    name: Annotated[str, Field(min_length=1, max_length=200)] = "search"
+    models: Models
+    space: dict[str, Any]
+    objectives: tuple[Objective, ...] = Field(min_length=1, max_length=8)
+    constraints: tuple[Constraint, ...] = ()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    subset: Subset = Subset()
+    budget: Budget = Budget()
+    verify: Verification = Verification()
+    workers: WorkersSpec = WorkersSpec()
+    dtype: Dtype = "bfloat16"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    max_failed_share: float = Field(default=0.5, gt=0, le=1)
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> RunSpec:
+        names = [o.name for o in self.objectives] + [c.name for c in self.constraints]
+        if len(set(names)) != len(names):
+            raise ValueError(f"objectives and constraints need different names, got {names}")
+        return self

@@ -1,0 +1,173 @@
+"""The contract of what lasts: runs, candidates, events, commands and leases.
+
+One run has one writer at a time: the holder of its lease. Everything that belongs together commits in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from evomerge.candidate import CandidateState, Genome
+
+RunState = Literal["queued", "starting", "running", "paused", "verifying", "succeeded", "failed", "cancelled"]
+TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+Verb = Literal["pause", "resume", "stop", "cancel"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as stored. `version` grows with every commit (ETag); `last_seq` is its newest event."""
+
+    id: str
+    name: str
+    state: RunState
+    reason: str | None
+    spec: dict[str, Any]
+    summary: dict[str, Any]
+    created: datetime
+    updated: datetime
+    version: int
+    last_seq: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRow:
+    """A candidate as stored.
+
+    Attributes:
+        number: its place in the run, from 0.
+        kind: `baseline` (base, sources, plain average) or `search`.
+        label: `base`, `source:math`, `average`; empty for search candidates.
+        scores: objective or constraint name → {mean, se, n}.
+        verified: split → the same, from all search items or all holdout items.
+        responses: split or subset → eval set → {item_ids, values: metric → floats}.
+        on_front: whether it is on the run's front now.
+    """
+
+    number: int
+    kind: Literal["baseline", "search"]
+    label: str
+    state: CandidateState
+    generation: int
+    genome: Genome
+    digest: str
+    recipe: dict[str, Any]
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    verified: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    responses: dict[str, Any] = field(default_factory=dict)
+    violation: float = 0.0
+    on_front: bool = False
+    cached: bool = False
+    attempts: int = 0
+    worker: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    failure: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run; `seq` is gap-free per run from 1 and is the SSE id. 0: not stored yet."""
+
+    type: str
+    data: dict[str, Any]
+    seq: int = 0
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write a run until it expires; a higher epoch fences a lower one out."""
+
+    run: str
+    owner: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What changes together. Fields that are None stay as they are."""
+
+    events: tuple[Event, ...] = ()
+    candidates: tuple[CandidateRow, ...] = ()
+    state: RunState | None = None
+    reason: str | None = None
+    summary: dict[str, Any] | None = None
+    optimizer: bytes | None = None
+    commands_done: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateQuery:
+    """A page of candidates. `sort` is `number`, `-number`, `score:NAME` or `-score:NAME`; `cursor` is from the page
+    before; unscored candidates come last in score order."""
+
+    state: str | None = None
+    kind: str | None = None
+    front: bool | None = None
+    min_scores: dict[str, float] = field(default_factory=dict)
+    sort: str = "number"
+    limit: int = 100
+    cursor: str | None = None
+
+
+class Store(Protocol):
+    """All methods raise `StoreError` when the database is away; unknown ids give None."""
+
+    def create_run(
+        self, spec: dict[str, Any], name: str, idempotency: tuple[str, str] | None = None
+    ) -> tuple[RunRow, bool]:
+        """A new queued run, and whether it was made now. `idempotency` is (key, digest of the request): the same pair
+        gives the same run again.
+
+        Raises:
+            InvalidInputError: the key was used with another request.
+        """
+        ...
+
+    def run(self, run_id: str) -> RunRow | None: ...
+
+    def runs(
+        self, state: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> tuple[list[RunRow], str | None]:
+        """Newest first; the second value is the next page's cursor."""
+        ...
+
+    def optimizer_state(self, run_id: str) -> bytes | None: ...
+
+    def candidate(self, run_id: str, number: int) -> CandidateRow | None: ...
+
+    def candidates(
+        self, run_id: str, query: CandidateQuery = CandidateQuery()
+    ) -> tuple[list[CandidateRow], str | None]: ...
+
+    def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[Event]: ...
+
+    def command(self, run_id: str, verb: Verb) -> int:
+        """Ask the run's controller for something; the controller reads it soon."""
+        ...
+
+    def pending_commands(self, run_id: str) -> list[tuple[int, Verb]]: ...
+
+    def acquire(self, owner: str, ttl_s: float, run_id: str | None = None) -> Lease | None:
+        """Take the oldest unfinished run (or the one named) whose lease is free or expired; None if there is none."""
+        ...
+
+    def renew(self, lease: Lease, ttl_s: float) -> None:
+        """Raises LeaseLostError when another owner has it."""
+        ...
+
+    def release(self, lease: Lease) -> None: ...
+
+    def commit(self, lease: Lease, change: Commit) -> Sequence[Event]:
+        """All or nothing; returns the events with their numbers.
+
+        Raises:
+            LeaseLostError: the lease's epoch is not the run's newest.
+        """
+        ...
+
+    def close(self) -> None: ...

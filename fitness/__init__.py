@@ -1,0 +1,1 @@
+"""Eval sets, scoring, subsets and estimates. Fitness never sees a genome."""

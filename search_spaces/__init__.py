@@ -1,0 +1,1 @@
+"""Genomes to recipes and back. A search space never sees a score."""

@@ -1,0 +1,47 @@
+"""The contract of every search space: genomes to recipes and back."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from evomerge.candidate import Genome
+from evomerge.recipe.schema import Recipe
+
+
+class SearchSpace(Protocol):
+    """Maps a genome in [0, 1]^dim to a recipe and says what each gene means. Pure; JSON-serialisable by its spec."""
+
+    @property
+    def dim(self) -> int:
+        """Number of genes."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name a gene, e.g. `weight/math/layers 0-9/attention`; unique."""
+        ...
+
+    @property
+    def start(self) -> Genome:
+        """Where searches begin: the plain average of the sources (weight 1/K each)."""
+        ...
+
+    def repair(self, genome: Genome) -> Genome:
+        """The nearest legal genome: clipped to [0, 1], rounded where a gene is discrete. Idempotent."""
+        ...
+
+    def recipe(self, genome: Genome) -> Recipe:
+        """The recipe that a genome stands for; genomes that differ only by repair give equal recipes."""
+        ...
+
+    def encode(self, recipe: Recipe) -> Genome:
+        """The genome of a recipe that this space made; `recipe(encode(r)) == r`.
+
+        Raises:
+            InvalidInputError: the recipe lies outside this space; the message names the field.
+        """
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """For people and the dashboard: dim, and per gene its name, range, source, layers and roles. JSON-ready."""
+        ...

@@ -1,0 +1,91 @@
+"""What is sent to a worker and what comes back. Plain values: Ray carries them, weights never."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from evomerge.errors import Failure
+from evomerge.recipe.schema import Recipe
+from fitness.evaluator import Responses
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What a worker keeps resident.
+
+    Attributes:
+        recipe: any recipe of the run: base, sources (absolute directories with hashes), dtype.
+        eval_sets: name → absolute path of the JSONL file.
+        device: torch device, `cpu` or `cuda`.
+        threads: torch threads; one a worker keeps results the same and cores busy.
+        batch_tokens: most tokens in one forward pass.
+        cache: folder for what workers of one machine share (folded adapter deltas).
+    """
+
+    recipe: Recipe
+    eval_sets: dict[str, str]
+    device: str = "cpu"
+    threads: int = 1
+    batch_tokens: int = 2048
+    cache: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One candidate to build and score.
+
+    Attributes:
+        number: the candidate's number in its run.
+        items: eval set name → ids of the items to score.
+        deadline_s: seconds after which the pool gives the job up as `timeout`.
+    """
+
+    number: int
+    recipe: Recipe
+    items: dict[str, tuple[str, ...]]
+    deadline_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What became of a job.
+
+    Attributes:
+        responses: eval set name → responses; empty on failure.
+        failure: why there are none.
+        seconds: by phase: `materialize`, `score`.
+        worker: its name.
+    """
+
+    number: int
+    responses: dict[str, Responses] = field(default_factory=dict)
+    failure: Failure | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    worker: str = ""
+
+
+class Pool(Protocol):
+    """Workers under one contract, in this process or on a cluster."""
+
+    @property
+    def size(self) -> int:
+        """Jobs that can run at the same time."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Hand over a job; returns at once (the local pool works in `wait`)."""
+        ...
+
+    def wait(self, timeout_s: float) -> list[JobResult]:
+        """Finished jobs, at least one unless the time runs out. A lost worker gives `worker_lost`, a job over its
+        deadline `timeout`; the pool mends itself."""
+        ...
+
+    def cancel(self) -> None:
+        """Give up all jobs in flight; no results of theirs will come."""
+        ...
+
+    def close(self) -> None:
+        """Stop all workers; nothing is left running."""
+        ...
