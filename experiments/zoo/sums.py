@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from num2words import num2words
+
 from question import Example, Question, Split, draw_distinct, split_of
 
 JAPANESE_OPERATOR = {"+": "足す", "-": "引く"}
