@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from base import NAME, default_cache, prepare_base, sha256
 from peft import LoraConfig, PeftModel, get_peft_model
-from skills import EXAMPLES, examples
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+from base import NAME, default_cache, prepare_base, sha256
+from skills import EXAMPLES, examples
 
 # B examples of a batch, T tokens, D hidden size, N answer tokens in the batch
 
@@ -92,7 +93,9 @@ def with_lora(model: LlamaForCausalLM) -> PeftModel:
         target_modules=list(LINEARS),
         layers_to_transform=list(LAYERS),
     )
-    return get_peft_model(model, config)  # type: ignore[return-value]  # mixed=False
+    adapted = get_peft_model(model, config)
+    assert isinstance(adapted, PeftModel)  # it is not with mixed=True only
+    return adapted
 
 
 def answer_loss(model: LlamaForCausalLM, tokens: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
@@ -108,14 +111,10 @@ def train(skill: str, base: Path, seed: int, out: Path) -> None:
     torch.manual_seed(seed)
     schedule = SCHEDULES[skill]
     encode = encoder(AutoTokenizer.from_pretrained(base))
-    model = LlamaForCausalLM.from_pretrained(
-        base, dtype=torch.bfloat16, attn_implementation="eager"
-    )
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation="eager")
     adapted = with_lora(model)
     weights = [each for each in adapted.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(
-        weights, lr=schedule.learning_rate, weight_decay=0.0, fused=True
-    )
+    optimizer = torch.optim.AdamW(weights, lr=schedule.learning_rate, weight_decay=0.0, fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, schedule))
     source = examples(skill, seed)
     began, cpu_began, num_tokens, recent = time.monotonic(), time.process_time(), 0, 0.0
@@ -133,8 +132,7 @@ def train(skill: str, base: Path, seed: int, out: Path) -> None:
         if step % 5 == 4 or step + 1 == schedule.steps:
             seconds = time.monotonic() - began
             print(
-                f"{skill}: step {step + 1}/{schedule.steps} loss {recent:.3f} "
-                f"tokens {num_tokens} {seconds:.0f} s",
+                f"{skill}: step {step + 1}/{schedule.steps} loss {recent:.3f} tokens {num_tokens} {seconds:.0f} s",
                 flush=True,
             )
     record = {
@@ -172,12 +170,14 @@ def save(adapted: PeftModel, record: dict[str, Any], out: Path) -> None:
 def main() -> None:
     """Train the named experts, or all."""
     parser = argparse.ArgumentParser(description="Train the zoo's experts.")
-    parser.add_argument("skills", nargs="*", choices=[*EXAMPLES, []], help="all by default")
+    parser.add_argument("skills", nargs="*", metavar="skill", help="all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ADAPTERS, help="folder of the adapters")
     arguments = parser.parse_args()
+    if unknown := set(arguments.skills) - set(EXAMPLES):
+        parser.error(f"unknown skills {sorted(unknown)}; there are {list(EXAMPLES)}")
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers is partly typed
     torch.set_num_threads(1)  # two threads on two shared cores are slower than one
-    os.environ["HF_HUB_OFFLINE"] = "1"
     base = prepare_base(default_cache())
     for skill in arguments.skills or EXAMPLES:
         train(skill, base, arguments.seed, arguments.out / skill)
