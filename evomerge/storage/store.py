@@ -12,7 +12,9 @@ from typing import Any, Literal, Protocol
 
 from evomerge.candidate import CandidateState, Genome
 
-RunState = Literal["queued", "starting", "running", "paused", "verifying", "succeeded", "failed", "cancelled"]
+RunState = Literal[
+    "queued", "starting", "running", "paused", "stopping", "verifying", "succeeded", "failed", "cancelled"
+]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 Verb = Literal["pause", "resume", "stop", "cancel"]
 

@@ -1,0 +1,302 @@
+"""The search as a state machine without I/O: events in, decisions out.
+
+Theory. A run is its list of events. `apply` folds one event into the state and is the only thing that changes it, so
+a run rebuilt from its stored events is the run; live, the controller first stores an event and then applies it.
+Decisions are read off the state: `open` (evaluations that must end before the phase can), `may_propose`, `advance`.
+
+    phase        open holds                              leaves when `open` is empty and …
+    ---------    -------------------------------------   -----------------------------------------------
+    queued       nothing                                 a controller takes the run        → starting
+    starting     the baselines, on generation 0's items  always                            → running
+    running      proposed search candidates              the budget is spent               → verifying
+    paused       what was running when it was asked      `resume`                          → running
+    stopping     what was running when it was asked      always                            → verifying
+    verifying    the best candidates, all search items   they are scored: the chosen few and every baseline
+                 then the chosen and baselines, holdout  answer the holdout items          → succeeded
+
+The optimizer is part of the state: applying `candidate.proposed` asks it and compares, applying `candidate.scored` or
+`candidate.failed` tells it. A replay that asks another genome than the stored one is an error, never another run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from evomerge.archive.pareto import ParetoArchive
+from evomerge.candidate import Evaluation, Proposal
+from evomerge.errors import EvomergeError
+from evomerge.optimizers.optimizer import Optimizer
+from evomerge.run.ranking import best_of, reference_point, shortlist, sign
+from evomerge.run.spec import RunSpec
+from evomerge.storage.store import TERMINAL, Event, RunState, Verb
+
+Task = Literal["subset", "search", "holdout"]
+"""Which items a candidate answers: its generation's subset, all search items, or the holdout items."""
+
+MIN_FOR_SHARE = 8
+"""Candidates that must have ended before the share of failures can pause a run: fewer say too little."""
+
+
+class ReplayError(EvomergeError):
+    """The stored events and the optimizer disagree: another version, another seed or a damaged store."""
+
+
+class RunMachine:
+    """One run's state.
+
+    Attributes:
+        phase: the run's state.
+        open: (candidate number, task) → attempts begun, in the order in which they were opened.
+        scores: number → objective or constraint name → {mean, se, n}, on the candidate's subset.
+        verified: task → number → the same, on all search or holdout items.
+    """
+
+    def __init__(self, spec: RunSpec, optimizer: Optimizer, baselines: Sequence[str]) -> None:
+        self.spec, self.optimizer, self.baselines = spec, optimizer, tuple(baselines)
+        self.phase: RunState = "queued"
+        self.reason: str | None = None
+        self.open: dict[tuple[int, Task], int] = {}
+        self.scores: dict[int, dict[str, dict[str, float]]] = {}
+        self.violations: dict[int, float] = {}
+        self.verified: dict[Task, dict[int, dict[str, dict[str, float]]]] = {"search": {}, "holdout": {}}
+        self.failed: set[int] = set()
+        self.winners: tuple[int, ...] = ()
+        self.result: dict[str, Any] | None = None
+        self.proposed = 0
+        self.generation = 0
+        self.archive = ParetoArchive(len(spec.objectives))
+        self._trials: dict[int, int] = {}
+        self._verified_violations: dict[int, float] = {}
+        self._asked: Proposal | None = None
+        self._failed_before = self._scored_before = 0
+
+    # -- decisions ----------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing will happen any more."""
+        return self.phase in TERMINAL
+
+    @property
+    def may_propose(self) -> bool:
+        """Whether a further candidate fits the budget and nobody asked to stop."""
+        return self.phase == "running" and self.proposed < self.spec.budget.candidates
+
+    def propose(self) -> tuple[int, Proposal]:
+        """The next search candidate's number and proposal; call `apply` with its event before the next `propose`."""
+        if self._asked is None:
+            self._asked = self.optimizer.ask(1)[0]
+        return len(self.baselines) + self._asked.trial, self._asked
+
+    def start(self) -> list[Event]:
+        """The events that open a queued run; the caller adds the baselines' `candidate.proposed`."""
+        return [Event("run.state", {"state": "starting", "reason": None})]
+
+    def advance(self) -> list[Event]:
+        """The events that end the present phase, if it can end now; else none."""
+        if self.open or self.done or self.phase in ("queued", "paused"):
+            return []
+        if self.phase == "starting":
+            return self._leave_starting()
+        if self.phase in ("running", "stopping"):
+            return [] if self.may_propose else self._leave_running()
+        if not self.winners:
+            return self._choose_winners()
+        if self.result is None:
+            return []
+        return [Event("run.state", {"state": "succeeded", "reason": self.reason})]
+
+    def command(self, verb: Verb) -> list[Event]:
+        """What a person asked for; a verb that does not fit the phase changes nothing."""
+        match verb, self.phase:
+            case "pause", "starting" | "running":
+                return [Event("run.state", {"state": "paused", "reason": "asked for"})]
+            case "resume", "paused":
+                state = "running" if self._baselines_ended else "starting"
+                return [Event("run.state", {"state": state, "reason": None})]
+            case "stop", "starting" | "running" | "paused":
+                return [Event("run.state", {"state": "stopping", "reason": "stopped by request"})]
+            case "cancel", _ if not self.done:
+                return [Event("run.state", {"state": "cancelled", "reason": "asked for"})]
+        return []
+
+    def too_many_failures(self) -> list[Event]:
+        """A pause with its reason when the share of failed candidates, since the run last went on, is too large."""
+        failed = len(self.failed) - self._failed_before
+        ended = failed + len(self.scores) - self._scored_before
+        limit = self.spec.max_failed_share
+        if self.phase != "running" or ended < MIN_FOR_SHARE or failed <= limit * ended:
+            return []
+        reason = f"{failed} of {ended} candidates failed, more than the limit of {limit:.0%}"
+        return [Event("run.state", {"state": "paused", "reason": reason})]
+
+    def front_event(self, before: tuple[int, ...], best_before: dict[str, Any]) -> list[Event]:
+        """`front.updated` if the front or a best candidate is another one than before."""
+        after, best = self.archive.members, self.best()
+        if after == before and best == best_before:
+            return []
+        return [
+            Event(
+                "front.updated",
+                {
+                    "added": sorted(set(after) - set(before)),
+                    "removed": sorted(set(before) - set(after)),
+                    "front": list(after),
+                    "hypervolume": self.archive.hypervolume,
+                    "reference": list(self.archive.reference or ()),
+                    "best": best,
+                    "scored": len(self._search_scored),
+                },
+            )
+        ]
+
+    # -- the fold -----------------------------------------------------------------------------------------------
+
+    def apply(self, event: Event, *, ask_and_tell: bool = True) -> None:
+        """Fold one event in. Without `ask_and_tell` the optimizer is left alone (it was restored from a snapshot)."""
+        data = event.data
+        match event.type:
+            case "run.state":
+                self._enter(data["state"], data.get("reason"))
+            case "candidate.proposed":
+                self._proposed(data, ask_and_tell)
+            case "candidate.requeued":
+                self.open[data["number"], data["task"]] = data["attempt"]
+            case "candidate.scored":
+                self._scored(data, ask_and_tell)
+            case "candidate.failed":
+                self._failed(data, ask_and_tell)
+            case "verification.started":
+                self.winners = tuple(data["winners"])
+                self.open |= {(number, data["task"]): 0 for number in data["numbers"]}
+            case "candidate.verified":
+                del self.open[data["number"], data["split"]]
+                self.verified[data["split"]][data["number"]] = data["scores"]
+                if data["split"] == "search":
+                    self._verified_violations[data["number"]] = data["violation"]
+            case "run.result":
+                self.result = data
+
+    def replay(self, events: Iterable[Event], snapshot: tuple[Optimizer, int] | None = None) -> None:
+        """Rebuild from stored events; with a snapshot (optimizer, seq), only later events reach the optimizer.
+
+        Raises:
+            ReplayError: the optimizer asks another genome than the stored one.
+        """
+        if snapshot is not None:
+            self.optimizer = snapshot[0]
+        for event in events:
+            self.apply(event, ask_and_tell=snapshot is None or event.seq > snapshot[1])
+
+    def best(self) -> dict[str, dict[str, float]]:
+        """Per objective the best feasible search candidate: {number, mean, se, n}."""
+        return best_of(self.spec.objectives, self._feasible)
+
+    def summary(self) -> dict[str, Any]:
+        """What run lists and pages show."""
+        return {
+            "budget": self.spec.budget.candidates,
+            "proposed": self.proposed,
+            "scored": len(self._search_scored),
+            "failed": len(self.failed),
+            "generation": self.generation,
+            "objectives": [o.model_dump(mode="json") for o in self.spec.objectives],
+            "constraints": [c.model_dump(mode="json") for c in self.spec.constraints],
+            "best": self.best(),
+            "front": list(self.archive.members),
+            "hypervolume": self.archive.hypervolume,
+            "reference": list(self.archive.reference or ()),
+            "baselines": {label: number for number, label in enumerate(self.baselines)},
+            "winners": list(self.winners),
+            "result": self.result,
+        }
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    @property
+    def _search_scored(self) -> list[int]:
+        return [number for number in self.scores if number >= len(self.baselines)]
+
+    @property
+    def _feasible(self) -> dict[int, dict[str, dict[str, float]]]:
+        return {n: self.scores[n] for n in self._search_scored if self.violations[n] <= 0}
+
+    @property
+    def _baselines_ended(self) -> bool:
+        return all(n in self.scores or n in self.failed for n in range(len(self.baselines)))
+
+    def _enter(self, state: RunState, reason: str | None) -> None:
+        self.phase, self.reason = state, reason
+        if state == "running":
+            self._failed_before, self._scored_before = len(self.failed), len(self.scores)
+        if state == "running" and self.archive.reference is None:
+            self.archive.set_reference(reference_point(self.spec.objectives, list(self.scores.values())))
+        if state in TERMINAL:
+            self.open.clear()
+
+    def _proposed(self, data: dict[str, Any], ask: bool) -> None:
+        number = data["number"]
+        self.open[number, "subset"] = 0
+        if data["kind"] == "baseline":
+            return
+        self._trials[number] = number - len(self.baselines)
+        if ask:
+            expected, proposal = self.propose()
+            if expected != number or list(proposal.genome) != list(data["genome"]):
+                raise ReplayError(
+                    f"event {data} does not follow from the events before it: the optimizer asks for candidate "
+                    f"{expected} with genome {list(proposal.genome)}"
+                )
+        self._asked = None
+        self.proposed += 1
+        self.generation = max(self.generation, data["generation"])
+
+    def _scored(self, data: dict[str, Any], tell: bool) -> None:
+        number = data["number"]
+        del self.open[number, "subset"]
+        self.scores[number], self.violations[number] = data["scores"], data["violation"]
+        if number not in self._trials:
+            return
+        values = signed(self.spec, data["scores"])
+        if data["violation"] <= 0:
+            self.archive.add(number, values)
+        if tell:
+            self.optimizer.tell([Evaluation(self._trials[number], values, data["violation"])])
+
+    def _failed(self, data: dict[str, Any], tell: bool) -> None:
+        number, task = data["number"], data["task"]
+        del self.open[number, task]
+        if task != "subset":
+            return  # it keeps its search-time score; the result table shows that it could not be verified
+        self.failed.add(number)
+        if tell and number in self._trials:
+            self.optimizer.tell([Evaluation(self._trials[number], None)])
+
+    def _leave_starting(self) -> list[Event]:
+        if 0 in self.failed:
+            return [Event("run.state", {"state": "failed", "reason": "the base model could not be scored"})]
+        return [Event("run.state", {"state": "running", "reason": None})]
+
+    def _leave_running(self) -> list[Event]:
+        if not self.scores or not self._search_scored:
+            return [Event("run.state", {"state": "failed", "reason": "no candidate could be scored"})]
+        numbers = shortlist(self.spec, self.scores, self.violations, self._search_scored, self.spec.verify.top)
+        return [
+            Event("run.state", {"state": "verifying", "reason": self.reason}),
+            Event("verification.started", {"task": "search", "numbers": numbers, "winners": []}),
+        ]
+
+    def _choose_winners(self) -> list[Event]:
+        scored = self.verified["search"]
+        if not scored:
+            return [Event("run.state", {"state": "failed", "reason": "none of the best candidates could be verified"})]
+        top = 1 if len(self.spec.objectives) == 1 else len(scored)
+        winners = shortlist(self.spec, scored, self._verified_violations, list(scored), top)
+        numbers = [*winners, *range(len(self.baselines))] if self.spec.verify.holdout else []
+        return [Event("verification.started", {"task": "holdout", "numbers": numbers, "winners": winners})]
+
+
+def signed(spec: RunSpec, scores: dict[str, dict[str, float]]) -> tuple[float, ...]:
+    """A candidate's objective values with the sign that makes larger better, in the spec's order."""
+    return tuple(sign(o) * scores[o.name]["mean"] for o in spec.objectives)
