@@ -71,9 +71,14 @@ class Budget(_Frozen):
 
 class Verification(_Frozen):
     """What happens after the search: the best `top` candidates answer all search items, the winners and all baselines
-    the holdout items."""
+    the holdout items.
+
+    Attributes:
+        metrics: reported beside each objective's own, as `objective.metric`.
+    """
 
     top: int = Field(default=5, ge=1, le=100)
+    metrics: tuple[str, ...] = ()
     holdout: bool = True
 
 

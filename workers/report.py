@@ -1,0 +1,78 @@
+"""The run's last word: holdout scores with intervals of the winners beside every baseline, and how the search misled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from evomerge.run.state import RunMachine
+from evomerge.storage.store import CandidateRow
+from fitness.evaluator import Responses
+from fitness.items import Split
+from fitness.objectives import ObjectivePlan
+from workers.setup import Search
+
+RowOf = Callable[[int], CandidateRow]
+
+
+def result_of(search: Search, machine: RunMachine, row_of: RowOf) -> dict[str, Any]:
+    """The event `run.result`.
+
+    Returns:
+        `winner` and `winners` (numbers), `table` (a row each for winners and baselines: `search` and `holdout` scores
+        as {name: {mean, se, n, low, high}}, 95 % intervals), `paired` (the winner against every baseline on the holdout
+        items) and `inflation` (what the search believed of the winner, what all search items say, the difference).
+    """
+    plan = search.report
+    winner = machine.winners[0]
+    rows = {n: row_of(n) for n in (*machine.winners, *range(len(machine.baselines)))}
+    answers = {n: responses_of(row, "holdout") for n, row in rows.items()}
+    return {
+        "winner": winner,
+        "winners": list(machine.winners),
+        "table": [
+            {
+                "number": n,
+                "kind": row.kind,
+                "label": row.label,
+                "search": _scores(plan, responses_of(row, "search"), "search"),
+                "holdout": _scores(plan, answers[n], "holdout"),
+            }
+            for n, row in rows.items()
+        ],
+        "paired": [
+            {"against": rows[n].label, "objective": name, **asdict(plan.paired(name, answers[winner], answers[n]))}
+            for n in range(len(machine.baselines))
+            if answers[n] and answers[winner]
+            for name in plan.names
+        ],
+        "inflation": _inflation(search, machine, winner),
+    }
+
+
+def responses_of(row: CandidateRow, task: str) -> dict[str, Responses]:
+    """A candidate's stored responses of one task, by eval set; empty when it has none."""
+    return {
+        name: Responses(tuple(r["item_ids"]), {m: tuple(v) for m, v in r["values"].items()}, 0.0, 0)
+        for name, r in row.responses.get(task, {}).items()
+    }
+
+
+def _scores(plan: ObjectivePlan, responses: dict[str, Responses], split: Split) -> dict[str, dict[str, float]] | None:
+    if not responses:
+        return None
+    scores = {}
+    for name, estimate in plan.verified(responses, split).items():
+        low, high = plan.interval(name, estimate)
+        scores[name] = {**asdict(estimate), "low": low, "high": high}
+    return scores
+
+
+def _inflation(search: Search, machine: RunMachine, winner: int) -> dict[str, dict[str, float]]:
+    found = {}
+    for objective in search.spec.objectives:
+        estimate = machine.scores[winner][objective.name]["mean"]
+        verified = machine.verified["search"][winner][objective.name]["mean"]
+        found[objective.name] = {"estimate": estimate, "verified": verified, "difference": estimate - verified}
+    return found

@@ -1,0 +1,125 @@
+"""From a run's spec to everything that it needs, checked before the first candidate: models, space, items, baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomerge.merge.resolve import pin
+from evomerge.models.architecture import architecture_of
+from evomerge.models.checkpoint import open_checkpoint
+from evomerge.optimizers import make
+from evomerge.optimizers.optimizer import Optimizer
+from evomerge.recipe.schema import Merge, ModelRef, Recipe
+from evomerge.run.spec import RunSpec
+from evomerge.seeds import derive
+from fitness.items import EvalSet, load_eval_set
+from fitness.objectives import ObjectivePlan, plan_objectives
+from search_spaces import make_space
+from search_spaces.space import SearchSpace
+from workers.job import WorkerSpec
+from workers.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a run needs beyond its state.
+
+    Attributes:
+        plan: what the search asks and how it scores.
+        report: the same objectives and constraints, and each objective again under every metric of `verify.metrics`.
+        baselines: label → recipe, in the order of their numbers: base, each source, the plain average.
+    """
+
+    spec: RunSpec
+    space: SearchSpace
+    plan: ObjectivePlan
+    report: ObjectivePlan
+    baselines: dict[str, Recipe]
+    worker: WorkerSpec
+
+    def optimizer(self) -> Optimizer:
+        """A fresh optimizer as the spec names it."""
+        spec = self.spec
+        return make(
+            spec.optimizer.name,
+            start=self.space.start,
+            num_objectives=len(spec.objectives),
+            seed=derive(spec.seed, "optimizer"),
+            **spec.optimizer.options,
+        )
+
+
+def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
+    """Resolve aliases, check hashes, architectures and eval sets, and build space and baselines.
+
+    Raises:
+        EvomergeError: anything that would keep the run from going, with the field that is wrong.
+    """
+    recipe = pinned_models(spec, registry)
+    sets = load_eval_sets(spec, registry)
+    return Search(
+        spec=spec,
+        space=space_of(spec, recipe),
+        plan=plan_objectives(spec, sets),
+        report=plan_objectives(_with_reported(spec), sets),
+        baselines=baseline_recipes(spec, recipe),
+        worker=WorkerSpec(
+            recipe=recipe,
+            eval_sets={name: str(registry.eval_set(name)) for name in sets},
+            device=spec.workers.device,
+            batch_tokens=spec.workers.batch_tokens,
+            cache=str(cache),
+        ),
+    )
+
+
+def pinned_models(spec: RunSpec, registry: Registry, *, check_hashes: bool = True) -> Recipe:
+    """The spec's models as a recipe (their plain average) with absolute places and, if asked for, hashes."""
+    sources = {name: ModelRef(location=str(registry.model(alias))) for name, alias in spec.models.sources.items()}
+    base = ModelRef(location=str(registry.model(spec.models.base)))
+    recipe = Recipe(base=base, sources=sources, merge=Merge(method="linear"), dtype=spec.dtype, seed=spec.seed)
+    return pin(recipe, Path("/")) if check_hashes else recipe
+
+
+def space_of(spec: RunSpec, recipe: Recipe) -> SearchSpace:
+    """The search space over a recipe's models."""
+    base = open_checkpoint(Path(recipe.base.location))
+    architecture = architecture_of(base.config, base.tensors)
+    return make_space(
+        spec.space,
+        base=recipe.base,
+        sources=dict(recipe.sources),
+        architecture=architecture,
+        dtype=spec.dtype,
+        seed=spec.seed,
+    )
+
+
+def load_eval_sets(spec: RunSpec, registry: Registry) -> dict[str, EvalSet]:
+    """Every eval set that an objective or constraint names."""
+    names = [n for o in spec.objectives for n in o.eval_sets] + [c.eval_set for c in spec.constraints]
+    return {name: load_eval_set(name, registry.eval_set(name)) for name in dict.fromkeys(names)}
+
+
+def baseline_recipes(spec: RunSpec, recipe: Recipe) -> dict[str, Recipe]:
+    """What every search is compared with: the base, each source alone, and the plain average of the sources."""
+
+    def alone(name: str, ref: ModelRef) -> Recipe:
+        return recipe.model_copy(update={"sources": {name: ref}, "merge": Merge(method="passthrough")})
+
+    return {
+        "base": alone("base", recipe.base),
+        **{f"source:{name}": alone(name, ref) for name, ref in recipe.sources.items()},
+        "average": recipe,
+    }
+
+
+def _with_reported(spec: RunSpec) -> RunSpec:
+    extra = tuple(
+        objective.model_copy(update={"name": f"{objective.name}.{metric}", "metric": metric, "direction": "maximize"})
+        for metric in spec.verify.metrics
+        for objective in spec.objectives
+        if objective.metric != metric
+    )
+    return spec.model_copy(update={"objectives": spec.objectives + extra})
