@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "bfloat16", "float16"]
-ParameterValue = bool | float | str | tuple[float, ...]
+Knots = Annotated[tuple[float, ...], Field(min_length=1)]
+ParameterValue = bool | float | str | Knots
 """One value everywhere, or knots: floats spread evenly over the depth and interpolated linearly between.
 
 Of n knots over a model of L layers, layer l reads position l·(n−1)/(L−1); tensors before the first layer read the
@@ -25,7 +27,27 @@ Parameters = dict[str, ParameterValue]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+def _json_value(value: Any) -> Any:
+    """Tuples become lists; what JSON cannot hold is refused, so that every recipe can be written and read back."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("text as every key in provenance")
+        return {_json_value(k): _json_value(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(v) for v in value]
+    if isinstance(value, str):
+        value.encode()  # a lone surrogate is a UnicodeEncodeError, hence a ValueError
+        return value
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError(f"text, finite numbers, true, false, null, lists and mappings in provenance, not {value!r}")
+
+
+def _by_name(sources: dict[str, ModelRef]) -> dict[str, ModelRef]:
+    return dict(sorted(sources.items()))
 
 
 class ModelRef(_Frozen):
@@ -75,17 +97,21 @@ class Merge(_Frozen):
 
 
 class Recipe(_Frozen):
-    """One merged model. See DESIGN section 3; the base donates config, tokenizer and chat template."""
+    """One merged model. The base donates config, tokenizer and chat template.
+
+    Sources are kept sorted by name, so that equal recipes add up in the same order and give the same bytes: where the
+    order of two sources matters (slerp), it is the order of their names.
+    """
 
     schema_: Literal["evomerge.recipe/1"] = Field(default="evomerge.recipe/1", alias="schema")
     base: ModelRef
-    sources: dict[Name, ModelRef] = Field(min_length=1)
+    sources: Annotated[dict[Name, ModelRef], AfterValidator(_by_name)] = Field(min_length=1)
     merge: Merge
     tokenizer: Literal["base"] = "base"
     dtype: Dtype = "bfloat16"
     seed: int = Field(default=0, ge=0, lt=2**63)
     shard_bytes: int = Field(default=5_000_000_000, gt=0)
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    provenance: Annotated[dict[str, Any], AfterValidator(_json_value)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:
