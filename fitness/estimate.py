@@ -1,0 +1,216 @@
+"""From responses to numbers with error bars: means over eval sets, intervals, and paired differences.
+
+N items in the population, N_h in stratum h, n_h of them asked; item weights w. The mean is the stratified one with the
+ratio (Hájek) mean inside each stratum: unbiased under the draws of `fitness.subset` when weights are equal, biased by
+O(1/n_h) when they are not, and exact when everything was asked (Cochran 1977, Sampling Techniques, ch. 2, 5, 6).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from evomerge.candidate import Estimate
+from fitness.items import Item
+from fitness.metrics import Bounds
+from fitness.subset import Subset
+
+Floats = NDArray[np.float64]
+
+UNBOUNDED: Bounds = (None, None)
+
+SHRINK = 2.0
+"""Observations' worth of pooled variance in a stratum's own: strata of one or two items have none to speak of."""
+
+
+def estimate_mean(
+    values: Sequence[float],
+    subset: Subset,
+    population: Sequence[Item],
+    *,
+    bounds: Bounds = UNBOUNDED,
+    finite: bool = True,
+) -> Estimate:
+    """The metric's mean over the population, from the responses to a subset of it.
+
+    Args:
+        values: one per item of `subset.ids`, in that order.
+        subset: the items asked and the strata that they were drawn from.
+        population: every item that might have been asked.
+        bounds: of the metric; responses that lie on the bounds only (right or wrong) get a standard error that is
+            not 0 even when all are equal.
+        finite: whether the population itself is meant (the standard error is 0 when everything was asked), or the
+            wider world of questions that it was taken from.
+
+    Raises:
+        ValueError: as many values as ids are needed, and ids of the population.
+    """
+    if len(values) != len(subset.ids) or not values:
+        raise ValueError(f"{len(values)} values for {len(subset.ids)} items; one each is needed, and at least one")
+    items = {item.id: item for item in population}
+    unknown = [i for i in subset.ids if i not in items]
+    if unknown:
+        raise ValueError(f"item {unknown[0]!r} is not in the population of {len(items)} items")
+    y = np.asarray(values, dtype=np.float64)
+    w = np.asarray([items[i].weight for i in subset.ids], dtype=np.float64)
+    rows = _rows_by_stratum(subset)
+    simple = set(rows) == {""}
+    members = {h: [i for i in population if simple or i.group == h] for h in rows}
+    total = sum(item.weight for members_h in members.values() for item in members_h)
+    means = {h: float(np.average(y[r], weights=w[r])) for h, r in rows.items()}
+    # Residuals of the ratio mean, in units of y: z_i = w_i (y_i − ȳ_h) / w̄_h.
+    z = np.concatenate([w[r] * (y[r] - means[h]) / w[r].mean() for h, r in rows.items()])
+    share = {h: sum(i.weight for i in members[h]) / total for h in rows}
+    mean = sum(share[h] * means[h] for h in rows)
+    pooled = _pooled_variance(z, y, mean, len(rows), bounds)
+    variance, start = 0.0, 0
+    for h, r in rows.items():
+        n_h = len(r)
+        squares = float(np.sum(z[start : start + n_h] ** 2))
+        start += n_h
+        v_h = (squares + SHRINK * pooled) / (n_h - 1 + SHRINK)
+        unasked = 1 - n_h / len(members[h]) if finite else 1.0
+        variance += share[h] ** 2 * unasked * v_h / n_h
+    return Estimate(float(mean), math.sqrt(max(variance, 0.0)), len(y))
+
+
+def _rows_by_stratum(subset: Subset) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, stratum in sorted(enumerate(subset.strata), key=lambda pair: pair[1]):
+        rows.setdefault(stratum, []).append(row)
+    return rows
+
+
+def _pooled_variance(z: Floats, y: Floats, mean: float, num_strata: int, bounds: Bounds) -> float:
+    """Variance within strata, never 0.
+
+    For right-or-wrong responses one more observation on each bound is imagined, as Agresti and Coull 1998 do for a
+    proportion: twenty right answers in a row do not mean that the twenty-first is certain.
+    """
+    low, high = bounds
+    squares, freedom = float(np.sum(z**2)), len(z) - num_strata
+    if low is not None and high is not None and np.isin(y, (low, high)).all():
+        return (squares + (low - mean) ** 2 + (high - mean) ** 2) / (freedom + 2)
+    if freedom > 0 and squares > 0:
+        return squares / freedom
+    between = float(np.var(y, ddof=1)) if len(y) > 1 else 0.0
+    if between > 0:  # one item a stratum: the spread between strata bounds the one within, on average
+        return between
+    # Equal values, or a single one: half of the range if it is known, else the size of the value itself.
+    scale = (high - low) / 2 if low is not None and high is not None else max(abs(mean), 1e-3)
+    return scale**2
+
+
+def combine(estimates: Sequence[Estimate]) -> Estimate:
+    """The plain mean over eval sets, whose items are drawn independently of each other."""
+    if not estimates:
+        raise ValueError("no estimates to combine")
+    k = len(estimates)
+    se = math.sqrt(sum(e.se**2 for e in estimates)) / k
+    return Estimate(sum(e.mean for e in estimates) / k, se, sum(e.n for e in estimates))
+
+
+def interval(estimate: Estimate, level: float = 0.95, *, bounds: Bounds = UNBOUNDED) -> tuple[float, float]:
+    """A confidence interval inside the metric's bounds; a point when the standard error is 0.
+
+    With two bounds: Wilson 1927 with the sample size that would give this standard error, so that finite populations,
+    strata and weights count. Otherwise Student's t with n − 1 degrees of freedom, clipped.
+    """
+    low, high = bounds
+    if estimate.se == 0:
+        return estimate.mean, estimate.mean
+    if low is not None and high is not None and low <= estimate.mean <= high:
+        left, right = _wilson((estimate.mean - low) / (high - low), estimate.se / (high - low), estimate.n, level)
+        return low + left * (high - low), low + right * (high - low)
+    half = _t_quantile(level, estimate.n) * estimate.se
+    left, right = estimate.mean - half, estimate.mean + half
+    return (left if low is None else max(low, left)), (right if high is None else min(high, right))
+
+
+def _wilson(p: float, se: float, n: int, level: float) -> tuple[float, float]:
+    inner = (p * n + 1) / (n + 2)  # the same two imagined observations as in the standard error
+    size = inner * (1 - inner) / se**2
+    q = _t_quantile(level, n) ** 2 / size
+    centre, half = (p + q / 2) / (1 + q), math.sqrt(q * p * (1 - p) + q * q / 4) / (1 + q)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _t_quantile(level: float, n: int) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"level {level!r} of an interval is not between 0 and 1")
+    return float(stats.t.ppf(0.5 + level / 2, df=max(n - 1, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """How much better one candidate did than another on the same items.
+
+    Attributes:
+        difference: mean of a − b, in the metric's unit.
+        se: its standard error, for the world of questions that the items were taken from.
+        low, high: confidence interval.
+        wins, losses: items on which a's value is larger, smaller.
+        p_sign: two-sided exact sign test on wins against losses; 1 when there are none.
+        n: items compared.
+    """
+
+    difference: float
+    se: float
+    low: float
+    high: float
+    wins: int
+    losses: int
+    p_sign: float
+    n: int
+
+
+def paired(
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    weights: Sequence[float] | None = None,
+    level: float = 0.95,
+) -> PairedDifference:
+    """Compare two candidates on the same items, in the same order.
+
+    For right-or-wrong responses the interval is Bonett and Price 2012 (one imagined win and one loss more); for others
+    Student's t. `weights` are the items' (equal ones are the same as none).
+
+    Raises:
+        ValueError: not as many values as items, or none.
+    """
+    if len(a) != len(b) or not a or (weights is not None and len(weights) != len(a)):
+        raise ValueError(f"{len(a)} values against {len(b)}: two equally long, non-empty lists are needed")
+    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    d = left - right
+    w = np.ones_like(d) if weights is None else np.asarray(weights, dtype=np.float64)
+    wins, losses, n = int(np.sum(d > 0)), int(np.sum(d < 0)), len(d)
+    difference = float(np.average(d, weights=w))
+    if np.isin(np.concatenate([left, right]), (0.0, 1.0)).all():
+        d, w = np.append(d, [1.0, -1.0]), np.append(w, [w.mean(), w.mean()])
+    centre = float(np.average(d, weights=w))
+    z = w * (d - centre) / w.mean()
+    se = math.sqrt(float(np.sum(z**2)) / (len(d) - 1) / len(d)) if len(d) > 1 else max(abs(difference), 1e-3)
+    half = _t_quantile(level, n) * se
+    p_sign = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    return PairedDifference(difference, se, centre - half, centre + half, wins, losses, p_sign, n)
+
+
+def combine_paired(parts: Sequence[PairedDifference], level: float = 0.95) -> PairedDifference:
+    """The plain mean of paired differences over eval sets; wins and losses are added up."""
+    if not parts:
+        raise ValueError("no differences to combine")
+    if len(parts) == 1:
+        return parts[0]
+    k, wins, losses = len(parts), sum(p.wins for p in parts), sum(p.losses for p in parts)
+    n, se = sum(p.n for p in parts), math.sqrt(sum(p.se**2 for p in parts)) / k
+    centre = sum((p.low + p.high) / 2 for p in parts) / k
+    half = _t_quantile(level, n) * se
+    p_sign = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    difference = sum(p.difference for p in parts) / k
+    return PairedDifference(difference, se, centre - half, centre + half, wins, losses, p_sign, n)

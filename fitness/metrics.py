@@ -1,0 +1,104 @@
+"""What can be measured on an item, and what the numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from evomerge.errors import InvalidInputError
+from fitness.items import Item
+
+Kind = Literal["choice", "generation"]
+Bounds = tuple[float | None, float | None]
+"""Least and largest possible value; None where there is no bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """A metric by name.
+
+    Attributes:
+        kind: of the items that it is defined on.
+        bounds: of one item's value, and so of the mean.
+        higher_is_better: the direction that a guard protects.
+        text: one line for a person.
+    """
+
+    name: str
+    kind: Kind
+    bounds: Bounds
+    higher_is_better: bool
+    text: str
+
+
+METRICS: dict[str, MetricInfo] = {
+    m.name: m
+    for m in (
+        MetricInfo("accuracy", "choice", (0.0, 1.0), True, "1 where the right choice is the most likely one"),
+        MetricInfo(
+            "accuracy_norm",
+            "choice",
+            (0.0, 1.0),
+            True,
+            "as accuracy, with each log-likelihood divided by the choice's length in characters",
+        ),
+        MetricInfo(
+            "choice_probability",
+            "choice",
+            (0.0, 1.0),
+            True,
+            "probability of the right choice among the choices (softmax over their log-likelihoods)",
+        ),
+        MetricInfo(
+            "log_likelihood",
+            "choice",
+            (None, 0.0),
+            True,
+            "log-likelihood of the right choice, summed over tokens, nats",
+        ),
+        MetricInfo(
+            "margin",
+            "choice",
+            (None, None),
+            True,
+            "log-likelihood of the right choice minus that of the best wrong one, nats; near ties are near 0",
+        ),
+        MetricInfo(
+            "exact_match",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "1 where the generated answer equals a reference after normalisation",
+        ),
+    )
+}
+
+
+def metric(name: str) -> MetricInfo:
+    """A metric by name.
+
+    Raises:
+        InvalidInputError: no such metric; the message lists those there are.
+    """
+    if name not in METRICS:
+        raise InvalidInputError("metric", name, f"one of {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def kind_of(item: Item) -> Kind:
+    """Whether an item is multiple choice or generation."""
+    return "choice" if item.choices else "generation"
+
+
+def common_kind(items: Sequence[Item], where: str = "items") -> Kind:
+    """The one kind that all items have.
+
+    Raises:
+        InvalidInputError: multiple choice and generation items are mixed.
+    """
+    first = kind_of(items[0])
+    for item in items:
+        if kind_of(item) != first:
+            raise InvalidInputError(f"{where} {item.id}", kind_of(item), f"a {first} item like the others")
+    return first

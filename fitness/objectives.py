@@ -1,0 +1,260 @@
+"""What a run asks of a candidate, and what it makes of the answers: items per generation, scores, values, violations.
+
+An eval set that several objectives or constraints use is asked once, with the largest number of items that any of them
+wants; all of them are then estimated from the same responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from evomerge.candidate import Estimate
+from evomerge.errors import InvalidInputError
+from evomerge.run.spec import RunSpec
+from fitness.estimate import PairedDifference, combine, combine_paired, estimate_mean, interval, paired
+from fitness.evaluator import Responses
+from fitness.items import EvalSet, Item, Split
+from fitness.metrics import METRICS, MetricInfo, common_kind, metric
+from fitness.subset import Subset, draw
+
+Asked = dict[str, tuple[str, ...]]
+"""Eval set → ids of the items to score."""
+
+
+class ObjectivePlan:
+    """A run's objectives and constraints over loaded eval sets.
+
+    Args:
+        spec: the run; its objectives, constraints, subset policy, seed and `verify.holdout` are read.
+        eval_sets: by the names that the spec uses.
+
+    Raises:
+        InvalidInputError: an unknown eval set or metric, a metric that is not defined on an eval set's items, or a
+            split that is needed and empty; the message names the field of the spec.
+    """
+
+    def __init__(self, spec: RunSpec, eval_sets: Mapping[str, EvalSet]) -> None:
+        _check_spec(spec, eval_sets)
+        self.objectives = spec.objectives
+        self.constraints = spec.constraints
+        self.subset = spec.subset
+        self.seed = spec.seed
+        self.eval_sets = dict(eval_sets)
+        self._drawn: dict[tuple[str, int], Subset] = {}
+        self._targets = {o.name: _Target(o.eval_sets, metric(o.metric), o.items) for o in spec.objectives}
+        self._targets |= {c.name: _Target((c.eval_set,), metric(c.metric), c.items) for c in spec.constraints}
+        self._asked = _asked(self._targets.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all objectives, then of all constraints."""
+        return tuple(self._targets)
+
+    def metric(self, name: str) -> MetricInfo:
+        """The metric of an objective or constraint."""
+        return self._targets[name].metric
+
+    # -- what is asked --------------------------------------------------------------------------------------------
+
+    def items(self, generation: int) -> Asked:
+        """The search items that every candidate of a generation answers."""
+        return {name: self._subset(name, generation).ids for name in self._asked}
+
+    def guard_items(self) -> Asked:
+        """What the base model answers once, so that a guard can compare with it in any generation: all search items
+        of the constraints' eval sets."""
+        guarded = {c.eval_set for c in self.constraints}
+        return {name: ids for name, ids in self.search_items().items() if name in guarded}
+
+    def split_items(self, split: Split) -> Asked:
+        """All items of one split; an eval set without any is left out."""
+        return {name: self._everything(name, split).ids for name in self._asked if self._population(name, split)}
+
+    def search_items(self) -> Asked:
+        """All search items."""
+        return self.split_items("search")
+
+    def holdout_items(self) -> Asked:
+        """All holdout items."""
+        return self.split_items("holdout")
+
+    # -- what the answers say -------------------------------------------------------------------------------------
+
+    def scores(self, responses: Mapping[str, Responses], generation: int) -> dict[str, Estimate]:
+        """Every objective's and constraint's estimate on all search items, from a generation's items.
+
+        Raises:
+            ValueError: a response to one of the generation's items is missing (more than those may be there).
+        """
+        return {
+            name: combine([
+                self._estimate(target, eval_set, responses, self._subset(eval_set, generation), "search", finite=True)
+                for eval_set in target.eval_sets
+            ])
+            for name, target in self._targets.items()
+        }  # fmt: skip
+
+    def full_scores(self, responses: Mapping[str, Responses]) -> dict[str, Estimate]:
+        """The same from the answers to all items of a split (which one, the items say).
+
+        The standard error is not 0 but that for the questions which the items were taken from: a final report is about
+        the skill, not about these items.
+        """
+        result = {}
+        for name, target in self._targets.items():
+            parts = []
+            for eval_set in target.eval_sets:
+                split = self._split_of(responses, eval_set)
+                everything = self._everything(eval_set, split)
+                parts.append(self._estimate(target, eval_set, responses, everything, split, finite=False))
+            result[name] = combine(parts)
+        return result
+
+    def values(self, scores: Mapping[str, Estimate]) -> tuple[float, ...]:
+        """One number per objective, larger is better."""
+        return tuple(scores[o.name].mean * (1 if o.direction == "maximize" else -1) for o in self.objectives)
+
+    def violation(
+        self, responses: Mapping[str, Responses], base_responses: Mapping[str, Responses], generation: int
+    ) -> float:
+        """By how much the guards are missed, summed, in their metrics' units; 0 means feasible.
+
+        A guard compares the candidate with the base on the generation's items; the paired difference is far less noisy
+        than the two means.
+        """
+        return self._violation(responses, base_responses, lambda name: self._subset(name, generation))
+
+    def full_violation(self, responses: Mapping[str, Responses], base_responses: Mapping[str, Responses]) -> float:
+        """The same from the answers to all search items."""
+        return self._violation(responses, base_responses, lambda name: self._everything(name, "search"))
+
+    def interval(self, name: str, estimate: Estimate, level: float = 0.95) -> tuple[float, float]:
+        """A confidence interval of an objective's or constraint's estimate, inside the metric's bounds."""
+        return interval(estimate, level, bounds=self.metric(name).bounds)
+
+    def paired(
+        self, name: str, a: Mapping[str, Responses], b: Mapping[str, Responses], level: float = 0.95
+    ) -> PairedDifference:
+        """a − b on the items that both answered; wins are items on which a's value is larger."""
+        target, parts = self._targets[name], []
+        for eval_set in target.eval_sets:
+            left = _by_id(a, eval_set, target.metric.name)
+            right = _by_id(b, eval_set, target.metric.name)
+            ids = sorted(left.keys() & right.keys())
+            weights = [i.weight for i in self.eval_sets[eval_set].pick(ids)]
+            parts.append(paired([left[i] for i in ids], [right[i] for i in ids], weights=weights, level=level))
+        return combine_paired(parts, level)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _population(self, eval_set: str, split: Split) -> tuple[Item, ...]:
+        return self.eval_sets[eval_set].split(split)
+
+    def _subset(self, eval_set: str, generation: int) -> Subset:
+        key = (eval_set, generation if self.subset.rotate else 0)
+        if key not in self._drawn:
+            self._drawn[key] = draw(
+                self._population(eval_set, "search"), self._asked[eval_set],
+                policy=self.subset.policy, seed=self.seed, generation=key[1], eval_set=eval_set,
+            )  # fmt: skip
+        return self._drawn[key]
+
+    def _everything(self, eval_set: str, split: Split) -> Subset:
+        return draw(self._population(eval_set, split), None, policy=self.subset.policy, seed=0, generation=0)
+
+    def _split_of(self, responses: Mapping[str, Responses], eval_set: str) -> Split:
+        if eval_set not in responses or not responses[eval_set].item_ids:
+            raise ValueError(f"no responses to eval set {eval_set!r}; there are {sorted(responses)}")
+        return self.eval_sets[eval_set].pick(responses[eval_set].item_ids[:1])[0].split
+
+    def _estimate(
+        self,
+        target: _Target,
+        eval_set: str,
+        responses: Mapping[str, Responses],
+        subset: Subset,
+        split: Split,
+        *,
+        finite: bool,
+    ) -> Estimate:
+        values = _answers(responses, eval_set, target.metric.name, subset.ids)
+        population = self._population(eval_set, split)
+        return estimate_mean(values, subset, population, bounds=target.metric.bounds, finite=finite)
+
+    def _violation(
+        self,
+        responses: Mapping[str, Responses],
+        base_responses: Mapping[str, Responses],
+        subset_of: Callable[[str], Subset],
+    ) -> float:
+        total = 0.0
+        for guard in self.constraints:
+            info, subset = metric(guard.metric), subset_of(guard.eval_set)
+            before = _answers(base_responses, guard.eval_set, info.name, subset.ids)
+            after = _answers(responses, guard.eval_set, info.name, subset.ids)
+            sign = 1 if info.higher_is_better else -1
+            losses = [sign * (b - a) for a, b in zip(after, before, strict=True)]
+            drop = estimate_mean(losses, subset, self._population(guard.eval_set, "search")).mean
+            total += max(0.0, drop - guard.max_drop)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What an objective and a constraint have in common. `items` None: all."""
+
+    eval_sets: tuple[str, ...]
+    metric: MetricInfo
+    items: int | None
+
+
+def _asked(targets: Iterable[_Target]) -> dict[str, int | None]:
+    """Eval set → the largest number of items that anything wants, None for all; in the order first named."""
+    asked: dict[str, int | None] = {}
+    for target in targets:
+        for eval_set in target.eval_sets:
+            before = asked.get(eval_set, 0)
+            asked[eval_set] = None if before is None or target.items is None else max(before, target.items)
+    return asked
+
+
+def _check_spec(spec: RunSpec, eval_sets: Mapping[str, EvalSet]) -> None:
+    for i, objective in enumerate(spec.objectives):
+        if len(set(objective.eval_sets)) < len(objective.eval_sets):
+            raise InvalidInputError(f"objectives.{i}.eval_sets", list(objective.eval_sets), "each eval set once")
+        for name in objective.eval_sets:
+            _check(f"objectives.{i}", "eval_sets", name, objective.metric, eval_sets, spec.verify.holdout)
+    for i, guard in enumerate(spec.constraints):
+        _check(f"constraints.{i}", "eval_set", guard.eval_set, guard.metric, eval_sets, spec.verify.holdout)
+
+
+def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping[str, EvalSet], holdout: bool) -> None:
+    field = f"{where}.{key}"
+    if name not in eval_sets:
+        raise InvalidInputError(field, name, f"one of {', '.join(sorted(eval_sets)) or 'none that are known'}")
+    if metric_name not in METRICS:
+        raise InvalidInputError(f"{where}.metric", metric_name, f"one of {', '.join(METRICS)}")
+    info = METRICS[metric_name]
+    kind = common_kind(eval_sets[name].items, f"eval set {name!r} item")
+    if kind != info.kind:
+        raise InvalidInputError(f"{where}.metric", metric_name, f"a {kind} metric, as {name!r} has {kind} items")
+    if not eval_sets[name].split("search"):
+        raise InvalidInputError(field, name, "an eval set with search items")
+    if holdout and not eval_sets[name].split("holdout"):
+        raise InvalidInputError(field, name, "an eval set with holdout items (or `verify.holdout: false`)")
+
+
+def _answers(responses: Mapping[str, Responses], eval_set: str, metric_name: str, ids: Sequence[str]) -> list[float]:
+    by_id = _by_id(responses, eval_set, metric_name)
+    missing = [i for i in ids if i not in by_id]
+    if missing:
+        raise ValueError(f"no response to {len(missing)} items of {eval_set!r}, the first is {missing[0]!r}")
+    return [by_id[i] for i in ids]
+
+
+def _by_id(responses: Mapping[str, Responses], eval_set: str, metric_name: str) -> dict[str, float]:
+    if eval_set not in responses or metric_name not in responses[eval_set].values:
+        raise ValueError(f"no {metric_name!r} responses to eval set {eval_set!r}; there are {sorted(responses)}")
+    found = responses[eval_set]
+    return dict(zip(found.item_ids, found.values[metric_name], strict=True))
