@@ -1,1 +1,1 @@
-"""What lasts: the store contract and its SQL implementation."""
+"""What lasts: the store contract (`store`) and its SQL implementation (`sql`: tables, pages, migrations)."""

@@ -17,6 +17,7 @@ RunState = Literal[
 ]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 Verb = Literal["pause", "resume", "stop", "cancel"]
+CandidateKind = Literal["baseline", "search"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class CandidateRow:
     """
 
     number: int
-    kind: Literal["baseline", "search"]
+    kind: CandidateKind
     label: str
     state: CandidateState
     generation: int
@@ -91,7 +92,8 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What changes together. Fields that are None stay as they are."""
+    """What changes together. Fields that are None stay as they are, except that a new `state` takes `reason` with it:
+    without one, the old state's reason goes."""
 
     events: tuple[Event, ...] = ()
     candidates: tuple[CandidateRow, ...] = ()
@@ -105,7 +107,8 @@ class Commit:
 @dataclass(frozen=True, slots=True)
 class CandidateQuery:
     """A page of candidates. `sort` is `number`, `-number`, `score:NAME` or `-score:NAME`; `cursor` is from the page
-    before; unscored candidates come last in score order."""
+    before; candidates without that score come last, both ways. Without `details`, genome, recipe and responses are
+    left empty: lists are light then."""
 
     state: str | None = None
     kind: str | None = None
@@ -114,6 +117,7 @@ class CandidateQuery:
     sort: str = "number"
     limit: int = 100
     cursor: str | None = None
+    details: bool = True
 
 
 class Store(Protocol):
@@ -135,7 +139,11 @@ class Store(Protocol):
     def runs(
         self, state: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> tuple[list[RunRow], str | None]:
-        """Newest first; the second value is the next page's cursor."""
+        """Newest first; the second value is the next page's cursor.
+
+        Raises:
+            InvalidInputError: the state, limit or cursor makes no sense.
+        """
         ...
 
     def optimizer_state(self, run_id: str) -> bytes | None: ...
@@ -144,12 +152,22 @@ class Store(Protocol):
 
     def candidates(
         self, run_id: str, query: CandidateQuery = CandidateQuery()
-    ) -> tuple[list[CandidateRow], str | None]: ...
+    ) -> tuple[list[CandidateRow], str | None]:
+        """A page of candidates, and the next page's cursor.
+
+        Raises:
+            InvalidInputError: a field of the query, or its cursor, makes no sense.
+        """
+        ...
 
     def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[Event]: ...
 
     def command(self, run_id: str, verb: Verb) -> int:
-        """Ask the run's controller for something; the controller reads it soon."""
+        """Ask the run's controller for something; the controller reads it soon. Returns the command's number.
+
+        Raises:
+            InvalidInputError: there is no such run or verb.
+        """
         ...
 
     def pending_commands(self, run_id: str) -> list[tuple[int, Verb]]: ...
@@ -168,7 +186,8 @@ class Store(Protocol):
         """All or nothing; returns the events with their numbers.
 
         Raises:
-            LeaseLostError: the lease's epoch is not the run's newest.
+            LeaseLostError: the lease's epoch is not the run's newest, or it was released.
+            ValueError: a value cannot be written as JSON (NaN, infinity).
         """
         ...
 
