@@ -1,0 +1,506 @@
+"""What every store must do. Subclass `StoreContract` and give it a fixture `open_store`.
+
+`open_store(clock)` opens the same, at first empty, database each time it is called within one test.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from evomerge.candidate import CandidateState
+from evomerge.errors import InvalidInputError, LeaseLostError
+from evomerge.storage.store import CandidateQuery, CandidateRow, Commit, Event, Lease, RunState, Store
+
+UNKNOWN = "run_00000000000000000000000000"
+
+
+class Clock:
+    """A clock that moves when told."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_s(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += timedelta(seconds=seconds)
+
+
+OpenStore = Callable[[Clock], Store]
+
+
+def candidate(number: int, scores: dict[str, float] | None = None, **fields: object) -> CandidateRow:
+    """A search candidate; scored when it has scores."""
+    row = CandidateRow(
+        number=number,
+        kind="search",
+        label="",
+        state=CandidateState.PROPOSED if scores is None else CandidateState.SCORED,
+        generation=number // 4,
+        genome=(0.1, 1 / 3, number / 1000),
+        digest=f"{number:064x}",
+        recipe={"schema": "evomerge.recipe/1", "sources": {"b": 1, "a": 2}},
+        scores={name: {"mean": mean, "se": 0.1, "n": 3} for name, mean in (scores or {}).items()},
+    )
+    return replace(row, **fields)  # type: ignore[arg-type]  # tests name the fields
+
+
+class StoreContract:
+    """Inherit, and add the fixture `open_store`."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def store(self, open_store: OpenStore, clock: Clock) -> Store:
+        return open_store(clock)
+
+    @pytest.fixture
+    def lease(self, store: Store) -> Lease:
+        store.create_run({"seed": 0}, "search")
+        lease = store.acquire("controller", 30)
+        assert lease is not None
+        return lease
+
+    # Runs
+
+    def test_a_new_run_is_queued_and_reads_back_as_written(self, store: Store, clock: Clock) -> None:
+        spec = {"seed": 2**31 - 1, "objectives": [{"name": "算数", "b": None}], "x": 0.1, "nul": "\0", "z": 1, "a": 2}
+        run, made = store.create_run(spec, "名前")
+
+        assert made
+        assert store.run(run.id) == run
+        assert (run.name, run.state, run.reason, run.summary, run.last_seq) == ("名前", "queued", None, {}, 0)
+        assert run.spec == spec
+        assert list(run.spec) == list(spec)
+        assert run.created == run.updated == clock.now
+        assert run.created.utcoffset() == timedelta(0)
+
+    @pytest.mark.parametrize("run_id", [UNKNOWN, "", "run_", "x\0", "\ud800", "../../etc/passwd", "run_" + "9" * 26])
+    def test_an_unknown_run_has_nothing(self, store: Store, run_id: str) -> None:
+        assert store.run(run_id) is None
+        assert store.optimizer_state(run_id) is None
+        assert store.candidate(run_id, 0) is None
+        assert store.candidates(run_id) == ([], None)
+        assert store.events(run_id) == []
+        assert store.pending_commands(run_id) == []
+        assert store.acquire("a", 30, run_id) is None
+        with pytest.raises(InvalidInputError):
+            store.command(run_id, "pause")
+
+    def test_the_same_idempotency_key_and_request_give_the_same_run(self, store: Store) -> None:
+        first, made = store.create_run({"seed": 1}, "a", ("key", "digest"))
+        again, made_again = store.create_run({"seed": 1}, "a", ("key", "digest"))
+
+        assert (made, made_again) == (True, False)
+        assert again == first
+        assert len(store.runs()[0]) == 1
+
+    def test_an_idempotency_key_of_another_request_is_refused(self, store: Store) -> None:
+        store.create_run({"seed": 1}, "a", ("key", "digest"))
+
+        with pytest.raises(InvalidInputError, match="idempotency key"):
+            store.create_run({"seed": 2}, "a", ("key", "another digest"))
+        assert len(store.runs()[0]) == 1
+
+    def test_racing_requests_with_one_key_make_one_run(self, open_store: OpenStore, clock: Clock) -> None:
+        stores = [open_store(clock) for _ in range(4)]
+        results: list[tuple[str, bool]] = []
+        together = threading.Barrier(len(stores))
+
+        def create(store: Store) -> None:
+            together.wait()
+            run, made = store.create_run({"seed": 1}, "a", ("key", "digest"))
+            results.append((run.id, made))
+
+        _in_threads([lambda store=store: create(store) for store in stores])  # type: ignore[misc]
+
+        assert len({run_id for run_id, _ in results}) == 1
+        assert sorted(made for _, made in results) == [False, False, False, True]
+
+    def test_runs_are_listed_newest_first_page_by_page(self, store: Store, clock: Clock) -> None:
+        made = []
+        for n in range(7):
+            clock.pass_s(n % 2)  # several within one moment
+            made.append(store.create_run({"n": n}, str(n))[0].id)
+
+        pages, cursor = [], None
+        while not pages or cursor is not None:
+            rows, cursor = store.runs(limit=3, cursor=cursor)
+            pages.append([row.id for row in rows])
+        assert [len(page) for page in pages] == [3, 3, 1]
+        assert [run for page in pages for run in page] == made[::-1]
+
+    def test_a_full_last_page_has_no_next(self, store: Store) -> None:
+        store.create_run({}, "a")
+
+        assert store.runs(limit=1)[1] is None
+
+    def test_runs_are_filtered_by_state(self, store: Store, lease: Lease) -> None:
+        queued, _ = store.create_run({}, "b")
+        store.commit(lease, Commit(state="running"))
+
+        assert [row.id for row in store.runs("running")[0]] == [lease.run]
+        assert [row.id for row in store.runs("queued")[0]] == [queued.id]
+
+    @pytest.mark.parametrize(
+        "cursor", ["", "x", "A", "$$$", "é", "WyJydW5zIiwxXQ", "WyJydW5zIiwiJyBPUiAxPTEiXQ", "W" * 99]
+    )
+    def test_a_made_up_cursor_is_refused(self, store: Store, lease: Lease, cursor: str) -> None:
+        with pytest.raises(InvalidInputError, match="cursor"):
+            store.runs(cursor=cursor)
+        for sort in ("number", "-number", "score:a", "-score:a"):
+            with pytest.raises(InvalidInputError, match="cursor"):
+                store.candidates(lease.run, CandidateQuery(sort=sort, cursor=cursor))
+
+    def test_nonsense_in_a_list_request_is_refused(self, store: Store, lease: Lease) -> None:
+        for query in (
+            CandidateQuery(sort="genome"),
+            CandidateQuery(limit=0),
+            CandidateQuery(state="SCORED"),
+            CandidateQuery(kind="x"),
+        ):
+            with pytest.raises(InvalidInputError):
+                store.candidates(lease.run, query)
+        with pytest.raises(InvalidInputError):
+            store.runs(limit=0)
+        with pytest.raises(InvalidInputError):
+            store.runs(state="SCORED")
+
+    # Commits and events
+
+    def test_a_commit_changes_what_it_names_and_nothing_else(self, store: Store, lease: Lease, clock: Clock) -> None:
+        clock.pass_s(5)
+        store.commit(lease, Commit(state="running", summary={"scored": 1}, optimizer=b"\0\xff state"))
+        before = store.run(lease.run)
+        store.commit(lease, Commit(events=(Event("a", {}),)))
+        after = store.run(lease.run)
+
+        assert before is not None
+        assert after is not None
+        assert (after.state, after.summary, after.updated) == ("running", {"scored": 1}, clock.now)
+        assert store.optimizer_state(lease.run) == b"\0\xff state"
+        assert after.version == before.version + 1
+        assert (before.last_seq, after.last_seq) == (0, 1)
+
+    def test_a_reason_lasts_as_long_as_its_state(self, store: Store, lease: Lease) -> None:
+        store.commit(lease, Commit(state="paused", reason="too many failures"))
+        store.commit(lease, Commit(summary={}))
+        kept = store.run(lease.run)
+        store.commit(lease, Commit(state="running"))
+        gone = store.run(lease.run)
+
+        assert kept is not None
+        assert gone is not None
+        assert (kept.reason, gone.reason) == ("too many failures", None)
+
+    def test_events_are_numbered_from_one_without_gaps_in_each_run(
+        self, store: Store, lease: Lease, clock: Clock
+    ) -> None:
+        other = store.acquire("controller", 30, store.create_run({}, "other")[0].id)
+        assert other is not None
+        first = store.commit(lease, Commit(events=(Event("a", {"n": 1}), Event("b", {"n": 2}))))
+        store.commit(other, Commit(events=(Event("x", {}),)))
+        store.commit(lease, Commit(summary={}))
+        second = store.commit(lease, Commit(events=(Event("c", {"n": 3}),)))
+
+        assert [(e.seq, e.type) for e in (*first, *second)] == [(1, "a"), (2, "b"), (3, "c")]
+        assert store.events(lease.run) == [*first, *second]
+        assert all(e.at == clock.now for e in first)
+        assert [e.seq for e in store.events(other.run)] == [1]
+
+    def test_events_are_read_from_a_number_on(self, store: Store, lease: Lease) -> None:
+        store.commit(lease, Commit(events=tuple(Event("a", {"n": n}) for n in range(10))))
+
+        assert [e.seq for e in store.events(lease.run, after=4, limit=3)] == [5, 6, 7]
+        assert [e.seq for e in store.events(lease.run, after=-5, limit=2)] == [1, 2]
+        assert store.events(lease.run, after=10) == []
+        assert store.events(lease.run, after=2**70) == []
+
+    def test_a_commit_that_fails_leaves_nothing(self, store: Store, lease: Lease) -> None:
+        before = store.run(lease.run)
+        bad = candidate(1, {"a": float("nan")})
+        change = Commit(events=(Event("a", {}),), candidates=(candidate(0), bad), state="running", optimizer=b"x")
+
+        with pytest.raises(ValueError, match="JSON"):
+            store.commit(lease, change)
+        assert store.run(lease.run) == before
+        assert store.events(lease.run) == []
+        assert store.candidates(lease.run) == ([], None)
+        assert store.optimizer_state(lease.run) is None
+        assert [e.seq for e in store.commit(lease, Commit(events=(Event("a", {}),)))] == [1]
+
+    def test_numbers_have_no_gaps_when_many_threads_commit(self, store: Store, lease: Lease) -> None:
+        def write() -> None:
+            for n in range(10):
+                store.commit(lease, Commit(events=(Event("a", {"n": n}), Event("b", {}))))
+
+        _in_threads([write] * 4)
+
+        assert [e.seq for e in store.events(lease.run)] == list(range(1, 81))
+
+    # Leases
+
+    def test_one_run_has_one_holder(self, store: Store, lease: Lease) -> None:
+        assert store.acquire("another", 30) is None
+        assert store.acquire("another", 30, lease.run) is None
+
+    def test_the_oldest_run_is_taken_first(self, store: Store) -> None:
+        runs = [store.create_run({}, "a")[0].id for _ in range(3)]
+
+        leases = [store.acquire("a", 30) for _ in range(4)]
+
+        assert [lease and lease.run for lease in leases] == [*runs, None]
+
+    def test_a_named_run_is_taken(self, store: Store) -> None:
+        runs = [store.create_run({}, "a")[0].id for _ in range(3)]
+
+        lease = store.acquire("a", 30, runs[1])
+
+        assert lease == Lease(runs[1], "a", 1)
+
+    def test_racing_controllers_take_a_run_once(self, open_store: OpenStore, clock: Clock) -> None:
+        stores = [open_store(clock) for _ in range(4)]
+        stores[0].create_run({}, "a")
+        stores[0].create_run({}, "b")
+        leases: list[Lease | None] = []
+        together = threading.Barrier(len(stores))
+
+        def take(store: Store) -> None:
+            together.wait()
+            leases.append(store.acquire(str(id(store)), 30))
+
+        _in_threads([lambda store=store: take(store) for store in stores])  # type: ignore[misc]
+
+        taken = [lease.run for lease in leases if lease is not None]
+        assert len(taken) == len(set(taken)) == 2
+
+    def test_an_expired_lease_is_taken_and_its_holder_fenced_out(
+        self, store: Store, lease: Lease, clock: Clock
+    ) -> None:
+        clock.pass_s(31)
+        newer = store.acquire("another", 30)
+
+        assert newer == Lease(lease.run, "another", lease.epoch + 1)
+        with pytest.raises(LeaseLostError, match="another"):
+            store.commit(lease, Commit(events=(Event("late", {}),)))
+        with pytest.raises(LeaseLostError):
+            store.renew(lease, 30)
+        store.release(lease)
+        assert store.acquire("third", 30) is None
+        assert store.events(lease.run) == []
+
+    def test_the_same_owner_is_fenced_out_of_its_own_older_lease(
+        self, store: Store, lease: Lease, clock: Clock
+    ) -> None:
+        clock.pass_s(31)
+        newer = store.acquire("controller", 30)
+
+        assert newer is not None
+        with pytest.raises(LeaseLostError):
+            store.commit(lease, Commit(summary={"by": "old"}))
+        store.commit(newer, Commit(summary={"by": "new"}))
+
+    def test_a_renewed_lease_lasts(self, store: Store, lease: Lease, clock: Clock) -> None:
+        for _ in range(3):
+            clock.pass_s(20)
+            store.renew(lease, 30)
+
+        assert store.acquire("another", 30) is None
+        store.commit(lease, Commit(events=(Event("a", {}),)))
+
+    def test_an_expired_lease_still_writes_until_another_takes_it(
+        self, store: Store, lease: Lease, clock: Clock
+    ) -> None:
+        clock.pass_s(1000)
+
+        assert [e.seq for e in store.commit(lease, Commit(events=(Event("a", {}),)))] == [1]
+
+    def test_a_released_run_is_free_at_once(self, store: Store, lease: Lease) -> None:
+        store.release(lease)
+
+        with pytest.raises(LeaseLostError, match="nobody"):
+            store.commit(lease, Commit(summary={}))
+        assert store.acquire("another", 30) == Lease(lease.run, "another", lease.epoch + 1)
+
+    @pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
+    def test_a_finished_run_is_not_taken(self, store: Store, lease: Lease, state: RunState) -> None:
+        store.commit(lease, Commit(state=state))
+        store.release(lease)
+
+        assert store.acquire("another", 30) is None
+        assert store.acquire("another", 30, lease.run) is None
+
+    @pytest.mark.parametrize("state", ["starting", "running", "paused", "verifying"])
+    def test_an_unfinished_run_is_taken(self, store: Store, lease: Lease, state: RunState) -> None:
+        store.commit(lease, Commit(state=state))
+        store.release(lease)
+
+        assert store.acquire("another", 30) is not None
+
+    # Commands
+
+    def test_commands_wait_in_order_until_done(self, store: Store, lease: Lease) -> None:
+        other = store.create_run({}, "other")[0].id
+        pause, resume = store.command(lease.run, "pause"), store.command(lease.run, "resume")
+        store.command(other, "cancel")
+
+        assert store.pending_commands(lease.run) == [(pause, "pause"), (resume, "resume")]
+        store.commit(lease, Commit(commands_done=(pause,)))
+        assert store.pending_commands(lease.run) == [(resume, "resume")]
+
+    def test_another_runs_commands_stay(self, store: Store, lease: Lease) -> None:
+        other = store.create_run({}, "other")[0].id
+        number = store.command(other, "cancel")
+
+        store.commit(lease, Commit(commands_done=(number,)))
+
+        assert store.pending_commands(other) == [(number, "cancel")]
+
+    def test_an_unknown_verb_is_refused(self, store: Store, lease: Lease) -> None:
+        with pytest.raises(InvalidInputError, match="pause, resume"):
+            store.command(lease.run, "explode")  # type: ignore[arg-type]
+
+    # Candidates
+
+    def test_a_candidate_reads_back_as_written(self, store: Store, lease: Lease) -> None:
+        full = candidate(
+            3,
+            {"b": 0.1 + 0.2, "a": -1e-300},
+            kind="baseline",
+            label="source:math",
+            verified={"holdout": {"a": {"mean": 0.5, "se": 0.0, "n": 7}}},
+            responses={"search": {"math": {"item_ids": ["x"], "values": {"accuracy": [1.0]}}}},
+            violation=0.25,
+            on_front=True,
+            cached=True,
+            attempts=2,
+            worker="w0",
+            seconds={"materialize": 0.5},
+            failure={"reason": "timeout", "message": "60 s"},
+        )
+        store.commit(lease, Commit(candidates=(full,)))
+
+        read = store.candidate(lease.run, 3)
+        assert read == full
+        assert read is not None
+        assert list(read.recipe["sources"]) == ["b", "a"]
+        assert isinstance(read.state, CandidateState)
+        assert store.candidate(lease.run, 4) is None
+        assert store.candidate(lease.run, -1) is None
+        assert store.candidate(lease.run, 2**70) is None
+
+    def test_a_candidate_is_replaced_with_its_scores(self, store: Store, lease: Lease) -> None:
+        store.commit(lease, Commit(candidates=(candidate(0, {"a": 0.9, "b": 0.1}), candidate(1, {"a": 0.5}))))
+        store.commit(lease, Commit(candidates=(candidate(0, {"a": 0.1}),)))
+
+        assert store.candidate(lease.run, 0) == candidate(0, {"a": 0.1})
+        assert _numbers(store, lease, CandidateQuery(sort="-score:a")) == [1, 0]
+        assert _numbers(store, lease, CandidateQuery(min_scores={"b": 0.0})) == []
+
+    def test_a_light_list_leaves_out_the_details(self, store: Store, lease: Lease) -> None:
+        store.commit(lease, Commit(candidates=(candidate(0, {"a": 0.5}),)))
+
+        (light,), _ = store.candidates(lease.run, CandidateQuery(details=False))
+
+        assert light == replace(candidate(0, {"a": 0.5}), genome=(), recipe={}, responses={})
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 5, 20])
+    @pytest.mark.parametrize("sort", ["number", "-number", "score:a", "-score:a", "score:none"])
+    def test_pages_in_any_order_hold_each_candidate_once(
+        self, store: Store, lease: Lease, sort: str, limit: int
+    ) -> None:
+        scores: list[float | None] = [0.5, None, 1 / 3, 0.5, 0.0, None, 1 / 3, -0.0, 0.5, None, -2.0, 0.1 + 0.2]
+        rows = [candidate(n, {"b": float(n)} if a is None else {"a": a, "b": float(n)}) for n, a in enumerate(scores)]
+        store.commit(lease, Commit(candidates=tuple(rows)))
+        sign = -1 if sort.startswith("-") else 1
+        values = scores if sort.endswith(":a") else [None] * len(scores)
+        by_score = sorted(range(len(rows)), key=lambda n: ((v := values[n]) is None, 0.0 if v is None else sign * v, n))
+        expected = {"number": list(range(12)), "-number": list(range(11, -1, -1))}.get(sort, by_score)
+
+        assert _numbers(store, lease, CandidateQuery(sort=sort, limit=limit)) == expected
+
+    def test_pages_do_not_shift_when_candidates_are_added(self, store: Store, lease: Lease) -> None:
+        store.commit(lease, Commit(candidates=tuple(candidate(n, {"a": float(n)}) for n in range(6))))
+        query = CandidateQuery(sort="-score:a", limit=2)
+        first, cursor = store.candidates(lease.run, query)
+        store.commit(lease, Commit(candidates=(candidate(6, {"a": 99.0}), candidate(7, {"a": 2.5}))))
+        rest = _numbers(store, lease, replace(query, cursor=cursor))
+
+        assert [row.number for row in first] == [5, 4]
+        assert rest == [3, 7, 2, 1, 0]
+
+    def test_a_cursor_of_another_order_is_refused(self, store: Store, lease: Lease) -> None:
+        store.commit(lease, Commit(candidates=tuple(candidate(n, {"a": 0.5}) for n in range(3))))
+        for sort, other in (("number", "-number"), ("score:a", "-score:a"), ("score:a", "score:b")):
+            _, cursor = store.candidates(lease.run, CandidateQuery(sort=sort, limit=1))
+            assert cursor is not None
+
+            with pytest.raises(InvalidInputError, match="cursor"):
+                store.candidates(lease.run, CandidateQuery(sort=other, cursor=cursor))
+
+    def test_candidates_are_filtered(self, store: Store, lease: Lease) -> None:
+        rows = (
+            candidate(0, {"a": 0.2, "b": 0.9}, kind="baseline", on_front=True),
+            candidate(1, {"a": 0.5, "b": 0.5}),
+            candidate(2, {"a": 0.9}, on_front=True),
+            candidate(3),
+        )
+        store.commit(lease, Commit(candidates=rows))
+
+        assert _numbers(store, lease, CandidateQuery(state="scored")) == [0, 1, 2]
+        assert _numbers(store, lease, CandidateQuery(state="proposed")) == [3]
+        assert _numbers(store, lease, CandidateQuery(kind="baseline")) == [0]
+        assert _numbers(store, lease, CandidateQuery(front=True)) == [0, 2]
+        assert _numbers(store, lease, CandidateQuery(front=False)) == [1, 3]
+        assert _numbers(store, lease, CandidateQuery(min_scores={"a": 0.5})) == [1, 2]
+        assert _numbers(store, lease, CandidateQuery(min_scores={"a": 0.1, "b": 0.5}, sort="-score:a")) == [1, 0]
+        assert _numbers(store, lease, CandidateQuery(min_scores={"a' OR 1=1": 0.0})) == []
+
+    def test_runs_do_not_share_candidates(self, store: Store, lease: Lease) -> None:
+        other = store.acquire("controller", 30, store.create_run({}, "other")[0].id)
+        assert other is not None
+        store.commit(lease, Commit(candidates=(candidate(0, {"a": 0.1}),)))
+        store.commit(other, Commit(candidates=(candidate(0, {"a": 0.9}), candidate(1, {"a": 0.5}))))
+
+        assert _numbers(store, lease, CandidateQuery(sort="score:a")) == [0]
+        assert _numbers(store, lease, CandidateQuery(min_scores={"a": 0.2})) == []
+        assert _numbers(store, other, CandidateQuery(sort="score:a")) == [1, 0]
+
+    def test_what_one_process_commits_another_sees(
+        self, open_store: OpenStore, clock: Clock, store: Store, lease: Lease
+    ) -> None:
+        reader = open_store(clock)
+        store.commit(lease, Commit(events=(Event("a", {}),), candidates=(candidate(0),)))
+
+        assert [e.seq for e in reader.events(lease.run)] == [1]
+        assert reader.candidate(lease.run, 0) == candidate(0)
+        store.close()
+        assert reader.run(lease.run) is not None
+
+
+def _numbers(store: Store, lease: Lease, query: CandidateQuery) -> list[int]:
+    numbers: list[int] = []
+    while True:
+        rows, cursor = store.candidates(lease.run, query)
+        numbers += [row.number for row in rows]
+        if cursor is None:
+            return numbers
+        assert len(rows) == query.limit, "only the last page may be short"
+        query = replace(query, cursor=cursor)
+
+
+def _in_threads(actions: list[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=action) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
