@@ -1,0 +1,145 @@
+"""The architecture map: which tensor plays which part in which layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge.errors import ArchitectureError
+from evomerge.models.family import BUFFER, Family, families, split_layer
+from evomerge.models.weights import some
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one tensor does.
+
+    Attributes:
+        role: `embedding`, `attention.q`, `mlp.down`, `norm.final`, …; `buffer` for what is copied, never merged.
+        layer: from 0; None outside the layers.
+    """
+
+    role: str
+    layer: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One model's tensors and their parts.
+
+    Attributes:
+        family: the config's `model_type`.
+        num_layers: the config's number of layers; every one is there.
+        parts: tensor name, as the checkpoint spells it → its part.
+        tied: head → embedding, where one tensor is both. The head's name may or may not be among `parts`.
+    """
+
+    family: str
+    num_layers: int
+    parts: Mapping[str, Part]
+    tied: Mapping[str, str]
+    _names: Mapping[str, str] = field(repr=False)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Every role that occurs, sorted, buffers apart."""
+        return tuple(sorted({part.role for part in self.parts.values()} - {BUFFER}))
+
+    def find(self, name: str) -> str | None:
+        """This checkpoint's name of a tensor that may be spelled in another of the family's ways.
+
+        Other checkpoints leave a prefix off; live models call GPT-NeoX's `embed_out` `lm_head`; a tied head is the
+        embedding. None where there is no such tensor here.
+        """
+        canonical = families()[self.family].canonical(name)
+        if canonical is None:
+            return None
+        found = self._names.get(canonical)
+        return self.tied.get(found or canonical, found)
+
+
+def architecture_of(config: Mapping[str, Any], names: Iterable[str]) -> Architecture:
+    """Map tensor names to their parts.
+
+    Args:
+        config: config.json.
+        names: the checkpoint's tensor names.
+
+    Raises:
+        ArchitectureError: the family is unknown, a tensor has no role in it, a layer or one of its tensors is missing.
+    """
+    family = _family_of(config)
+    num_layers = _num_layers(family, config)
+    stored = _canonical_names(family, names)
+    parts = {at: _part(family, canonical) for canonical, at in stored.items()}
+    _check_complete(family, num_layers, stored)
+    tied = _tied(family, config, stored)
+    return Architecture(family.name, num_layers, parts, tied, stored)
+
+
+def _family_of(config: Mapping[str, Any]) -> Family:
+    kind = config.get("model_type")
+    family = families().get(kind) if isinstance(kind, str) else None
+    if family is None:
+        known = ", ".join(f"{name} ({f.title})" for name, f in families().items())
+        raise ArchitectureError(f"config.json: model_type {kind!r} is not a known family; known: {known}")
+    return family
+
+
+def _num_layers(family: Family, config: Mapping[str, Any]) -> int:
+    number = config.get(family.layers)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ArchitectureError(f"config.json: {family.layers} is {number!r}; expected a whole number from 1")
+    return number
+
+
+def _canonical_names(family: Family, names: Iterable[str]) -> dict[str, str]:
+    """Canonical name → name as stored, in the order of `names`."""
+    stored: dict[str, str] = {}
+    unknown: list[str] = []
+    for name in names:
+        canonical = family.canonical(name)
+        if canonical is None:
+            unknown.append(name)
+        elif canonical in stored:
+            raise ArchitectureError(f"tensors {stored[canonical]!r} and {name!r} are the same tensor of {family.title}")
+        else:
+            stored[canonical] = name
+    if unknown:
+        raise ArchitectureError(f"{some(unknown, 5)}: no such tensor in the family {family.name!r} ({family.title})")
+    return stored
+
+
+def _part(family: Family, canonical: str) -> Part:
+    role = family.role(canonical)
+    assert role is not None, canonical  # `canonical` gives only names that have one
+    return Part(role, split_layer(canonical)[1])
+
+
+def _check_complete(family: Family, num_layers: int, stored: Mapping[str, str]) -> None:
+    """Every layer from 0 is there with all its weights, and what one layer has, all have."""
+    templates: dict[int | None, set[str]] = {number: set() for number in (None, *range(num_layers))}
+    for canonical, at in stored.items():
+        template, number = split_layer(canonical)
+        if number not in templates:
+            raise ArchitectureError(f"tensor {at!r}: config.json says {family.layers} {num_layers}")
+        if template not in family.buffers:
+            templates[number].add(template)
+    outside = templates.pop(None)
+    if lacking := sorted(family.weights(in_layers=False) - {family.head} - outside):
+        raise ArchitectureError(f"the checkpoint lacks {some(lacking)}")
+    whole = family.weights(in_layers=True).union(*templates.values())
+    for number, found in templates.items():
+        if lacking := sorted(whole - found):
+            raise ArchitectureError(f"layer {number} of {num_layers} lacks {some(lacking)}")
+
+
+def _tied(family: Family, config: Mapping[str, Any], stored: Mapping[str, str]) -> dict[str, str]:
+    says = config.get("tie_word_embeddings")
+    has_head = family.head in stored
+    if says or (says is None and (family.tied_by_default or not has_head)):
+        return {stored.get(family.head, family.head): stored[family.embedding]}
+    if not has_head:
+        raise ArchitectureError(f"the checkpoint lacks the head {family.head!r}, and config.json does not tie it")
+    return {}

@@ -1,0 +1,172 @@
+"""Safetensors files of one directory, memory-mapped: names, shapes and dtypes first, data when asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from evomerge.errors import CheckpointError
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
+}  # fmt: skip
+"""Safetensors' names for the dtypes that a checkpoint may hold; the rest (8-bit floats, …) is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One stored tensor, not loaded.
+
+    Attributes:
+        file: name of the file that holds it, inside the directory.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    file: str
+
+
+class Weights:
+    """The tensors of one directory, in the order of its files. Reading needs no lock."""
+
+    def __init__(self, directory: Path, tensors: Mapping[str, TensorInfo], handles: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.tensors = tensors
+        self._handles = dict(handles)
+
+    def read(self, name: str) -> Tensor:
+        """The tensor as stored, a view of the mapped file: it must not be written to.
+
+        Raises:
+            KeyError: no such tensor.
+            CheckpointError: the weights were closed.
+        """
+        info = self.tensors[name]
+        handle = self._handles.get(info.file)
+        if handle is None:
+            raise CheckpointError(f"{self.directory}: read of {name!r} after the checkpoint was closed")
+        tensor: Tensor = handle.get_tensor(name)
+        return tensor
+
+    def close(self) -> None:
+        """Let the files go; tensors that were read stay valid."""
+        self._handles.clear()
+
+
+def open_weights(directory: Path, stem: str) -> Weights:
+    """Open `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` lists.
+
+    Raises:
+        CheckpointError: no such files, or one is corrupt, truncated, missing, or disagrees with the index; the message
+            names the file.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: {_what(directory)}; expected a model directory")
+    single, index = directory / f"{stem}.safetensors", directory / f"{stem}.safetensors.index.json"
+    if single.is_file():
+        handle, tensors = _open_file(single)
+        return Weights(directory, tensors, {single.name: handle})
+    if index.is_file():
+        return _open_shards(directory, index)
+    raise CheckpointError(_nothing(directory, stem))
+
+
+def _open_shards(directory: Path, index: Path) -> Weights:
+    listed = _weight_map(index)
+    tensors: dict[str, TensorInfo] = {}
+    handles: dict[str, Any] = {}
+    for file in sorted(set(listed.values())):
+        if not (directory / file).is_file():
+            raise CheckpointError(f"{directory / file}: shard is missing; {index.name} lists it")
+        handles[file], found = _open_file(directory / file)
+        expected = {name for name, at in listed.items() if at == file}
+        if absent := sorted(expected - set(found)):
+            raise CheckpointError(f"{directory / file}: lacks {some(absent)}, which {index.name} places there")
+        if extra := sorted(set(found) - expected):
+            raise CheckpointError(f"{directory / file}: holds {some(extra)}, which {index.name} does not place there")
+        tensors |= found
+    return Weights(directory, tensors, handles)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+        raise CheckpointError(
+            f"{index}: expected a `weight_map` from tensor names to files, got {type(listed).__name__}"
+        )
+    for name, file in listed.items():
+        if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file:
+            raise CheckpointError(f"{index}: tensor {name!r} lies in {file!r}; expected a .safetensors file beside it")
+    return listed
+
+
+def _open_file(path: Path) -> tuple[Any, dict[str, TensorInfo]]:
+    try:
+        handle: Any = safe_open(path, framework="pt")
+        return handle, {name: _info(handle, name, path) for name in handle.offset_keys()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({path.stat().st_size} bytes): {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _info(handle: Any, name: str, path: Path) -> TensorInfo:
+    view = handle.get_slice(name)
+    stored = view.get_dtype()
+    if stored not in DTYPES:
+        raise CheckpointError(f"{path}: tensor {name!r} is stored as {stored}; expected one of {', '.join(DTYPES)}")
+    return TensorInfo(name, tuple(view.get_shape()), DTYPES[stored], path.name)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a model directory.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, no JSON or no object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def some(names: list[str], most: int = 3) -> str:
+    """The first few names and how many more there are.
+
+    >>> some(["a", "b", "c", "d"], most=2)
+    "'a', 'b' and 2 more"
+    """
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _what(path: Path) -> str:
+    return "not a directory" if path.exists() else "no such directory"
+
+
+def _nothing(directory: Path, stem: str) -> str:
+    files = sorted(p.name for p in directory.iterdir() if p.is_file())
+    wanted = f"{stem}.safetensors or {stem}.safetensors.index.json"
+    if pickles := [f for f in files if f.endswith((".bin", ".pt", ".pth", ".ckpt"))]:
+        return (
+            f"{directory}: holds weights only as pickle files ({some(pickles)}), which evomerge never loads; "
+            f"save the model as safetensors: expected {wanted}"
+        )
+    return f"{directory}: expected {wanted}; found {some(files) or 'no files'}"
