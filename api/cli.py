@@ -1,0 +1,379 @@
+"""The command line. Every command is a few lines over what the floors below offer; imports wait until one is called."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from evomerge import __version__
+from evomerge.errors import EvomergeError, InvalidInputError
+
+if TYPE_CHECKING:
+    from api.settings import Settings
+    from evomerge.recipe.schema import Recipe
+    from evomerge.storage.store import RunRow, Store
+
+app = typer.Typer(
+    help="Search for model-merge recipes, and build what they describe.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the database and caches lie.")]
+RegistryFile = Annotated[Path | None, typer.Option("--registry", help="YAML file of model and eval set aliases.")]
+Server = Annotated[str | None, typer.Option("--server", help="URL of a running `evomerge serve`; without it, here.")]
+
+
+class Form(StrEnum):
+    """How a recipe is written."""
+
+    YAML = "yaml"
+    JSON = "json"
+    MERGEKIT = "mergekit"
+
+
+def main() -> None:
+    """Run the command line; a person's mistake ends in one line, not in a traceback."""
+    try:
+        app()
+    except (EvomergeError, ValidationError) as error:
+        err.print(f"[bold red]error:[/] {_one_line(error)}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=False)
+def _setup(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+    configure_logging(logging.INFO if verbose else logging.WARNING)
+
+
+@app.command()
+def serve(
+    data_dir: DataDir = None,
+    registry: RegistryFile = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; anything but loopback needs a key.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port.")] = None,
+) -> None:
+    """Start the service: REST, dashboard and the controller that runs searches."""
+    from api.supervisor import python, supervise
+
+    settings = _settings(data_dir=data_dir, registry=registry, host=host, port=port)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    if settings.registry is not None:
+        from api.local import load_registry
+
+        load_registry(settings)  # a bad file is an error now, not at the first request
+    environment = {
+        "EVOMERGE_DATA_DIR": str(settings.data_dir.resolve()),
+        "EVOMERGE_REGISTRY": str(settings.registry_path.resolve()),
+        "EVOMERGE_HOST": settings.host,
+        "EVOMERGE_PORT": str(settings.port),
+    }
+    out.print(f"evomerge {__version__}: http://{settings.host}:{settings.port}/  (data in {settings.data_dir})")
+    sys.exit(supervise(environment, {"api": python("-v", "api"), "controller": python("-v", "controller")}))
+
+
+@app.command(hidden=True)
+def api() -> None:
+    """The API's process alone (settings from the environment)."""
+    from api.app import serve as serve_api
+
+    serve_api(_settings())
+
+
+@app.command(hidden=True)
+def controller(data_dir: DataDir = None, registry: RegistryFile = None) -> None:
+    """The controller's process alone."""
+    from api.local import serve_controller
+
+    serve_controller(_settings(data_dir=data_dir, registry=registry))
+
+
+@app.command()
+def search(
+    spec: Annotated[Path, typer.Argument(help="YAML or JSON file that says what to search.")],
+    data_dir: DataDir = None,
+    registry: RegistryFile = None,
+    server: Server = None,
+    recipe: Annotated[Path | None, typer.Option(help="Write the winning recipe here when the run is over.")] = None,
+) -> None:
+    """Run a search: on a server, or here in this process."""
+    from api import local
+
+    asked, own = local.read_search(spec)
+    if server is not None:
+        from api.remote import search_remotely
+
+        search_remotely(server, asked, out, recipe)
+        return
+    settings = _settings(data_dir=data_dir, registry=registry)
+    store = local.open_local(settings)
+    row, _ = store.create_run(asked.model_dump(mode="json", by_alias=True), asked.name)
+    out.print(f"run {row.id}: {asked.name}", highlight=False)
+    _drive(settings, store, row.id, own, recipe)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="The run's id; `evomerge show` lists them.")],
+    data_dir: DataDir = None,
+    registry: RegistryFile = None,
+    spec: Annotated[Path | None, typer.Option(help="The search's file again, if it brought its own aliases.")] = None,
+    server: Server = None,
+    recipe: Annotated[Path | None, typer.Option(help="Write the winning recipe here when the run is over.")] = None,
+) -> None:
+    """Go on with a run that was paused, interrupted or killed."""
+    from api import local
+
+    if server is not None:
+        from api.remote import resume_remotely
+
+        resume_remotely(server, run, out, recipe)
+        return
+    settings = _settings(data_dir=data_dir, registry=registry)
+    store = local.open_local(settings)
+    row = store.run(run)
+    if row is None:
+        raise InvalidInputError("run", run, f"a run of {settings.data_dir}")
+    if row.state == "paused":
+        store.command(run, "resume")
+    _drive(settings, store, run, local.read_search(spec)[1] if spec else None, recipe)
+
+
+@app.command()
+def show(
+    run: Annotated[str | None, typer.Argument(help="A run's id; without it, the runs.")] = None,
+    candidate: Annotated[int | None, typer.Argument(help="A candidate's number.")] = None,
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What the store knows: all runs, one run with its result, or one candidate."""
+    from api import local, tables
+
+    store = local.open_local(_settings(data_dir=data_dir))
+    if run is None:
+        found: Any = store.runs()[0]
+    else:
+        found = store.run(run) if candidate is None else store.candidate(run, candidate)
+        if found is None:
+            what = run if candidate is None else f"{run} {candidate}"
+            raise InvalidInputError("run" if candidate is None else "candidate", what, "one of this data directory")
+    if as_json:
+        sys.stdout.write(json.dumps(tables.plain(found), indent=2, ensure_ascii=False) + "\n")
+    else:
+        for part in tables.of(found):
+            out.print(part)
+
+
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(help="A recipe file, a run's id (its winner), or RUN:NUMBER.")],
+    to: Annotated[Form, typer.Option(help="The form to write.")] = Form.YAML,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; without it, standard output.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a recipe as YAML, JSON or mergekit's YAML."""
+    text = _written(_recipe_named(what, data_dir), to)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write_text(text, encoding="utf-8")
+        out.print(f"wrote {output}", highlight=False)
+
+
+@app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML or JSON).")],
+    output: Annotated[Path, typer.Argument(help="Directory of the merged model; must not exist or be empty.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="NAME=PLACE: where a source (or `base`) lies on this machine.")
+    ] = None,
+) -> None:
+    """Build the merged model that a recipe describes."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from evomerge.merge.execute import merge_to_directory
+    from evomerge.recipe.text import load_recipe
+
+    asked = _relocated(load_recipe(recipe), model or [])
+    columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("merging", total=None)
+        made = merge_to_directory(
+            asked,
+            output,
+            root=recipe.resolve().parent,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    out.print(f"merged model in {made}", highlight=False)
+
+
+@app.command()
+def chat(
+    model: Annotated[Path, typer.Argument(help="Directory of a model.")],
+    prompt: Annotated[str | None, typer.Option(help="Answer this and end; without it, a conversation.")] = None,
+    plain: Annotated[bool, typer.Option(help="Continue the text as it is, without the chat template.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
+) -> None:
+    """Talk to a model, greedily decoded."""
+    from api.chat import Chat
+
+    talk = Chat(model, plain=plain, max_new_tokens=max_new_tokens)
+    if prompt is not None:
+        out.print(talk.answer(prompt), highlight=False, markup=False)
+        return
+    while True:
+        try:
+            line = out.input("[bold]> [/]")
+        except EOFError:
+            return
+        if line.strip():
+            out.print(talk.answer(line), highlight=False, markup=False)
+
+
+def configure_logging(level: int) -> None:
+    """Readable on a terminal, one JSON object a line elsewhere; only the application configures handlers."""
+    handler = logging.StreamHandler()
+    if not sys.stderr.isatty():
+        handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def _settings(**given: object) -> Settings:
+    from api.settings import Settings
+
+    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # validated by pydantic
+
+
+def _drive(settings: Settings, store: Store, run: str, own: Any, recipe: Path | None) -> None:
+    from api import local
+    from api.progress import RunView
+    from evomerge.run.spec import RunSpec
+
+    row = store.run(run)
+    assert row is not None, "looked up by the caller"
+    spec = RunSpec.model_validate(row.spec)
+    view = RunView(out, spec.budget.candidates, [o.name for o in spec.objectives])
+    state = local.drive(settings, store, run, own, view)
+    with _closing(store):
+        _finish(store, run, state, recipe)
+
+
+def _finish(store: Store, run: str, state: str, recipe: Path | None) -> None:
+    from api.progress import paired_table, result_table
+
+    row = store.run(run)
+    assert row is not None, "looked up by the caller"
+    result = row.summary.get("result")
+    if result:
+        out.print(result_table(result))
+        out.print(paired_table(result))
+    if result and recipe is not None:
+        recipe.write_text(_written(_recipe_in(store, row, result["winner"]), Form.YAML), encoding="utf-8")
+        out.print(f"winning recipe in {recipe}", highlight=False)
+    if state == "failed":
+        sys.exit(1)
+
+
+@contextmanager
+def _closing(store: Store) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        store.close()
+
+
+def _recipe_named(what: str, data_dir: Path | None) -> Recipe:
+    from evomerge.recipe.text import load_recipe
+
+    if Path(what).exists():
+        return load_recipe(Path(what))
+    from api import local
+
+    store = local.open_local(_settings(data_dir=data_dir))
+    run, _, number = what.partition(":")
+    row = store.run(run)
+    if row is None or (number and not number.isdigit()):
+        raise InvalidInputError("what", what, "a recipe file, a run's id, or RUN:NUMBER")
+    with _closing(store):
+        if number:
+            return _recipe_in(store, row, int(number))
+        if not row.summary.get("result"):
+            raise InvalidInputError("what", what, f"RUN:NUMBER; the run is {row.state} and has no winner yet")
+        return _recipe_in(store, row, row.summary["result"]["winner"])
+
+
+def _recipe_in(store: Store, row: RunRow, number: int) -> Recipe:
+    from api.recipes import of
+
+    candidate = store.candidate(row.id, number)
+    if candidate is None:
+        raise InvalidInputError("candidate", number, f"a candidate of {row.id}")
+    return of(row, candidate)
+
+
+def _written(recipe: Recipe, form: Form) -> str:
+    from api.problems import Problem
+    from api.recipes import write
+
+    try:
+        return write(recipe, form.value)[0]
+    except Problem as problem:
+        raise EvomergeError(problem.detail) from problem
+
+
+def _relocated(recipe: Recipe, places: list[str]) -> Recipe:
+    from evomerge.recipe.schema import ModelRef
+
+    base, sources = recipe.base, dict(recipe.sources)
+    for place in places:
+        name, _, where = place.partition("=")
+        if not where or (name != "base" and name not in sources):
+            raise InvalidInputError("--model", place, f"NAME=PLACE with a name of {['base', *sources]}")
+        ref: ModelRef = base if name == "base" else sources[name]
+        moved = ref.model_copy(update={"location": os.path.abspath(where), "revision": None})  # noqa: PTH100  # keeps links
+        if name == "base":
+            base = moved
+        else:
+            sources[name] = moved
+    return recipe.model_copy(update={"base": base, "sources": sources})
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+    return str(error)
