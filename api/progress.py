@@ -84,7 +84,9 @@ def result_table(result: dict[str, Any]) -> Table:
     for name in names:
         table.add_column(name, justify="right")
     for row in result["table"]:
-        label = row["label"] or f"candidate {row['number']}" + (" (winner)" if row["number"] == result["winner"] else "")
+        label = row["label"] or f"candidate {row['number']}" + (
+            " (winner)" if row["number"] == result["winner"] else ""
+        )
         scores = row[split] or {}
         cells = [f"{s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" if (s := scores.get(n)) else "-" for n in names]
         table.add_row(label, *cells, style="bold" if row["kind"] == "search" else "")

@@ -1,0 +1,104 @@
+"""The HTTP service: routes, guard, problem documents and the dashboard's files in one FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+
+from api import problems
+from api.guard import Guard
+from api.points import Projections
+from api.problems import ProblemDocument
+from api.routes import candidates, catalog, health, live, runs
+from api.settings import Settings
+from api.stream import Feeds
+from evomerge.run.spec import RunSpec
+from evomerge.storage.sql import open_store
+
+STATIC = Path(__file__).parent / "static"
+NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>evomerge</title>
+<h1>evomerge runs, its dashboard is not built</h1>
+<p>In a checkout: <code>python -m api.ui_build</code>, then restart. REST is at <a href="/api/v1/runs">/api/v1/runs</a>,
+described by <a href="/api/v1/openapi.json">/api/v1/openapi.json</a>.</p></html>
+"""
+
+
+def create_app(settings: Settings, *, static: Path = STATIC) -> FastAPI:
+    """The service over the database that `settings` name. Stateless: it may be killed at any time."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        store = open_store(settings.url)
+        app.state.store = store
+        app.state.feeds = Feeds(store, settings.poll_s)
+        app.state.projections = Projections(store)
+        yield
+        store.close()
+
+    app = FastAPI(
+        title="evomerge",
+        version=version("evomerge"),
+        description="Searches for model-merge recipes.",
+        lifespan=lifespan,
+        docs_url=None,  # the interactive pages load scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+    )
+    app.state.settings = settings
+    problems.install(app)
+    for module in (runs, candidates, live, catalog, health):
+        app.include_router(module.router)
+    app.add_middleware(Guard, settings=settings)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    _dashboard(app, static)
+    return app
+
+
+def from_environment() -> FastAPI:
+    """For `uvicorn --factory api.app:from_environment`: settings from EVOMERGE_* variables."""
+    return create_app(Settings())
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; open event streams end first."""
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+def _dashboard(app: FastAPI, static: Path) -> None:
+    if (static / "index.html").is_file():
+        app.frontend("/", directory=static, fallback="index.html", check_dir=True)
+        return
+
+    @app.get("/", include_in_schema=False)
+    def not_built(request: Request) -> HTMLResponse:
+        return HTMLResponse(NOT_BUILT)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, and the models that are read or written by hand."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for model in (RunSpec, ProblemDocument):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
+        app.openapi_schema = document
+    return app.openapi_schema

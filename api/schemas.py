@@ -1,0 +1,192 @@
+"""What REST sends. Wire models only: the store has its own, so that neither leaks into the other."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from evomerge.candidate import CandidateState
+from evomerge.storage.store import CandidateRow, Event, RunRow, RunState, Verb
+
+Score = dict[str, float]
+"""`{mean, se, n}`, and `{low, high}` where an interval is known; in the metric's own direction."""
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class RunListed(_Wire):
+    """A run in a list."""
+
+    id: str
+    name: str
+    state: RunState
+    reason: str | None
+    created: datetime
+    updated: datetime
+    version: int
+    last_seq: int = Field(description="number of the run's newest event")
+    note: str
+    summary: dict[str, Any] = Field(description="progress, best, front, result; empty before the run begins")
+
+
+class Run(RunListed):
+    """A run with what was asked for and what it was told since."""
+
+    spec: dict[str, Any]
+    pending: list[Verb] = Field(default=[], description="commands that the run's controller has not carried out yet")
+
+
+class RunPage(_Wire):
+    items: list[RunListed]
+    next_cursor: str | None
+
+
+class CandidateListed(_Wire):
+    """A candidate in a list: no genome, recipe or responses."""
+
+    number: int
+    kind: str
+    label: str
+    state: CandidateState
+    generation: int
+    digest: str
+    scores: dict[str, Score]
+    verified: dict[str, dict[str, Score]]
+    violation: float
+    on_front: bool
+    cached: bool
+    attempts: int
+    worker: str
+    seconds: dict[str, float]
+    failure: dict[str, str] | None
+
+
+class Candidate(CandidateListed):
+    """Everything about one candidate."""
+
+    genome: tuple[float, ...]
+    recipe: dict[str, Any]
+    responses: dict[str, Any]
+
+
+class CandidatePage(_Wire):
+    items: list[CandidateListed]
+    next_cursor: str | None
+
+
+class Front(_Wire):
+    """The candidates that no other one beats in every objective."""
+
+    last_seq: int
+    hypervolume: float | None
+    reference: list[float] = Field(description="origin of the hypervolume; signed so that larger is better")
+    members: list[CandidateListed]
+
+
+class Points(_Wire):
+    """Every candidate as columns of equal length, for plots."""
+
+    last_seq: int
+    number: list[int]
+    kind: list[str]
+    label: list[str]
+    generation: list[int]
+    state: list[str]
+    on_front: list[bool]
+    violation: list[float | None]
+    scores: dict[str, list[float | None]]
+    se: dict[str, list[float | None]]
+
+
+class History(_Wire):
+    """One row for each change of the front, as columns of equal length."""
+
+    last_seq: int
+    seq: list[int]
+    scored: list[int | None]
+    hypervolume: list[float | None]
+    best: dict[str, list[float | None]]
+
+
+class EventOut(_Wire):
+    seq: int
+    type: str
+    at: datetime | None
+    data: dict[str, Any]
+
+
+class EventPage(_Wire):
+    items: list[EventOut]
+    last_seq: int = Field(description="pass as `after` for the next page")
+
+
+class Checked(_Wire):
+    """A search that could be run as it is."""
+
+    spec: dict[str, Any] = Field(description="the search with every default filled in")
+    dimension: int = Field(description="number of genes")
+    genes: list[str]
+    space: dict[str, Any]
+    items: dict[str, dict[str, int]] = Field(description="eval set → search and holdout items")
+    warnings: list[str]
+
+
+class Alias(_Wire):
+    """Something that the operator registered, by the name that requests use."""
+
+    name: str
+    available: bool = Field(description="whether its file or directory is there now")
+
+
+class Aliases(_Wire):
+    items: list[Alias]
+
+
+class Described(_Wire):
+    """An optimizer, a merge method or a metric with its parameters."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any] = {}
+
+
+class DescribedList(_Wire):
+    items: list[Described]
+
+
+class Status(_Wire):
+    status: str
+
+
+class Version(_Wire):
+    version: str
+    api: str = "v1"
+
+
+def run_listed(row: RunRow) -> RunListed:
+    """A stored run as it is listed."""
+    return RunListed.model_validate(row)
+
+
+def run_out(row: RunRow, pending: list[Verb]) -> Run:
+    """A stored run as it is sent alone."""
+    return Run(**dict(run_listed(row)), spec=row.spec, pending=pending)
+
+
+def candidate_listed(row: CandidateRow) -> CandidateListed:
+    """A stored candidate as it is listed."""
+    return CandidateListed.model_validate(row)
+
+
+def candidate_out(row: CandidateRow) -> Candidate:
+    """A stored candidate as it is sent alone."""
+    return Candidate.model_validate(row)
+
+
+def event_out(event: Event) -> EventOut:
+    """A stored event."""
+    return EventOut.model_validate(event)
