@@ -1,1 +1,12 @@
-"""Genomes to recipes and back. A search space never sees a score."""
+"""Genomes to recipes and back. A search space never sees a score.
+
+`make_space` turns a run's `space` into a `SearchSpace` (`space`, the contract). Kinds (`kinds`): `parameter`. They are
+built from `groups` (which tensors share a gene), `scale` (gene ↔ value) and `template` (a recipe with holes).
+"""
+
+from __future__ import annotations
+
+from search_spaces.kinds import KINDS, make_space
+from search_spaces.space import SearchSpace
+
+__all__ = ["KINDS", "SearchSpace", "make_space"]

@@ -164,8 +164,8 @@ def _expected(error: ErrorDetails, model_class: type[BaseModel]) -> str:
         return f"text like {context['pattern']}"
     if kind == "value_error":
         return str(context.get("error", error["msg"]))
-    message = error["msg"]
-    return _EXPECTED.get(kind) or message[:1].lower() + message[1:].removeprefix("nput should be ")
+    message = error["msg"].removeprefix("Input should be ")
+    return _EXPECTED.get(kind) or message[:1].lower() + message[1:]
 
 
 def _owner(model_class: type[BaseModel], loc: Iterable[str | int]) -> type[BaseModel]:

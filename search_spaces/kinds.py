@@ -1,0 +1,69 @@
+"""The kinds of search spaces by name, and how a run's `space` becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.errors import InvalidInputError
+from evomerge.models.architecture import Architecture
+from evomerge.recipe.schema import Dtype, ModelRef
+from search_spaces.parameter import ParameterSpec, parameter_space
+from search_spaces.setting import Setting
+from search_spaces.space import SearchSpace
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of search space.
+
+    Attributes:
+        title: one line for people.
+        make: (spec, setting) → space; raises InvalidInputError whose field is a key of the spec.
+        schema: () → JSON schema of the spec.
+    """
+
+    title: str
+    make: Callable[[Mapping[str, Any], Setting], SearchSpace]
+    schema: Callable[[], dict[str, Any]]
+
+
+KINDS: dict[str, Kind] = {
+    "parameter": Kind(
+        "one merge method; a weight (and more) per source, group of layers and group of roles",
+        parameter_space,
+        ParameterSpec.model_json_schema,
+    )
+}
+
+
+def make_space(
+    spec: Mapping[str, Any],
+    *,
+    base: ModelRef,
+    sources: Mapping[str, ModelRef],
+    architecture: Architecture,
+    dtype: Dtype = "bfloat16",
+    seed: int = 0,
+) -> SearchSpace:
+    """The search space that a run asks for.
+
+    Args:
+        spec: a run's `space`; its `kind` is a key of `KINDS`, the rest is the kind's own.
+        base, sources: go into every recipe.
+        architecture: of the base: layers and roles to form groups of.
+        dtype, seed: go into every recipe; one seed, so that candidates of random methods share their masks.
+
+    Raises:
+        InvalidInputError: the spec asks for something that is not there; `field` begins with `space`.
+    """
+    setting = Setting(base, dict(sorted(sources.items())), architecture, dtype, seed)
+    kind = spec.get("kind", "parameter")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InvalidInputError("space.kind", kind, f"one of {', '.join(KINDS)}")
+    try:
+        return KINDS[kind].make(spec, setting)
+    except InvalidInputError as error:
+        field = "space" if error.field == "document" else f"space.{error.field}"
+        raise InvalidInputError(field, error.value, error.allowed) from error
