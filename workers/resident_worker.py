@@ -1,0 +1,115 @@
+"""One worker: the source models resident on one device, candidates built in place and scored. Whatever goes wrong with
+a job comes back as a `Failure`, so that a search never dies of one candidate."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from evomerge.errors import EvomergeError, Failure, FailureReason, NonFiniteError
+from evomerge.merge.resident import Resident
+from fitness.evaluator import Responses, Scorer
+from fitness.failures import failure_of
+from fitness.items import EvalSet, load_eval_set
+from fitness.scorer import make_scorer
+from workers.job import Job, JobResult, WorkerSpec
+
+log = logging.getLogger(__name__)
+
+# A CUDA error other than a full memory leaves the process without a usable device. Older torch has no class for it.
+_DEVICE_ERROR: type[Exception] | tuple[()] = getattr(torch, "AcceleratorError", ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    resident: Resident
+    scorer: Scorer
+    eval_sets: dict[str, EvalSet]
+
+
+class Worker:
+    """Holds the models of one run. Loads them at `start` or with the first job.
+
+    Args:
+        spec: what to keep resident.
+        name: for results and logs.
+    """
+
+    def __init__(self, spec: WorkerSpec, name: str) -> None:
+        self.name = name
+        self._spec = replace(spec, device=device_of(spec.device))
+        self._loaded: _Loaded | None = None
+
+    def start(self) -> Failure | None:
+        """Load models and eval sets now; what went wrong, if anything. The next job tries again."""
+        try:
+            self._load()
+        except Exception as error:
+            return _failure(error)
+        return None
+
+    def run(self, job: Job) -> JobResult:
+        """Build and score one candidate."""
+        seconds: dict[str, float] = {}
+        try:
+            loaded = self._load()
+            began = time.perf_counter()
+            loaded.resident.materialize(job.recipe)
+            seconds["materialize"] = time.perf_counter() - began
+            began = time.perf_counter()
+            outcome = _score(loaded, job)
+            seconds["score"] = time.perf_counter() - began
+        except Exception as error:
+            outcome = _failure(error)
+        if isinstance(outcome, Failure):
+            return JobResult(job.number, failure=outcome, seconds=seconds, worker=self.name)
+        return JobResult(job.number, responses=outcome, seconds=seconds, worker=self.name)
+
+    def _load(self) -> _Loaded:
+        torch.set_num_threads(self._spec.threads)
+        if self._loaded is None:
+            spec = self._spec
+            sets = {name: load_eval_set(name, Path(path)) for name, path in spec.eval_sets.items()}
+            resident = Resident(spec.recipe, device=spec.device, cache=Path(spec.cache) if spec.cache else None)
+            scorer = make_scorer(resident.model, resident.tokenizer, batch_tokens=spec.batch_tokens, device=spec.device)
+            self._loaded = _Loaded(resident, scorer, sets)
+        return self._loaded
+
+
+def device_of(wanted: str) -> str:
+    """`auto` is a GPU where there is one."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _score(loaded: _Loaded, job: Job) -> dict[str, Responses] | Failure:
+    responses = {}
+    for name, ids in job.items.items():
+        outcome = loaded.scorer.score(loaded.eval_sets[name].pick(ids))
+        if isinstance(outcome, Failure):
+            return replace(outcome, message=f"eval set {name!r}: {outcome.message}")
+        responses[name] = outcome
+    return responses
+
+
+def _failure(error: Exception) -> Failure:
+    known = failure_of(error)
+    if known is not None:
+        return known
+    if isinstance(error, NonFiniteError):
+        return Failure(FailureReason.NON_FINITE, str(error))
+    if isinstance(error, EvomergeError):
+        return Failure(FailureReason.BAD_RECIPE, str(error))
+    log.exception("a candidate could not be evaluated")
+    if isinstance(error, _DEVICE_ERROR):
+        return Failure(FailureReason.WORKER_LOST, f"the device failed: {_first_line(error)}")
+    return Failure(FailureReason.BAD_RECIPE, f"unexpected {type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
