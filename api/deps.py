@@ -6,10 +6,10 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Path, Request
 
-from api.stream import Feeds
 from api.points import Projections
 from api.problems import Problem
 from api.settings import Settings
+from api.stream import Feeds
 from evomerge.storage.store import RunRow, Store
 from workers.registry import Registry
 
@@ -37,7 +37,7 @@ ProjectionsDep = Annotated[Projections, Depends(_projections)]
 
 
 def _registry(settings: SettingsDep) -> Registry:
-    """Read anew for every request that needs it, so that an operator's edit needs no restart; a missing file is empty."""
+    """Read anew for every request, so that an operator's edit needs no restart; a missing file is empty."""
     return Registry.load(settings.registry_path) if settings.registry_path.exists() else Registry()
 
 

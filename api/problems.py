@@ -63,7 +63,7 @@ class ProblemDocument(BaseModel):
 
 
 @dataclass(slots=True)
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
     """Raised anywhere below a route; becomes the response."""
 
     kind: str

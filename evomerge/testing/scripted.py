@@ -187,7 +187,7 @@ class ScriptedRun:
 
     def _hypervolume(self) -> float:
         """Over the origin: exact for one or two objectives, the best product for more."""
-        points = sorted((tuple(self.rows[n].scores[o]["mean"] for o in self.objectives) for n in self.front))
+        points = sorted(tuple(self.rows[n].scores[o]["mean"] for o in self.objectives) for n in self.front)
         if len(self.objectives) == 2:
             lower = [0.0, *(p[0] for p in points)]
             return sum((p[0] - low) * p[1] for p, low in zip(points, lower, strict=False))
