@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from evomerge.errors import InvalidInputError
-from evomerge.models.architecture import Architecture
+from evomerge.models.architecture import Architecture, Part
+from evomerge.models.family import BUFFER
 from evomerge.recipe.parameters import is_after_layers
 from evomerge.recipe.schema import role_matches
 
@@ -61,7 +62,7 @@ def make_groups(
         InvalidInputError: groups overlap, leave the model, or hold nothing; `field` is `layers` or `roles`.
     """
     spans = _layer_spans(layers, architecture.num_layers)
-    role_groups = _role_groups(roles, architecture.roles)
+    role_groups = _role_groups(roles, sorted({part.role for part in _parts(architecture)}))
     groups = [_group(span, group, architecture) for span in spans for group in role_groups]
     return tuple(group for group in groups if group is not None)
 
@@ -74,9 +75,13 @@ def covers(groups: Sequence[Group], architecture: Architecture) -> bool:
             for group in groups
             for layers, roles in group.selectors
         )
-        for part in architecture.parts.values()
-        if part.role in architecture.roles
+        for part in _parts(architecture)
     )
+
+
+def _parts(architecture: Architecture) -> set[Part]:
+    """What is merged: neither buffers nor a head that is the embedding."""
+    return {p for name, p in architecture.parts.items() if p.role != BUFFER and name not in architecture.tied}
 
 
 def _in(layer: int | None, span: Span) -> bool:
@@ -149,9 +154,8 @@ def _shortest(roles: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 def _group(span: Span | None, roles: tuple[str, ...], architecture: Architecture) -> Group | None:
     parts = {
         (part.role, part.layer is not None)
-        for part in architecture.parts.values()
-        if part.role in architecture.roles
-        and role_matches(part.role, roles)
+        for part in _parts(architecture)
+        if role_matches(part.role, roles)
         and (span is None or _in(part.layer, span) or (part.layer is None and _end(part.role, span, architecture)))
     }
     inside = any(in_layer for _, in_layer in parts)

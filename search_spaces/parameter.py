@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from evomerge.errors import InvalidInputError
 from evomerge.merge.method import Method, Parameter
 from evomerge.merge.methods import METHODS
-from evomerge.recipe.schema import Name, Parameters, ParameterValue
+from evomerge.merge.parameters import check
+from evomerge.recipe.schema import Merge, Name, Parameters
 from evomerge.recipe.text import validate
 from search_spaces.groups import Group, covers, make_groups
 from search_spaces.scale import Scale
@@ -103,17 +104,14 @@ def _method(spec: ParameterSpec, setting: Setting) -> Method:
 
 
 def _check_fixed(spec: ParameterSpec, method: Method, setting: Setting) -> None:
-    for name, value in spec.fixed.items():
-        check_value(_declared(method, name, f"fixed.{name}"), value, f"fixed.{name}")
-    for source, parameters in spec.fixed_sources.items():
+    for source in spec.fixed_sources:
         if source not in setting.sources:
             raise InvalidInputError(f"fixed_sources.{source}", source, f"one of {', '.join(setting.sources)}")
-        for name, value in parameters.items():
-            field = f"fixed_sources.{source}.{name}"
-            parameter = _declared(method, name, field)
-            if not parameter.per_source:
-                raise InvalidInputError(field, value, f"nothing: {name!r} is one value for all sources")
-            check_value(parameter, value, field)
+    try:
+        check(method, Merge(method=method.name, parameters=spec.fixed, sources=spec.fixed_sources))
+    except InvalidInputError as error:
+        field = error.field.replace("merge.parameters", "fixed", 1).replace("merge.sources", "fixed_sources", 1)
+        raise InvalidInputError(field, error.value, error.allowed) from error
 
 
 def _declared(method: Method, name: str, field: str) -> Parameter:
@@ -122,21 +120,6 @@ def _declared(method: Method, name: str, field: str) -> Parameter:
         known = ", ".join(parameters) or "none"
         raise InvalidInputError(field, name, f"a parameter of {method.name!r}: {known}")
     return parameters[name]
-
-
-def check_value(parameter: Parameter, value: ParameterValue, field: str) -> None:
-    """Refuse a value that the parameter's declaration does not allow."""
-    if parameter.choices:
-        allowed, fits = f"one of {', '.join(parameter.choices)}", value in parameter.choices
-    elif isinstance(parameter.default, bool):
-        allowed, fits = "true or false", isinstance(value, bool)
-    else:
-        low, high = parameter.legal or (float("-inf"), float("inf"))
-        numbers = value if isinstance(value, tuple) else (value,)
-        allowed = f"a number from {low:g} to {high:g}, or a list of such" if parameter.legal else "a number or a list"
-        fits = all(isinstance(n, float) and not isinstance(n, bool) and low <= n <= high for n in numbers)
-    if not fits:
-        raise InvalidInputError(field, value, allowed)
 
 
 def _searched(spec: ParameterSpec, method: Method, num_sources: int) -> tuple[_Searched, ...]:
