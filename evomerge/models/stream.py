@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -71,7 +72,8 @@ class Shard:
 
     def abandon(self) -> None:
         """Let the file go as it is."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses again
+            self._file.close()
 
     def _write(self, name: str, tensor: Tensor) -> None:
         data = tensor.contiguous().reshape(-1).view(torch.uint8)
@@ -114,11 +116,12 @@ class ShardWriter:
             raise CheckpointError(f"{self.out}: exists already; expected a new or an empty directory")
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            self._directory = Path(
-                tempfile.mkdtemp(prefix=f".{self.out.name}.", suffix=".partial", dir=self.out.parent)
-            )
+            # Not tempfile: its directories are private, and this one becomes the result.
+            directory = self.out.parent / f".{self.out.name}.{uuid.uuid4().hex}.partial"
+            directory.mkdir()
         except OSError as error:
             raise _cannot_write(self.out, error) from error
+        self._directory = directory
         return self
 
     def add(self, name: str, tensor: Tensor) -> None:
@@ -174,7 +177,6 @@ class ShardWriter:
         for path in self.directory.iterdir():
             _sync(path)
         _sync(self.directory)
-        self.directory.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         self.directory.rename(self.out)
         _sync(self.out.parent)
 
@@ -200,12 +202,6 @@ def _json(value: object) -> bytes:
 def _entry_bytes(name: str, tensor: Tensor) -> int:
     entry = {"dtype": _STORED[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [10**15, 10**15]}
     return len(_json({name: entry}))
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _sync(path: Path) -> None:
