@@ -152,7 +152,7 @@ def _searched_parameter(parameter: Parameter, bounds: Bounds | None, field: str,
     low, high = bounds or (parameter.low, parameter.high)
     if parameter.legal and not parameter.legal[0] <= low < high <= parameter.legal[1]:
         raise InvalidInputError(
-            field, [low, high], "[low, high] with {:g} <= low < high <= {:g}".format(*parameter.legal)
+            field, [low, high], "[low, high] within {:g} to {:g}, low < high".format(*parameter.legal)
         )
     try:
         scale = Scale(low, high, log=parameter.scale == "log")

@@ -30,9 +30,9 @@ class Scale:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"a range needs low < high, both finite; got [{self.low}, {self.high}]")
+            raise ValueError("[low, high] with low < high")
         if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range needs low > 0; got [{self.low}, {self.high}]")
+            raise ValueError("[low, high] with low > 0, for a logarithmic scale")
 
     def value(self, gene: float) -> float:
         """The value of a gene; genes outside [0, 1] count as the nearer end."""

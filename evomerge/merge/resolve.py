@@ -58,7 +58,7 @@ class _Pinning:
             raise CheckpointError(f"{where}: {error}") from error
         if ref.sha256 not in (None, found):
             raise HashMismatchError(
-                f"{where}: {path} has SHA-256 {found}, the recipe expects {ref.sha256}: what lies there is another model"
+                f"{where}: {path} has SHA-256 {found}, the recipe expects {ref.sha256}: another model lies there"
             )
         location = ref.location if ref.location.startswith(HUB) else str(path)
         return ModelRef(location=location, revision=ref.revision, sha256=found)
