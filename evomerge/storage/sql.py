@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
@@ -166,7 +166,9 @@ class SqlStore:
         if run_id is not None and not is_run_id(run_id):
             return None
         at = self._clock()
-        free = [RunTable.state.not_in(TERMINAL), _unheld(at)]
+        # A paused run is nobody's work until somebody asks something of it.
+        asked = exists().where(CommandTable.run == RunTable.id, ~CommandTable.done)
+        free = [RunTable.state.not_in(TERMINAL), _unheld(at), or_(RunTable.state != "paused", asked)]
         if run_id is not None:
             free.append(RunTable.id == run_id)
         with self._write() as connection:

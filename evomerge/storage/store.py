@@ -173,7 +173,9 @@ class Store(Protocol):
     def pending_commands(self, run_id: str) -> list[tuple[int, Verb]]: ...
 
     def acquire(self, owner: str, ttl_s: float, run_id: str | None = None) -> Lease | None:
-        """Take the oldest unfinished run (or the one named) whose lease is free or expired; None if there is none."""
+        """Take the oldest unfinished run (or the one named) whose lease is free or expired; None if there is none.
+
+        A paused run counts when a command waits for it."""
         ...
 
     def renew(self, lease: Lease, ttl_s: float) -> None:
