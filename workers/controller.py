@@ -29,7 +29,7 @@ from fitness.items import Split
 from workers.job import Job, JobResult, Pool, WorkerSpec
 from workers.registry import Registry
 from workers.report import responses_of, result_of
-from workers.setup import Search, prepare
+from workers.setup import prepare
 
 log = logging.getLogger(__name__)
 
@@ -246,12 +246,9 @@ class _Drive:
     def _items(self, row: CandidateRow, task: Task) -> dict[str, tuple[str, ...]]:
         plan = self.search.plan
         if task != "subset":
-            return plan.search_items() if task == "search" else plan.holdout_items()
-        items = plan.items(row.generation)
-        if row.number == 0:  # guards compare every later generation's items with the base's answers
-            guarded = {c.eval_set for c in self.spec.constraints}
-            items |= {name: ids for name, ids in plan.search_items().items() if name in guarded}
-        return items
+            return plan.split_items(task)
+        # Guards compare every later generation's items with the base's answers.
+        return plan.items(row.generation) | (plan.guard_items() if row.number == 0 else {})
 
     def _finish(self, result: JobResult) -> None:
         task = self.submitted.pop(result.number, None)
@@ -283,7 +280,7 @@ class _Drive:
             self.base_responses = answers
         plan = self.search.plan
         scores = {name: asdict(e) for name, e in plan.scores(answers, row.generation).items()}
-        violation = plan.violation(answers, self.base_responses)
+        violation = plan.violation(answers, self.base_responses, row.generation)
         scored = replace(
             row,
             state=CandidateState.SCORED,
@@ -305,8 +302,8 @@ class _Drive:
 
     def _verify(self, row: CandidateRow, task: Split, responses: dict[str, Responses]) -> None:
         plan = self.search.plan
-        scores = {name: asdict(e) for name, e in plan.verified(responses, task).items()}
-        violation = plan.violation(responses, self.base_responses) if task == "search" else 0.0
+        scores = {name: asdict(e) for name, e in plan.full_scores(responses).items()}
+        violation = plan.full_violation(responses, self.base_responses) if task == "search" else 0.0
         verified = replace(
             row,
             verified=row.verified | {task: scores},

@@ -1,4 +1,4 @@
-"""The run's last word: holdout scores with intervals of the winners beside every baseline, and how the search misled."""
+"""The run's last word: the winners' holdout scores beside every baseline's, and how far the search was misled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from evomerge.run.state import RunMachine
 from evomerge.storage.store import CandidateRow
 from fitness.evaluator import Responses
-from fitness.items import Split
 from fitness.objectives import ObjectivePlan
 from workers.setup import Search
 
@@ -36,8 +35,8 @@ def result_of(search: Search, machine: RunMachine, row_of: RowOf) -> dict[str, A
                 "number": n,
                 "kind": row.kind,
                 "label": row.label,
-                "search": _scores(plan, responses_of(row, "search"), "search"),
-                "holdout": _scores(plan, answers[n], "holdout"),
+                "search": _scores(plan, responses_of(row, "search")),
+                "holdout": _scores(plan, answers[n]),
             }
             for n, row in rows.items()
         ],
@@ -59,11 +58,11 @@ def responses_of(row: CandidateRow, task: str) -> dict[str, Responses]:
     }
 
 
-def _scores(plan: ObjectivePlan, responses: dict[str, Responses], split: Split) -> dict[str, dict[str, float]] | None:
+def _scores(plan: ObjectivePlan, responses: dict[str, Responses]) -> dict[str, dict[str, float]] | None:
     if not responses:
         return None
     scores = {}
-    for name, estimate in plan.verified(responses, split).items():
+    for name, estimate in plan.full_scores(responses).items():
         low, high = plan.interval(name, estimate)
         scores[name] = {**asdict(estimate), "low": low, "high": high}
     return scores

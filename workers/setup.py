@@ -1,4 +1,4 @@
-"""From a run's spec to everything that it needs, checked before the first candidate: models, space, items, baselines."""
+"""From a spec to all that a run needs, checked before the first candidate: models, space, items, baselines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.merge.resolve import pin
+
 from evomerge.models.architecture import architecture_of
 from evomerge.models.checkpoint import open_checkpoint
 from evomerge.optimizers import make
@@ -14,7 +15,7 @@ from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.seeds import derive
 from fitness.items import EvalSet, load_eval_set
-from fitness.objectives import ObjectivePlan, plan_objectives
+from fitness.objectives import ObjectivePlan
 from search_spaces import make_space
 from search_spaces.space import SearchSpace
 from workers.job import WorkerSpec
@@ -61,8 +62,8 @@ def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
     return Search(
         spec=spec,
         space=space_of(spec, recipe),
-        plan=plan_objectives(spec, sets),
-        report=plan_objectives(_with_reported(spec), sets),
+        plan=ObjectivePlan(spec, sets),
+        report=ObjectivePlan(_with_reported(spec), sets),
         baselines=baseline_recipes(spec, recipe),
         worker=WorkerSpec(
             recipe=recipe,

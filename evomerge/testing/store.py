@@ -132,7 +132,8 @@ class StoreContract:
             clock.pass_s(n % 2)  # several within one moment
             made.append(store.create_run({"n": n}, str(n))[0].id)
 
-        pages, cursor = [], None
+        pages: list[list[str]] = []
+        cursor = None
         while not pages or cursor is not None:
             rows, cursor = store.runs(limit=3, cursor=cursor)
             pages.append([row.id for row in rows])
@@ -339,11 +340,19 @@ class StoreContract:
         assert store.acquire("another", 30) is None
         assert store.acquire("another", 30, lease.run) is None
 
-    @pytest.mark.parametrize("state", ["starting", "running", "paused", "verifying"])
+    @pytest.mark.parametrize("state", ["starting", "running", "stopping", "verifying"])
     def test_an_unfinished_run_is_taken(self, store: Store, lease: Lease, state: RunState) -> None:
         store.commit(lease, Commit(state=state))
         store.release(lease)
 
+        assert store.acquire("another", 30) is not None
+
+    def test_a_paused_run_is_taken_only_when_a_command_waits(self, store: Store, lease: Lease) -> None:
+        store.commit(lease, Commit(state="paused"))
+        store.release(lease)
+
+        assert store.acquire("another", 30) is None
+        store.command(lease.run, "resume")
         assert store.acquire("another", 30) is not None
 
     # Commands
