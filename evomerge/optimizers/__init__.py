@@ -1,1 +1,11 @@
-"""Ask and tell."""
+"""Ask and tell.
+
+`optimizer` is the contract. `random` (Sobol points) and `cma_es` fulfil it; `registry` knows them by name
+(`OPTIMIZERS`, `make`, `restore`). `cma_es` stands on `distribution` (pycma for one generation, and the numbers that
+outlive it) and `ranking` (constraints, failures and several objectives as one number). `options`, `checks` and `state`
+are what all share: options read once, arguments refused early, state as npz.
+"""
+
+from evomerge.optimizers.registry import OPTIMIZERS, make, restore
+
+__all__ = ["OPTIMIZERS", "make", "restore"]

@@ -1,0 +1,317 @@
+"""What every optimizer must do, as tests to inherit.
+
+class TestMine(OptimizerContract):
+    def make(self, *, start, seed): return Mine(start=start, num_objectives=self.num_objectives, seed=seed)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evomerge.candidate import Evaluation, Genome, Proposal
+from evomerge.errors import EvomergeError
+from evomerge.optimizers.optimizer import Optimizer
+
+START: Genome = (0.25, 0.5, 0.625)
+
+_inherited = settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None, max_examples=25)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One call of `ask`."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one outstanding proposal: which one (modulo how many there are), and how it went."""
+
+    which: int
+    outcome: str  # scored | tied | infeasible | failed
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """One call of `tell`."""
+
+    answers: tuple[Answer, ...]
+
+
+Step = Ask | Tell
+
+_outcomes = st.sampled_from(["scored", "scored", "scored", "tied", "infeasible", "failed"])
+_answers = st.builds(Answer, st.integers(0, 1000), _outcomes)
+_steps = st.one_of(
+    st.builds(Ask, st.integers(0, 12)),
+    st.builds(Tell, st.lists(_answers, max_size=16).map(tuple)),
+)
+interleavings = st.lists(_steps, max_size=30)
+"""What a driver may do to an optimizer: ask and tell in any portions and order, with ties, failures, violations."""
+
+
+class Driver:
+    """Plays steps on an optimizer and remembers what it proposed and what is outstanding."""
+
+    def __init__(self, optimizer: Optimizer, num_objectives: int) -> None:
+        self.optimizer = optimizer
+        self.num_objectives = num_objectives
+        self.proposals: list[Proposal] = []
+        self.outstanding: list[Proposal] = []
+
+    def resumed(self, optimizer: Optimizer) -> Driver:
+        """A driver of another optimizer that knows what this one knows."""
+        other = Driver(optimizer, self.num_objectives)
+        other.proposals, other.outstanding = list(self.proposals), list(self.outstanding)
+        return other
+
+    def play(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if isinstance(step, Ask):
+                self.ask(step.n)
+            else:
+                self.optimizer.tell([self._answer(a) for a in step.answers if self.outstanding])
+
+    def ask(self, n: int) -> list[Proposal]:
+        asked = self.optimizer.ask(n)
+        self.proposals += asked
+        self.outstanding += asked
+        return asked
+
+    def _answer(self, answer: Answer) -> Evaluation:
+        proposal = self.outstanding.pop(answer.which % len(self.outstanding))
+        values = score(proposal.genome, self.num_objectives)
+        if answer.outcome == "failed":
+            return Evaluation(proposal.trial, None)
+        if answer.outcome == "tied":
+            return Evaluation(proposal.trial, (0.0,) * self.num_objectives)
+        return Evaluation(proposal.trial, values, violation=0.5 if answer.outcome == "infeasible" else 0.0)
+
+
+def score(genome: Genome, num_objectives: int) -> tuple[float, ...]:
+    """Objective k is best, 0, where every gene is (k + 1) / (num_objectives + 1)."""
+    optima = [(k + 1) / (num_objectives + 1) for k in range(num_objectives)]
+    return tuple(-sum((gene - optimum) ** 2 for gene in genome) for optimum in optima)
+
+
+class OptimizerContract(ABC):
+    """Inherit, name the class `Test…`, supply `make`; set `num_objectives` for more than one."""
+
+    num_objectives: ClassVar[int] = 1
+
+    @abstractmethod
+    def make(self, *, start: Genome, seed: int) -> Optimizer:
+        """A fresh optimizer; with a small population, so that short tests see many generations."""
+
+    def driver(self, start: Genome = START, seed: int = 0) -> Driver:
+        return Driver(self.make(start=start, seed=seed), self.num_objectives)
+
+    def scored(self, proposals: Sequence[Proposal]) -> list[Evaluation]:
+        return [Evaluation(p.trial, score(p.genome, self.num_objectives)) for p in proposals]
+
+    def test_the_first_proposal_is_the_start(self) -> None:
+        for start in (START, (0.0, 1.0, 0.1), (0.3,)):
+            first, *_ = self.driver(start).ask(1)
+
+            assert first == Proposal(0, start, 0)
+
+    @_inherited
+    @given(interleavings)
+    def test_whatever_happens_asking_goes_on(self, steps: list[Step]) -> None:
+        driver = self.driver()
+        driver.play(steps)
+        before = len(driver.proposals)
+
+        assert len(driver.ask(7)) == 7
+        assert [p.trial for p in driver.proposals] == list(range(before + 7))
+        generations = [p.generation for p in driver.proposals]
+        assert generations == sorted(generations)
+        assert all(len(p.genome) == len(START) for p in driver.proposals)
+        assert all(type(gene) is float and 0 <= gene <= 1 for p in driver.proposals for gene in p.genome)
+
+    @_inherited
+    @given(interleavings, interleavings)
+    def test_a_restored_optimizer_goes_on_as_the_original(self, before: list[Step], after: list[Step]) -> None:
+        original = self.driver()
+        original.play(before)
+        state = original.optimizer.state()
+        restored = original.resumed(type(original.optimizer).from_state(state))
+        for driver in (original, restored):
+            driver.play([*after, Ask(3)])
+
+        assert restored.proposals == original.proposals
+        assert restored.optimizer.state() == original.optimizer.state()
+
+    @_inherited
+    @given(interleavings)
+    def test_taking_the_state_changes_nothing(self, steps: list[Step]) -> None:
+        watched, left_alone = self.driver(), self.driver()
+        for step in steps:
+            watched.play([step])
+            watched.optimizer.state()
+        left_alone.play(steps)
+
+        assert watched.ask(3) == left_alone.ask(3)
+
+    @_inherited
+    @given(interleavings, st.integers(0, 9), st.integers(0, 9))
+    def test_proposals_are_the_same_in_any_portions(self, steps: list[Step], first: int, second: int) -> None:
+        one, two = self.driver(), self.driver()
+        for driver in (one, two):
+            driver.play(steps)
+
+        assert one.ask(first) + one.ask(second) == two.ask(first + second)
+
+    @_inherited
+    @given(interleavings)
+    def test_telling_twice_counts_once(self, steps: list[Step]) -> None:
+        once, twice = self.driver(), self.driver()
+        once.play(steps)
+        for step in steps:
+            twice.play([step])
+            answered = {p.trial for p in twice.proposals} - {p.trial for p in twice.outstanding}
+            twice.optimizer.tell([Evaluation(trial, (9.0,) * self.num_objectives) for trial in sorted(answered)])
+
+        assert twice.ask(5) == once.ask(5)
+
+    def test_an_answer_repeated_in_one_call_counts_once(self) -> None:
+        once, twice = self.driver(), self.driver()
+        for driver, copies in ((once, 1), (twice, 3)):
+            for _ in range(40):
+                driver.optimizer.tell(self.scored(driver.ask(4)) * copies)
+
+        assert twice.ask(5) == once.ask(5)
+
+    def test_if_everything_fails_asking_goes_on(self) -> None:
+        driver = self.driver()
+        for _ in range(60):
+            driver.optimizer.tell([Evaluation(p.trial, None) for p in driver.ask(5)])
+
+        genomes = {p.genome for p in driver.ask(20)}
+        assert len(genomes) == 20
+
+    def test_a_search_recovers_from_a_time_of_failures(self) -> None:
+        driver = self.driver()
+        for round_ in range(60):
+            proposals = driver.ask(5)
+            driver.optimizer.tell(
+                [Evaluation(p.trial, None) for p in proposals] if round_ < 30 else self.scored(proposals)
+            )
+
+        assert len(driver.ask(20)) == 20
+
+    def test_an_unknown_trial_is_refused_and_nothing_is_learnt(self) -> None:
+        driver = self.driver()
+        known, *_ = driver.ask(3)
+        state = driver.optimizer.state()
+
+        for trial in (3, -1):
+            with pytest.raises(ValueError, match=str(trial)):
+                driver.optimizer.tell([*self.scored([known]), Evaluation(trial, (0.0,) * self.num_objectives)])
+            assert driver.optimizer.state() == state
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_values_that_cannot_be_compared_are_refused(self, value: float) -> None:
+        driver = self.driver()
+        driver.ask(2)
+        zeros = (0.0,) * (self.num_objectives - 1)
+
+        with pytest.raises(ValueError, match="finite"):
+            driver.optimizer.tell([Evaluation(0, (*zeros, value))])
+        with pytest.raises(ValueError, match="finite"):
+            driver.optimizer.tell([Evaluation(0, (*zeros, 0.0), violation=value)])
+        with pytest.raises(ValueError, match=f"{self.num_objectives} objective"):
+            driver.optimizer.tell([Evaluation(0, (*zeros, 0.0, 0.0))])
+        with pytest.raises(ValueError, match="-1"):
+            driver.optimizer.ask(-1)
+
+    def test_the_state_is_no_pickle(self) -> None:
+        driver = self.driver()
+        driver.play([Ask(9), Tell(tuple(Answer(0, "scored") for _ in range(7)))])
+
+        assert _is_plain_data(driver.optimizer.state())
+
+    @pytest.mark.parametrize(
+        "damage", [lambda s: b"", lambda s: s[: len(s) // 2], lambda s: b"{}", lambda s: b"\x80\x04N."]
+    )
+    def test_bytes_that_are_no_state_are_refused(self, damage: Callable[[bytes], bytes]) -> None:
+        optimizer = self.make(start=START, seed=0)
+
+        with pytest.raises(EvomergeError, match="state"):
+            type(optimizer).from_state(damage(optimizer.state()))
+
+    def test_global_generators_are_neither_read_nor_disturbed(self) -> None:
+        before = np.random.get_state(legacy=False), random.getstate()
+        try:
+            traces, states = [], []
+            for seed in (1, 2):
+                _seed_globally(seed)
+                fresh = np.random.get_state(legacy=False), random.getstate()
+                traces.append(self._trace(self.driver()))
+                states.append((fresh, (np.random.get_state(legacy=False), random.getstate())))
+        finally:
+            np.random.set_state(before[0])
+            random.setstate(before[1])
+
+        assert traces[0] == traces[1]
+        for fresh, after in states:
+            np.testing.assert_equal(after, fresh)
+
+    def test_two_searches_in_one_process_do_not_meet(self) -> None:
+        alone = self._trace(self.driver())
+        driver, neighbour = self.driver(), self.driver(seed=5)
+        for _ in range(12):
+            driver.optimizer.tell(self.scored(driver.ask(3)))
+            neighbour.optimizer.tell(self.scored(neighbour.ask(5)))
+
+        assert driver.proposals == alone
+
+    def test_the_seed_decides(self) -> None:
+        assert self._trace(self.driver(seed=3)) == self._trace(self.driver(seed=3))
+        assert self._trace(self.driver(seed=3)) != self._trace(self.driver(seed=4))
+
+    def _trace(self, driver: Driver) -> list[Proposal]:
+        for _ in range(12):
+            driver.optimizer.tell(self.scored(driver.ask(3)))
+        return driver.proposals
+
+
+class LearningOptimizerContract(OptimizerContract):
+    """For optimizers that use what they are told."""
+
+    def test_larger_is_better(self) -> None:
+        driver = self.driver(start=(0.9, 0.1, 0.9))
+        totals: list[float] = []
+        for _ in range(100):
+            evaluations = self.scored(driver.ask(4))
+            driver.optimizer.tell(evaluations)
+            totals += [sum(e.values) for e in evaluations if e.values is not None]
+
+        assert median(totals[-100:]) > median(totals[:100])
+
+
+def _seed_globally(seed: int) -> None:
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def _is_plain_data(state: bytes) -> bool:
+    try:
+        with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
+            return all(isinstance(arrays[name], np.ndarray) for name in arrays.files)
+    except (OSError, ValueError):
+        document: Any = json.loads(state)
+        return isinstance(document, dict)

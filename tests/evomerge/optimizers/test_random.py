@@ -1,0 +1,55 @@
+"""Sobol search fulfils the contract and spreads its points."""
+
+import numpy as np
+import pytest
+from scipy.stats import qmc
+
+from evomerge.candidate import Evaluation
+from evomerge.errors import InvalidInputError
+from evomerge.optimizers.random import SobolSearch
+from evomerge.testing.optimizer import OptimizerContract
+
+
+class TestContract(OptimizerContract):
+    def make(self, *, start, seed):
+        return SobolSearch(start=start, num_objectives=self.num_objectives, seed=seed)
+
+
+class TestContractWithTwoObjectives(TestContract):
+    num_objectives = 2
+
+
+def test_points_spread_more_evenly_than_independent_ones():
+    proposals = SobolSearch(start=(0.5,) * 6, num_objectives=1, seed=0).ask(129)
+    independent = np.random.default_rng(0).random((128, 6))
+
+    discrepancy = qmc.discrepancy(np.array([p.genome for p in proposals[1:]]))
+    assert discrepancy < qmc.discrepancy(independent) / 5
+
+
+def test_tells_change_nothing():
+    told, untold = (SobolSearch(start=(0.5, 0.5), num_objectives=2, seed=1) for _ in range(2))
+    told.tell([Evaluation(p.trial, (1.0, 2.0)) for p in told.ask(10)])
+    untold.ask(10)
+
+    assert told.state() == untold.state()
+
+
+def test_generations_have_the_size_that_was_asked_for():
+    search = SobolSearch(start=(0.5,), num_objectives=1, seed=0, generation_size=3)
+
+    assert [p.generation for p in search.ask(7)] == [0, 0, 0, 1, 1, 1, 2]
+    assert search.generation_size == 3
+
+
+def test_a_late_restore_is_quick_and_exact():
+    search = SobolSearch(start=(0.5,) * 8, num_objectives=1, seed=0)
+    search.ask(5000)
+
+    assert SobolSearch.from_state(search.state()).ask(4) == search.ask(4)
+
+
+@pytest.mark.parametrize(("options", "field"), [({"size": 3}, "size"), ({"generation_size": 0}, "generation_size")])
+def test_wrong_options_are_named(options, field):
+    with pytest.raises(InvalidInputError, match=f"optimizer.options.{field}"):
+        SobolSearch(start=(0.5,), num_objectives=1, seed=0, **options)
