@@ -14,11 +14,6 @@ from evomerge.recipe.text import load_recipe
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def is_recipe(ref: ModelRef) -> bool:
-    """Whether a model is given as a recipe file, to be merged first."""
-    return not ref.location.startswith(HUB) and ref.location.lower().endswith(RECIPE_SUFFIXES)
-
-
 def pin(recipe: Recipe, root: Path, cache: Path | None = None) -> Recipe:
     """The same recipe with every location absolute and every hash there, so that it means one model and no other.
 
@@ -53,7 +48,7 @@ class _Pinning:
     def ref(self, ref: ModelRef, where: str, root: Path, parents: tuple[Path, ...]) -> ModelRef:
         try:
             path = locate(ref, root).resolve()
-            found = self.nested(path, ref, where, parents) if is_recipe(ref) else self.digest(path)
+            found = self.nested(path, ref, where, parents) if path.is_file() else self.digest(path)
         except CheckpointError as error:
             raise CheckpointError(f"{where}: {error}") from error
         if ref.sha256 not in (None, found):
@@ -70,6 +65,8 @@ class _Pinning:
 
     def nested(self, path: Path, ref: ModelRef, where: str, parents: tuple[Path, ...]) -> str:
         """Digest of a recipe file with all that it names pinned."""
+        if path.suffix.lower() not in RECIPE_SUFFIXES:
+            raise InvalidInputError(f"{where}.location", ref.location, "a model's directory or a recipe (.yaml, .json)")
         if path in parents:
             circle = " → ".join(p.name for p in (*parents[parents.index(path) :], path))
             raise InvalidInputError(where, ref.location, f"a recipe that does not contain itself ({circle})")

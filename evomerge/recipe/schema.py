@@ -21,7 +21,7 @@ ParameterValue = bool | float | str | Knots
 """One value everywhere, or knots: floats spread evenly over the depth and interpolated linearly between.
 
 Of n knots over a model of L layers, layer l reads position l·(n−1)/(L−1); tensors before the first layer read the
-first knot, tensors after the last layer the last (mergekit's list gradients mean the same).
+first knot, tensors after the last layer the last.
 """
 Parameters = dict[str, ParameterValue]
 
