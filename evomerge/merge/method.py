@@ -1,14 +1,24 @@
-"""What a merge method is: a pure function of tensors, and a declaration of its parameters that search spaces read."""
+"""What a merge method is: a pure function of tensors, and a declaration of its parameters that search spaces read.
+
+Every tensor is seen as a flat float32 vector, in blocks. A method may first *measure* a whole tensor (or the whole
+model): a trim threshold, a norm, an angle: a few floats. Then it *merges*: elementwise, block by block, with the
+measured floats at hand. So a merge needs the memory of a few blocks, however large the tensor, and a block gives the
+same bytes wherever, whenever and beside whatever else it is computed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
 
+from evomerge.recipe.parameters import Scalar
 from evomerge.recipe.schema import ParameterValue
+
+Values = Mapping[str, Scalar]
+"""Parameters resolved for one tensor: no knots any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +48,44 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorInputs:
-    """What a method sees of one tensor. All tensors are float32, of one shape, and must not be written to.
+class Block:
+    """What a method sees: one tensor, or consecutive entries of it. Flat float32 tensors of one length, on one device,
+    that must not be written to.
 
     Attributes:
         name: the tensor's canonical name: keys random masks.
+        offset: index of the first entry within the tensor: the counter of random masks.
         base: θ0.
-        deltas: source name → δk = θk − θ0; a source that leaves the tensor alone maps to None (δ = 0).
+        deltas: source name → δk = θk − θ0, for methods of domain `delta`; a source that leaves the tensor alone maps
+            to None (δ = 0). Sources come in the order of their names.
+        models: source name → θk, for methods of domain `weights`; None where θk = θ0.
         shared: parameters that hold for all sources, resolved for this tensor.
         per_source: source name → its parameters, resolved for this tensor.
         seed: the recipe's seed.
-        thresholds: source name → |δ| below which entries are trimmed over the whole model, for methods with
-            a global scope; empty otherwise.
+        measured: what `Method.measure` found.
     """
 
     name: str
     base: Tensor
-    deltas: Mapping[str, Tensor | None]
-    shared: Mapping[str, ParameterValue]
-    per_source: Mapping[str, Mapping[str, ParameterValue]]
-    seed: int
-    thresholds: Mapping[str, float]
+    shared: Values
+    per_source: Mapping[str, Values]
+    deltas: Mapping[str, Tensor | None] = field(default_factory=dict)
+    models: Mapping[str, Tensor | None] = field(default_factory=dict)
+    offset: int = 0
+    seed: int = 0
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+
+Blocks = Callable[[], Iterable[Block]]
+"""A tensor (or a model) in blocks, in order; every call begins again, so that a measurement may take several passes."""
+
+
+def _nothing(shared: Values) -> Literal["nothing"]:
+    return "nothing"
+
+
+def _always(shared: Values) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +93,29 @@ class Method:
     """A published merge method as a named preset of primitives.
 
     Attributes:
-        merge: inputs → merged tensor θ, float32, new memory.
+        name: as recipes spell it.
+        title, paper: for people; the paper with its arXiv number.
+        merge: block → merged entries θ, float32, new memory; θ[i] depends on the inputs at i, the masks at i and
+            `measured` alone.
+        parameters: what recipes may set.
+        domain: what the method works on: differences from the base, or the models' own weights.
         num_sources: least and most sources (None: no limit).
-        global_trim: name of the per-source density parameter that is trimmed over the whole model when
-            `scope` is `global`; None for methods that never look beyond one tensor.
-        elementwise: whether θ[i] depends on the inputs at i (and masks) alone, so that any block can be merged apart.
+        stochastic: whether the recipe's seed matters.
+        measure: blocks → floats that `merge` needs.
+        measures: over what `measure` runs, given the shared parameters.
+        check: raises InvalidInputError where one tensor's parameters are legal each but not together.
+        keeps_base: whether, given the shared parameters, a tensor that no source changes is θ0 exactly.
     """
 
     name: str
     title: str
     paper: str
-    merge: Callable[[TensorInputs], Tensor]
+    merge: Callable[[Block], Tensor]
     parameters: tuple[Parameter, ...]
+    domain: Literal["delta", "weights"] = "delta"
     num_sources: tuple[int, int | None] = (1, None)
     stochastic: bool = False
-    global_trim: str | None = None
-    elementwise: bool = False
+    measure: Callable[[Blocks], Mapping[str, float]] | None = None
+    measures: Callable[[Values], Literal["nothing", "tensor", "model"]] = _nothing
+    check: Callable[[Values, Mapping[str, Values]], None] | None = None
+    keeps_base: Callable[[Values], bool] = _always

@@ -1,0 +1,43 @@
+"""Weighted sums of task vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from evomerge.merge.method import Block, Method, Values
+from evomerge.merge.methods import parameters as p
+from evomerge.merge.primitives import weights
+from evomerge.merge.primitives.aggregate import weighted_sum
+
+
+def coefficients(shared: Values, per_source: Mapping[str, Values]) -> dict[str, float]:
+    """λ·w, or λ·w/Σw with `normalize`."""
+    w = weights.of_sources(per_source)
+    if shared["normalize"]:
+        w = weights.normalised(w)
+    scale = weights.number(shared, "lambda")
+    return {source: scale * weight for source, weight in w.items()}
+
+
+def _merge(block: Block) -> Tensor:
+    """θ0 + λ Σ w δ."""
+    merged = weighted_sum(block.deltas, coefficients(block.shared, block.per_source), like=block.base)
+    return merged.add_(block.base)
+
+
+def check(shared: Values, per_source: Mapping[str, Values]) -> None:
+    """Refuse weights that `normalize` cannot divide by."""
+    if shared["normalize"]:
+        weights.check_sum(weights.of_sources(per_source))
+
+
+TASK_ARITHMETIC = Method(
+    name="task_arithmetic",
+    title="Task arithmetic",
+    paper="Ilharco et al. 2023, Editing Models with Task Arithmetic, arXiv:2212.04089",
+    merge=_merge,
+    parameters=(p.weight(), p.LAMBDA, p.normalize(False)),
+    check=check,
+)

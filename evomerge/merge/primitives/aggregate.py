@@ -1,0 +1,94 @@
+"""Aggregators: many tensors to one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def sum_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Σ of one or more tensors, in order; new memory."""
+    if len(tensors) == 1:
+        return tensors[0].clone()
+    result = torch.add(tensors[0], tensors[1])
+    for tensor in tensors[2:]:
+        result.add_(tensor)
+    return result
+
+
+def weighted_sum(tensors: Mapping[str, Tensor | None], weights: Mapping[str, float], like: Tensor) -> Tensor:
+    """Σ w·x over sources; None counts as 0. A weight of 0 leaves its source out, whatever it holds.
+
+    Product and sum are rounded apart (no `addcmul`, no `alpha`): a fused multiply-add at some places only, as vector
+    tails have it, would make the bytes depend on the block size.
+    """
+    result: Tensor | None = None
+    scratch: Tensor | None = None
+    for source, tensor in tensors.items():
+        if tensor is None or weights[source] == 0:
+            continue
+        if result is None:
+            result = torch.mul(tensor, weights[source])
+        else:
+            scratch = torch.mul(tensor, weights[source], out=scratch)
+            result.add_(scratch)
+    return torch.zeros_like(like) if result is None else result
+
+
+def affine(models: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Σ w·θ for weights that sum to 1, written as θa + Σ w·(θ − θa) around the heaviest model a.
+
+    Equal models give exactly that model, and a weight of 1 beside zeros gives exactly its model: a plain weighted sum
+    misses both by a rounding.
+    """
+    anchor = max(weights, key=lambda source: abs(weights[source]))
+    result = models[anchor].clone()
+    scratch: Tensor | None = None
+    for source, model in models.items():
+        if source != anchor and weights[source] != 0 and model is not models[anchor]:
+            scratch = torch.sub(model, models[anchor], out=scratch)
+            result.add_(scratch.mul_(weights[source]))
+    return result
+
+
+def disjoint_sum(weighted: Sequence[Tensor], signs: Tensor) -> Tensor:
+    """Σ of the entries that carry the elected sign.
+
+    Source: Yadav et al. 2023, TIES-Merging, arXiv:2306.01708, step 3 (Disjoint merge).
+    """
+    return sum_of([(w * signs).clamp_(min=0) for w in weighted]).mul_(signs)
+
+
+def disjoint_weight(weighted: Sequence[Tensor], signs: Tensor, weights: Sequence[float]) -> Tensor:
+    """Σ|w| over the sources whose entry carries the elected sign, 1 where there is none: what a disjoint mean divides
+    the disjoint sum by. With weights of 1 it is the paper's count of entries.
+    """
+    result = sum_of([((x * signs) > 0).float().mul_(abs(w)) for x, w in zip(weighted, weights, strict=True)])
+    return torch.where(result == 0, 1.0, result)
+
+
+SLERP_MAX_COSINE = 0.9995
+"""Above this |cos| two vectors count as parallel and slerp becomes lerp: 1/sin ω amplifies rounding without bound."""
+
+
+def slerp_weights(t: float, aa: float, bb: float, ab: float) -> tuple[float, float] | None:
+    """The two coefficients of spherical interpolation from a to b, or None where it should be linear.
+
+    Args:
+        t: position, 0 at a, 1 at b.
+        aa, bb, ab: inner products ⟨a,a⟩, ⟨b,b⟩, ⟨a,b⟩.
+
+    Source: Shoemake 1985, Animating rotation with quaternion curves; the angle is that of the flattened tensors.
+
+    >>> [round(w, 4) for w in slerp_weights(0.5, 1.0, 1.0, 0.0)]
+    [0.7071, 0.7071]
+    """
+    norm = math.sqrt(aa) * math.sqrt(bb)
+    cosine = ab / norm if norm > 0 else 1.0
+    if abs(cosine) > SLERP_MAX_COSINE:
+        return None
+    omega = math.acos(cosine)
+    return math.sin((1 - t) * omega) / math.sin(omega), math.sin(t * omega) / math.sin(omega)

@@ -1,0 +1,101 @@
+"""Measurements of a whole tensor or model that is read in blocks: exact, or rounded so that no order shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Rows = Callable[[], Iterable[tuple[int, Mapping[str, Tensor | None]]]]
+"""Blocks of flat float32 tensors: their length, and per source the values (None: zeros). Every call begins again."""
+
+_LOW_BITS = 15
+_BINS = 1 << (31 - _LOW_BITS)
+
+
+def count_kept(density: float, size: int) -> int:
+    """How many of `size` entries a density keeps: the nearest whole number, but at least one unless the density is 0.
+
+    >>> count_kept(0.2, 10), count_kept(0.01, 10), count_kept(0.0, 10)
+    (2, 1, 0)
+    """
+    return max(1, round(density * size)) if density > 0 and size else 0
+
+
+def kth_magnitudes(rows: Rows, densities: Mapping[str, float]) -> dict[str, float]:
+    """For each source the K-th largest |value|, K the count that its density keeps: exactly, in two passes over the
+    data and constant memory.
+
+    The bits of non-negative floats order like the floats: the first pass counts the upper 16 bits, the second the
+    lower 15 within the one bin that matters.
+
+    Args:
+        rows: number of entries and the sources' values, finite; None is zeros.
+        densities: source → share of entries to keep, in [0, 1].
+
+    Returns:
+        source → threshold t: at least K entries have |value| ≥ t, fewer than K have |value| > t; 0 for density 1 (and
+        no pass at all if there is no other), infinity for density 0.
+    """
+    partial = [source for source, density in densities.items() if density < 1]
+    result = dict.fromkeys(densities, 0.0)
+    if not partial:
+        return result
+    upper = {source: torch.zeros(_BINS, dtype=torch.int64) for source in partial}
+    size = 0
+    for length, values in rows():
+        size += length
+        for source in partial:
+            if (block := values[source]) is not None:
+                upper[source] += torch.bincount(_bits(block) >> _LOW_BITS, minlength=_BINS).cpu()
+    bins = {}
+    for source in partial:
+        kept = count_kept(densities[source], size)
+        result[source] = float("inf")
+        if kept:
+            upper[source][0] += size - int(upper[source].sum())
+            bins[source] = _bin_of(upper[source], kept)
+    lower = _lower_counts(rows, {source: high for source, (high, _) in bins.items()})
+    for source, (high, kept) in bins.items():
+        lower[source][0] += int(upper[source][high]) - int(lower[source].sum())  # zeros that no tensor holds
+        low, _ = _bin_of(lower[source], kept)
+        result[source] = float(np.array(high << _LOW_BITS | low, dtype=np.uint32).view(np.float32))
+    return result
+
+
+def _lower_counts(rows: Rows, bins: Mapping[str, int]) -> dict[str, Tensor]:
+    """How often each pattern of lower bits occurs under a source's upper bits."""
+    lower = {source: torch.zeros(1 << _LOW_BITS, dtype=torch.int64) for source in bins}
+    for _, values in rows():
+        for source, high in bins.items():
+            if (block := values[source]) is not None:
+                bits = _bits(block)
+                inside = bits[bits >> _LOW_BITS == high] & ((1 << _LOW_BITS) - 1)
+                lower[source] += torch.bincount(inside, minlength=1 << _LOW_BITS).cpu()
+    return lower
+
+
+def _bits(block: Tensor) -> Tensor:
+    return block.abs().view(torch.int32)
+
+
+def _bin_of(counts: Tensor, kept: int) -> tuple[int, int]:
+    """The bin that holds the `kept`-th largest entry, and its rank within the bin."""
+    above = counts.flip(0).cumsum(0)
+    at = int(torch.searchsorted(above, kept))
+    assert at < len(counts), "more entries are to be kept than there are"
+    return len(counts) - 1 - at, kept - (int(above[at - 1]) if at else 0)
+
+
+def total(values: Tensor) -> float:
+    """Σ values in float64, in an order that threads do not change."""
+    if values.device.type == "cpu":
+        return float(np.sum(values.numpy(), dtype=np.float64))
+    return float(values.sum(dtype=torch.float64))
+
+
+def inner(a: Tensor, b: Tensor) -> float:
+    """Σ a·b in float64."""
+    return total(a.double() * b.double())

@@ -1,0 +1,183 @@
+"""Recipes to weights of a live model, in place: what a worker does for every candidate.
+
+The base and the sources stay mapped, the model's parameters are overwritten block by block, and tensors that a recipe
+leaves as they are in the base are not touched. The bytes are those of `merge_to_directory`: both run `merge_into` on
+the same operands.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evomerge.errors import ArchitectureError, InvalidInputError
+from evomerge.merge.blocks import Operand, TensorWork, measure_model, merge_into
+from evomerge.merge.execute import merge_to_directory
+from evomerge.merge.folded import exclusive, folded
+from evomerge.merge.inputs import open_inputs
+from evomerge.merge.plan import DTYPES, Plan, TensorJob, plan
+from evomerge.merge.resolve import pin
+from evomerge.models.checkpoint import content_hash
+from evomerge.models.family import BUFFER
+from evomerge.models.finite import check_finite
+from evomerge.models.source import AdapterSource, Source
+from evomerge.recipe.schema import ModelRef, Recipe
+from evomerge.recipe.text import load_recipe
+
+
+class Resident:
+    """A live model that becomes one recipe after another.
+
+    Args:
+        recipe: any recipe of the search: its base, sources (absolute locations) and dtype are kept; later recipes may
+            use those sources in any selection, under any name.
+        device: where the model lives.
+        cache: folder shared by the workers of this machine, for adapters' deltas and for sources that are recipes;
+            without one they are made anew for this object.
+
+    Raises:
+        CheckpointError, ArchitectureError, NonFiniteError: the models cannot be opened, do not fit together or hold
+            NaN or infinity.
+    """
+
+    def __init__(self, recipe: Recipe, *, device: str = "cpu", cache: Path | None = None) -> None:
+        self._cache = self._scratch() if cache is None else cache
+        self._recipe, self._device = recipe, torch.device(device)
+        self._inputs = open_inputs(recipe, Path(), self._built)
+        self._base = {name: self._inputs.base.read(name).contiguous() for name in self._inputs.base.tensors}
+        self._operands = {name: self._operands_of(name, source) for name, source in self._inputs.sources.items()}
+        self._check_base()
+        self.model = self._load_model()
+        self._live = self._live_tensors()
+        self._dirty = set(self._live)
+        """Live tensors that may differ from the base."""
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer, from transformers."""
+        return AutoTokenizer.from_pretrained(self._inputs.base.path, local_files_only=True)
+
+    def materialize(self, recipe: Recipe) -> None:
+        """Give the live model the weights of a recipe; nothing of earlier ones is left.
+
+        Raises:
+            InvalidInputError: the recipe is illegal, or names a base, source or dtype that is not resident.
+            NonFiniteError: NaN or infinity came out. The model is then half of this recipe; the next one mends it.
+        """
+        resident = self._resident_names(recipe)
+        changed = {name: self._inputs.sources[at].changed if at else frozenset() for name, at in resident.items()}
+        todo = plan(recipe, self._inputs.base.tensors, self._inputs.architecture, changed)
+        works = {job.name: self._work(job, resident) for job in todo.jobs}
+        measured = self._measured(todo, works)
+        with torch.no_grad():
+            for job in todo.jobs:
+                self._materialize(job, works[job.name], todo, measured)
+
+    def _materialize(self, job: TensorJob, work: TensorWork, todo: Plan, measured: Mapping[str, float] | None) -> None:
+        if job.name not in self._live or (job.copy and job.name not in self._dirty):
+            return
+        self._dirty.add(job.name)
+        merge_into(self._live[job.name], todo, work, measured)
+        if job.copy:
+            self._dirty.discard(job.name)
+
+    def _measured(self, todo: Plan, works: Mapping[str, TensorWork]) -> Mapping[str, float] | None:
+        return measure_model(todo, lambda: works.values(), self._device) if todo.measures == "model" else None
+
+    def _work(self, job: TensorJob, resident: Mapping[str, str | None]) -> TensorWork:
+        operands = {}
+        for name in job.changed:
+            at = resident[name]
+            assert at is not None, "the base changes nothing"
+            operands[name] = self._operands[at][job.name]
+        return TensorWork(job, self._base[job.name], operands)
+
+    def _resident_names(self, recipe: Recipe) -> dict[str, str | None]:
+        """Source name in `recipe` → name of the resident source that it is; None for the base itself."""
+        if not _same(recipe.base, self._recipe.base):
+            raise InvalidInputError("base", recipe.base.location, f"the resident base {self._recipe.base.location}")
+        if recipe.dtype != self._recipe.dtype:
+            raise InvalidInputError("dtype", recipe.dtype, f"the resident model's {self._recipe.dtype}")
+        return {name: self._resident_name(name, ref) for name, ref in recipe.sources.items()}
+
+    def _resident_name(self, name: str, ref: ModelRef) -> str | None:
+        for at, resident in self._recipe.sources.items():
+            if _same(ref, resident):
+                return at
+        if _same(ref, self._recipe.base):
+            return None
+        known = ", ".join(f"{n} ({r.location})" for n, r in self._recipe.sources.items())
+        raise InvalidInputError(f"sources.{name}", ref.location, f"one of the resident sources: {known}")
+
+    def _operands_of(self, name: str, source: Source) -> dict[str, Operand]:
+        if isinstance(source, AdapterSource):
+            digest = self._recipe.sources[name].sha256 or content_hash(source.path)
+            deltas = folded(source, digest, self._inputs.shapes, self._cache)
+            return {at: Operand("delta", delta.to(self._device)) for at, delta in deltas.items()}
+        return {
+            at: Operand("weights", source.weights(at).contiguous().to(self._device)) for at in sorted(source.changed)
+        }
+
+    def _check_base(self) -> None:
+        for name, tensor in self._base.items():
+            if self._inputs.architecture.parts[name].role != BUFFER:
+                check_finite(tensor, name, f"the base model ({self._inputs.base.path})")
+        self._base = {name: tensor.to(self._device) for name, tensor in self._base.items()}
+
+    def _load_model(self) -> Any:
+        dtype = DTYPES[self._recipe.dtype]
+        model: Any = AutoModelForCausalLM.from_pretrained(self._inputs.base.path, dtype=dtype, local_files_only=True)
+        model.requires_grad_(False)
+        model.train(False)
+        return model.to(self._device)
+
+    def _live_tensors(self) -> dict[str, Tensor]:
+        """The base's tensor name → the live tensor that it is in the model.
+
+        Raises:
+            ArchitectureError: the model as transformers builds it has other tensors than the checkpoint.
+        """
+        live: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            at, tensor = self._inputs.architecture.find(name), parameter.data
+            if at is None or self._base[at].shape != tensor.shape or not tensor.is_contiguous():
+                shape = "no such tensor" if at is None else f"{list(self._base[at].shape)}"
+                raise ArchitectureError(f"live tensor {name!r} is {list(tensor.shape)}; the checkpoint has {shape}")
+            if live.setdefault(at, tensor).data_ptr() != tensor.data_ptr():
+                raise ArchitectureError(f"live tensor {name!r} does not share its memory with {at!r}, its tied twin")
+        weights = {n for n, p in self._inputs.architecture.parts.items() if p.role != BUFFER}
+        if lost := sorted(weights - set(live) - set(self._inputs.architecture.tied)):
+            raise ArchitectureError(f"the live model has no place for {lost[:3]} of {self._inputs.base.path}")
+        return live
+
+    def _scratch(self) -> Path:
+        """A folder that goes with this object; mappings of files in it stay valid."""
+        path = Path(tempfile.mkdtemp(prefix="evomerge-"))
+        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
+        return path
+
+    def _built(self, path: Path) -> Path:
+        """The model of a recipe that is a source, built once for all workers that share the cache."""
+        recipe = pin(load_recipe(path), path.parent)
+        self._cache.mkdir(parents=True, exist_ok=True)
+        out = self._cache / f"merged-{recipe.digest}"
+        with exclusive(out.with_suffix(".lock")):
+            if not (out / "config.json").exists():
+                merge_to_directory(recipe, out, root=path.parent, check_hashes=False)
+        return out
+
+
+def _same(a: ModelRef, b: ModelRef) -> bool:
+    """Whether two references mean one model: by content where both say it, else by place."""
+    if a.sha256 is not None and b.sha256 is not None:
+        return a.sha256 == b.sha256
+    return (a.location, a.revision) == (b.location, b.revision)

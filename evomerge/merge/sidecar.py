@@ -1,0 +1,38 @@
+"""What a model directory holds beside weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.recipe.schema import Dtype
+
+COPIED = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model",
+    "chat_template*", "generation_config.json",
+)  # fmt: skip
+"""Files of the base that the merged model takes over as they are."""
+
+
+def write_sidecar(base: Path, config: Mapping[str, Any], dtype: Dtype, out: Path) -> None:
+    """Copy tokenizer, chat template and generation config; write config.json with the new dtype.
+
+    Args:
+        base: the base model's directory.
+        config: its config.json.
+        out: an existing directory.
+    """
+    for pattern in COPIED:
+        for path in sorted(base.glob(pattern)):
+            if path.is_file():
+                shutil.copyfile(path, out / path.name)
+    text = json.dumps({**config, **_dtypes(config, dtype)}, indent=2, ensure_ascii=False) + "\n"
+    (out / "config.json").write_text(text, encoding="utf-8")
+
+
+def _dtypes(config: Mapping[str, Any], dtype: Dtype) -> dict[str, str]:
+    """The config's own spelling of the field: `dtype` since transformers 5, `torch_dtype` before."""
+    return {key: dtype for key in ("dtype", "torch_dtype") if key in config} or {"dtype": dtype}
