@@ -59,6 +59,14 @@ def test_cancelling_terms_are_summed_exactly() -> None:
     assert rounded_product(B, A, 1.0).item() == torch.tensor(1e-8).item()
 
 
+def test_ties_of_short_factors_go_to_the_even_neighbour() -> None:
+    """bfloat16 factors: the float64 sum is exact and often lies in the middle between two float32."""
+    B, A = (factor.bfloat16() for factor in factors(0, 300, 12, 200))
+    exact = B.double() @ A.double()
+
+    assert torch.equal(rounded_product(B, A, 2.0), (exact * 2).float())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_zero_factors_give_positive_zero(dtype: torch.dtype) -> None:
     product = rounded_product(torch.zeros(3, 2, dtype=dtype), -torch.ones(2, 4, dtype=dtype), -1.0)
