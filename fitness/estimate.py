@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def estimate_mean(
     Raises:
         ValueError: as many values as ids are needed, and ids of the population.
     """
-    if len(values) != len(subset.ids) or not values:
+    if len(values) != len(subset.ids) or len(values) == 0:
         raise ValueError(f"{len(values)} values for {len(subset.ids)} items; one each is needed, and at least one")
     items = {item.id: item for item in population}
     unknown = [i for i in subset.ids if i not in items]
@@ -140,6 +141,7 @@ def _wilson(p: float, se: float, n: int, level: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+@lru_cache(maxsize=4096)
 def _t_quantile(level: float, n: int) -> float:
     if not 0 < level < 1:
         raise ValueError(f"level {level!r} of an interval is not between 0 and 1")
@@ -184,7 +186,7 @@ def paired(
     Raises:
         ValueError: not as many values as items, or none.
     """
-    if len(a) != len(b) or not a or (weights is not None and len(weights) != len(a)):
+    if len(a) != len(b) or len(a) == 0 or (weights is not None and len(weights) != len(a)):
         raise ValueError(f"{len(a)} values against {len(b)}: two equally long, non-empty lists are needed")
     left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     d = left - right

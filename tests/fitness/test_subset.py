@@ -1,0 +1,101 @@
+"""Draws: deterministic, rotating, proportional, and without regard to the order of the items."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge.errors import InvalidInputError
+from fitness.items import Item
+from fitness.subset import Policy, allocate, draw
+
+
+def population(*sizes: int) -> list[Item]:
+    return [
+        Item(f"{group}-{i}", f"{group} {i}", (" a", " b"), 0, group=f"g{group}")
+        for group, size in enumerate(sizes)
+        for i in range(size)
+    ]
+
+
+sizes = st.lists(st.integers(1, 30), min_size=1, max_size=6)
+policies: st.SearchStrategy[Policy] = st.sampled_from(["random", "stratified"])
+
+
+@given(sizes, st.integers(1, 100), policies, st.integers(0, 2**31), st.randoms(use_true_random=False))
+def test_the_same_items_whatever_their_order(
+    counts: list[int], n: int, policy: Policy, seed: int, shuffle: random.Random
+) -> None:
+    items = population(*counts)
+    first = draw(items, n, policy=policy, seed=seed, generation=3)
+    shuffle.shuffle(items)
+
+    assert draw(items, n, policy=policy, seed=seed, generation=3) == first
+    assert len(first.ids) == len(set(first.ids)) == min(n, len(items))
+    assert list(first.ids) == sorted(first.ids)
+
+
+@given(sizes, st.integers(1, 100), st.integers(0, 1000))
+def test_strata_get_their_share_and_at_least_one_each(counts: list[int], n: int, seed: int) -> None:
+    items = population(*counts)
+    subset = draw(items, n, policy="stratified", seed=seed, generation=0)
+    drawn, n = Counter(subset.strata), len(subset.ids)
+
+    if n < len(counts):
+        assert set(subset.strata) == {""}
+        return
+    assert all(i.split("-")[0] == s[1:] for i, s in zip(subset.ids, subset.strata, strict=True))
+    for group, size in enumerate(counts):
+        assert 1 <= drawn[f"g{group}"] <= size
+    if n >= 5 * len(counts) and min(counts) * n >= sum(counts):  # nobody needs the guaranteed one
+        assert all(abs(drawn[f"g{g}"] - n * size / sum(counts)) < 1.5 for g, size in enumerate(counts))
+
+
+@given(sizes, st.data())
+def test_a_larger_subset_never_takes_from_a_stratum(counts: list[int], data: st.DataObject) -> None:
+    strata = {f"g{i}": c for i, c in enumerate(counts)}
+    n = data.draw(st.integers(len(strata), sum(counts)))
+    small, large = allocate(strata, n), allocate(strata, min(n + 1, sum(counts)))
+
+    assert sum(small.values()) == n
+    assert all(large[s] >= small[s] for s in strata)
+
+
+def test_generations_and_eval_sets_have_items_of_their_own() -> None:
+    items = population(100, 100)
+    drawn = {
+        draw(items, 20, policy="stratified", seed=0, generation=g, eval_set=name).ids
+        for g in range(10)
+        for name in ("ja", "math")
+    }
+
+    assert len(drawn) == 20
+
+
+def test_every_item_has_the_same_chance() -> None:
+    items = population(10, 30)
+    counts: Counter[str] = Counter()
+    for generation in range(2000):
+        counts.update(draw(items, 8, policy="stratified", seed=7, generation=generation).ids)
+
+    # 2000 draws with chance 1/5: mean 400, standard deviation 18.
+    assert all(abs(counts[i.id] - 400) < 5 * 18 for i in items)
+
+
+@pytest.mark.parametrize("n", [None, 40, 41, 10_000])
+def test_asking_for_all_or_more_gives_everything(n: int | None) -> None:
+    items = population(10, 30)
+
+    assert set(draw(items, n, policy="stratified", seed=0, generation=0).ids) == {i.id for i in items}
+
+
+@pytest.mark.parametrize(
+    ("items", "n", "policy"), [([], 3, "random"), (population(3), 0, "random"), (population(3), 2, "x")]
+)
+def test_impossible_requests_are_errors(items: list[Item], n: int, policy: Policy) -> None:
+    with pytest.raises(InvalidInputError):
+        draw(items, n, policy=policy, seed=0, generation=0)
