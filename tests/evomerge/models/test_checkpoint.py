@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,15 @@ def test_a_read_is_a_view_of_the_mapped_file(whole: Path) -> None:
     holder = [row for row in mapped if int(row[0].split("-")[0], 16) <= at < int(row[0].split("-")[1], 16)]
 
     assert [row[-1] for row in holder] == [str(whole / "model.safetensors")]
+
+
+def test_threads_may_read_at_the_same_time(tmp_path: Path) -> None:
+    tensors = {f"t{i}.weight": torch.full((50, 50), float(i)) for i in range(40)}
+    checkpoint = open_checkpoint(directory(tmp_path / "m", tensors))
+    with ThreadPoolExecutor(8) as threads:
+        read = dict(zip(tensors, threads.map(checkpoint.read, tensors), strict=True))
+
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
 
 
 def test_a_read_stays_valid_after_close_and_later_reads_are_refused(whole: Path) -> None:
