@@ -1,0 +1,310 @@
+"""The run as a state machine, driven by a function in place of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge.optimizers import make
+from evomerge.run.spec import RunSpec
+from evomerge.run.state import MIN_FOR_SHARE, ReplayError, RunMachine
+from evomerge.storage.store import Event
+
+BASELINES = ("base", "source:a", "average")
+START = (0.5, 0.5, 0.5)
+Score = Callable[[tuple[float, ...]], tuple[float, ...] | None]
+
+
+def spec_of(**changes: Any) -> RunSpec:
+    return RunSpec.model_validate(
+        {
+            "models": {"base": "b", "sources": {"a": "a"}},
+            "space": {"kind": "parameter"},
+            "objectives": [{"name": "skill", "eval_sets": ["s"]}],
+            "budget": {"candidates": 20},
+            "verify": {"top": 3},
+        }
+        | changes
+    )
+
+
+def machine_of(spec: RunSpec) -> RunMachine:
+    optimizer = make("cma_es", start=START, num_objectives=len(spec.objectives), seed=3, population=5)
+    return RunMachine(spec, optimizer, BASELINES)
+
+
+def sphere(genome: tuple[float, ...]) -> tuple[float, ...]:
+    return (-sum((x - 0.8) ** 2 for x in genome),)
+
+
+def two_ends(genome: tuple[float, ...]) -> tuple[float, ...]:
+    return (-((genome[0] - 0.2) ** 2), -((genome[0] - 0.9) ** 2))
+
+
+class Driver:
+    """A controller without I/O: numbers events, applies them, answers what is open, oldest first."""
+
+    def __init__(self, spec: RunSpec, score: Score = sphere) -> None:
+        self.machine, self.score, self.events = machine_of(spec), score, list[Event]()
+        self.genomes: dict[int, tuple[float, ...]] = dict.fromkeys(range(len(BASELINES)), START)
+
+    def put(self, *events: Event) -> None:
+        for event in events:
+            numbered = replace(event, seq=len(self.events) + 1)
+            self.machine.apply(numbered)
+            self.events.append(numbered)
+
+    def begin(self) -> None:
+        self.put(*self.machine.start())
+        for number, label in enumerate(BASELINES):
+            self.put(Event("candidate.proposed", _proposed(number, "baseline", label, 0, ())))
+
+    def propose(self) -> int:
+        number, proposal = self.machine.propose()
+        self.genomes[number] = proposal.genome
+        self.put(Event("candidate.proposed", _proposed(number, "search", "", proposal.generation, proposal.genome)))
+        return number
+
+    def answer(self, number: int, task: str) -> None:
+        values = self.score(self.genomes[number])
+        if values is None:
+            self.put(Event("candidate.failed", {"number": number, "task": task, "reason": "timeout", "message": "m"}))
+            return
+        names = [o.name for o in self.machine.spec.objectives]
+        scores = {n: {"mean": v, "se": 0.1, "n": 10} for n, v in zip(names, values, strict=True)}
+        if task == "subset":
+            data = {"number": number, "kind": "search", "generation": 0, "scores": scores, "violation": 0.0}
+            self.put(Event("candidate.scored", data))
+        else:
+            data = {"number": number, "split": task, "scores": scores, "violation": 0.0}
+            self.put(Event("candidate.verified", data))
+
+    def run(self, turns: int = 10_000) -> None:
+        """Until the run is over or `turns` answers were given."""
+        for _ in range(turns):
+            while events := self.machine.advance():
+                self.put(*events)
+            if self.machine.winners and not self.machine.open and self.machine.result is None:
+                self.put(Event("run.result", {"winner": self.machine.winners[0]}))
+                continue
+            if self.machine.done or self.machine.phase == "paused":
+                return
+            if not self.machine.open and self.machine.may_propose:
+                self.propose()
+            self.answer(*next(iter(self.machine.open)))
+
+
+def _proposed(number: int, kind: str, label: str, generation: int, genome: tuple[float, ...]) -> dict[str, Any]:
+    return {
+        "number": number, "kind": kind, "label": label, "generation": generation, "digest": "d", "genome": list(genome),
+    }  # fmt: skip
+
+
+def finished(spec: RunSpec | None = None, score: Score = sphere) -> Driver:
+    driver = Driver(spec or spec_of(), score)
+    driver.begin()
+    driver.run()
+    return driver
+
+
+def test_a_run_scores_baselines_spends_its_budget_verifies_and_succeeds() -> None:
+    driver = finished()
+
+    states = [e.data["state"] for e in driver.events if e.type == "run.state"]
+    assert states == ["starting", "running", "verifying", "succeeded"]
+    assert driver.machine.proposed == 20
+    assert set(driver.machine.scores) == set(range(23))
+    assert len(driver.machine.verified["search"]) == 3
+    assert set(driver.machine.verified["holdout"]) == {0, 1, 2, *driver.machine.winners}
+
+
+def test_the_first_candidate_is_the_start() -> None:
+    driver = finished()
+
+    assert driver.genomes[len(BASELINES)] == START
+
+
+def test_the_winner_is_the_best_of_the_verified() -> None:
+    driver = finished()
+
+    best = max(driver.machine.verified["search"].items(), key=lambda kv: kv[1]["skill"]["mean"])[0]
+    assert driver.machine.winners == (best,)
+
+
+def test_nothing_is_proposed_before_the_baselines_are_scored() -> None:
+    driver = Driver(spec_of())
+    driver.begin()
+
+    assert not driver.machine.may_propose
+    driver.run(turns=2)
+    assert not driver.machine.may_propose
+    driver.run(turns=2)
+    assert driver.machine.phase == "running"
+
+
+@given(cut=st.integers(min_value=0, max_value=80))
+@settings(max_examples=25, deadline=None)
+def test_a_replay_from_any_point_asks_the_same_genomes(cut: int) -> None:
+    whole = finished()
+    resumed = Driver(spec_of())
+    resumed.genomes |= whole.genomes
+    cut = min(cut, len(whole.events))
+    resumed.machine.replay(whole.events[:cut])
+    resumed.events = list(whole.events[:cut])
+    if cut == 0:
+        resumed.begin()
+    elif cut < 4:  # between the baselines' proposals: a controller commits these together
+        return
+    resumed.run()
+
+    def genomes(driver: Driver) -> list[Any]:
+        return [e.data["genome"] for e in driver.events if e.type == "candidate.proposed"]
+
+    assert genomes(resumed) == genomes(whole)
+    assert resumed.machine.summary() == whole.machine.summary()
+
+
+def test_a_replay_from_a_snapshot_is_the_run() -> None:
+    whole = finished()
+    half = Driver(spec_of())
+    half.begin()
+    half.run(turns=12)
+    state = half.machine.optimizer.state()
+
+    resumed = machine_of(spec_of())
+    resumed.replay(whole.events, (type(half.machine.optimizer).from_state(state), len(half.events)))
+
+    assert resumed.summary() == whole.machine.summary()
+    assert resumed.optimizer.state() == whole.machine.optimizer.state()
+
+
+def test_a_replay_that_asks_another_genome_is_an_error() -> None:
+    events = finished().events
+    first = next(i for i, e in enumerate(events) if e.type == "candidate.proposed" and e.data["kind"] == "search")
+    forged = replace(events[first], data=events[first].data | {"genome": [0.1, 0.1, 0.1]})
+
+    with pytest.raises(ReplayError, match="does not follow"):
+        machine_of(spec_of()).replay([*events[:first], forged])
+
+
+def test_failed_candidates_are_told_and_the_run_goes_on() -> None:
+    driver = finished(score=lambda g: None if g[0] < 0.45 else sphere(g))
+
+    assert driver.machine.phase == "succeeded"
+    assert driver.machine.failed
+    assert len(driver.machine.failed) + len(driver.machine.scores) == 23
+
+
+def test_too_many_failures_pause_the_run_once() -> None:
+    driver = Driver(spec_of(max_failed_share=0.3), lambda g: sphere(g) if g == START else None)
+    driver.begin()
+    for _ in range(30):
+        driver.run(turns=1)
+        driver.put(*driver.machine.too_many_failures())
+        if driver.machine.phase == "paused":
+            break
+
+    assert driver.machine.phase == "paused"
+    assert "failed, more than the limit of 30%" in str(driver.machine.reason)
+    assert len(driver.machine.failed) + len(driver.machine.scores) >= MIN_FOR_SHARE
+    driver.put(*driver.machine.command("resume"))
+    assert driver.machine.too_many_failures() == []
+
+
+def test_a_run_without_any_scored_candidate_fails() -> None:
+    driver = finished(score=lambda g: sphere(g) if g == START else None, spec=spec_of(budget={"candidates": 1}))
+    assert driver.machine.phase == "succeeded"  # its one candidate is the start
+
+    driver = Driver(spec_of(budget={"candidates": 3}))
+    driver.begin()
+    driver.run(turns=3)
+    driver.score = lambda g: None
+    driver.run()
+    assert (driver.machine.phase, driver.machine.reason) == ("failed", "no candidate could be scored")
+
+
+def test_without_the_base_there_is_no_run() -> None:
+    driver = finished(score=lambda g: None)
+
+    assert (driver.machine.phase, driver.machine.reason) == ("failed", "the base model could not be scored")
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel"])
+def test_a_finished_run_obeys_nothing(verb: Any) -> None:
+    assert finished().machine.command(verb) == []
+
+
+def test_stop_ends_with_a_verified_result() -> None:
+    driver = Driver(spec_of())
+    driver.begin()
+    driver.run(turns=8)
+    driver.put(*driver.machine.command("stop"))
+    driver.run()
+
+    assert (driver.machine.phase, driver.machine.reason) == ("succeeded", "stopped by request")
+    assert driver.machine.proposed < 20
+
+
+def test_pause_and_resume_change_nothing_in_what_is_asked() -> None:
+    driver = Driver(spec_of())
+    driver.begin()
+    driver.run(turns=8)
+    driver.put(*driver.machine.command("pause"))
+    driver.run()
+    assert driver.machine.phase == "paused"
+    driver.put(*driver.machine.command("resume"))
+    driver.run()
+
+    assert driver.genomes == finished().genomes
+
+
+def test_cancel_opens_nothing_more() -> None:
+    driver = Driver(spec_of())
+    driver.begin()
+    driver.put(*driver.machine.command("cancel"))
+
+    assert driver.machine.done
+    assert not driver.machine.open
+
+
+def test_two_objectives_keep_a_front_and_verify_it() -> None:
+    objectives = [{"name": "left", "eval_sets": ["s"]}, {"name": "right", "eval_sets": ["s"]}]
+    driver = finished(spec_of(objectives=objectives, budget={"candidates": 40}), two_ends)
+    machine = driver.machine
+
+    front = machine.archive.members
+    assert len(front) > 1
+    assert machine.archive.hypervolume > 0
+    assert set(machine.winners) <= set(machine.verified["search"])
+    for a in front:
+        for b in front:
+            left, right = machine.scores[a], machine.scores[b]
+            assert not all(left[n]["mean"] > right[n]["mean"] for n in ("left", "right"))
+
+
+def test_a_minimised_objective_is_minimised() -> None:
+    objectives = [{"name": "skill", "eval_sets": ["s"], "direction": "minimize"}]
+    driver = finished(spec_of(objectives=objectives), lambda g: (-sphere(g)[0],))
+
+    best = driver.machine.best()["skill"]
+    assert best["mean"] == min(s["skill"]["mean"] for n, s in driver.machine.scores.items() if n >= len(BASELINES))
+
+
+def test_a_candidate_that_misses_a_guard_is_neither_best_nor_on_the_front() -> None:
+    driver = Driver(spec_of())
+    driver.begin()
+    driver.run(turns=3)
+    driver.run(turns=0)
+    while events := driver.machine.advance():
+        driver.put(*events)
+    number = driver.propose()
+    scores = {"skill": {"mean": 9.0, "se": 0.1, "n": 10}}
+    driver.put(Event("candidate.scored", {"number": number, "generation": 0, "scores": scores, "violation": 0.2}))
+
+    assert driver.machine.best() == {}
+    assert driver.machine.archive.members == ()
