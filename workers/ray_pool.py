@@ -258,5 +258,14 @@ def _reason(error: ray.exceptions.RayError) -> Failure:
 
 def _wait_for_end(pids: tuple[int, ...]) -> None:
     end = time.monotonic() + _CLOSE_S
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
+    while any(map(_runs, pids)) and time.monotonic() < end:
         time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of ours has not ended; one that only waits for its parent's notice has."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"

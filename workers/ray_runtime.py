@@ -6,20 +6,31 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import ray
+from evomerge.errors import EvomergeError, InvalidInputError
 
-from evomerge.errors import InvalidInputError
+# Ray reads these when it is imported. Imported before us, it turns authentication on by itself for a new runtime.
+if "ray" not in sys.modules:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default, +15, starves workers on a shared machine
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; unset, it warns
+
+import ray  # after its environment
+from ray._private.node import Node
 
 log = logging.getLogger(__name__)
 
 NAMESPACE = "evomerge"
 # Results are a few kilobytes; Ray would set aside 30 % of the machine's memory.
 _OBJECT_STORE_BYTES = 100 << 20
+_ATTEMPTS = 3
 
 
 def start(count: int | None, address: str | None = None, namespace: str = NAMESPACE) -> bool:
@@ -34,24 +45,49 @@ def start(count: int | None, address: str | None = None, namespace: str = NAMESP
 
     Raises:
         InvalidInputError: the environment turns Ray's authentication off.
+        EvomergeError: the processes did not come up.
     """
     if ray.is_initialized():
         return False
-    _set_environment(local=address is None)
+    _require_authentication()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "namespace": namespace}
     with _signals_kept():
         if address is not None:
             ray.init(address=address, **quiet)
         else:
+            # In the environment and not in a file: each runtime has its own, and the home may be read-only.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            _start_here(max(count or 0, num_cores()), quiet)
+    return True
+
+
+def _start_here(num_cpus: int, quiet: dict[str, Any]) -> None:
+    """Ray gives its processes 30 seconds to come up, which a busy machine may exceed."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
             ray.init(
                 address="local",
-                num_cpus=max(count or 0, num_cores()),
+                num_cpus=num_cpus,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 _node_ip_address="127.0.0.1",
                 **quiet,
             )
-    return True
+        except Exception as error:  # Ray has no narrower class for this
+            _end_half_started(error)
+            if attempt == _ATTEMPTS:
+                raise EvomergeError(f"Ray did not start on this machine in {_ATTEMPTS} attempts: {error}") from error
+            log.warning("Ray did not start, trying again: %s", error)
+        else:
+            return
+
+
+def _end_half_started(error: Exception) -> None:
+    """End the processes that a failed `ray.init` began and keeps no handle of but in its own stack."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 def stop() -> None:
@@ -67,17 +103,10 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _set_environment(local: bool) -> None:
-    if os.environ.setdefault("RAY_AUTH_MODE", "token") != "token":
-        raise InvalidInputError(
-            "RAY_AUTH_MODE", os.environ["RAY_AUTH_MODE"], "token: whoever reaches an open Ray port can run code here"
-        )
-    if local:
-        # In the environment and not in a file: each runtime has its own, and the home directory may be read-only.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default, +15, starves workers on a shared machine
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; unset, it warns
+def _require_authentication() -> None:
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode != "token":
+        raise InvalidInputError("RAY_AUTH_MODE", mode, "token: whoever reaches an open Ray port can run code here")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from evomerge.errors import EvomergeError, Failure, FailureReason, NonFiniteError
 from evomerge.merge.resident import Resident
@@ -71,6 +72,7 @@ class Worker:
 
     def _load(self) -> _Loaded:
         torch.set_num_threads(self._spec.threads)
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         if self._loaded is None:
             spec = self._spec
             sets = {name: load_eval_set(name, Path(path)) for name, path in spec.eval_sets.items()}

@@ -16,6 +16,8 @@ from evomerge.errors import InvalidInputError, StoreError
 # WAL needs memory shared by all processes that have the database open: one machine, so no network file system.
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "glusterfs", "fuse.glusterfs"})
 _WAL_ATTEMPTS = 50
+MOUNTS = Path("/proc/self/mounts")
+"""Where Linux lists its file systems."""
 
 
 def open_engine(url: str, busy_timeout_s: float) -> Engine:
@@ -89,12 +91,11 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def refuse_network_file_system(database: Path) -> None:
     """Raises StoreError when the file lies on a file system of which Linux says that it is a network's."""
-    mounts = Path("/proc/self/mounts")
-    if not mounts.is_file():
+    if not MOUNTS.is_file():
         return
     folder = os.path.realpath(database.parent)
     kinds = {}
-    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines():
         _, point, kind, *_ = line.split(" ")
         kinds[point.replace("\\040", " ")] = kind
     for point in (folder, *map(str, Path(folder).parents)):

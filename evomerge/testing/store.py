@@ -355,6 +355,15 @@ class StoreContract:
         store.command(lease.run, "resume")
         assert store.acquire("another", 30) is not None
 
+    def test_a_paused_run_is_taken_when_a_command_waits(self, store: Store, lease: Lease) -> None:
+        store.commit(lease, Commit(state="paused"))
+        store.release(lease)
+        idle = [store.acquire("another", 30), store.acquire("another", 30, lease.run)]
+        store.command(lease.run, "resume")
+
+        assert idle == [None, None]
+        assert store.acquire("another", 30) == Lease(lease.run, "another", lease.epoch + 1)
+
     # Commands
 
     def test_commands_wait_in_order_until_done(self, store: Store, lease: Lease) -> None:
