@@ -25,9 +25,6 @@ Floats = NDArray[np.float64]
 
 UNBOUNDED: Bounds = (None, None)
 
-SHRINK = 2.0
-"""Observations' worth of pooled variance in a stratum's own: strata of one or two items have none to speak of."""
-
 
 def estimate_mean(
     values: Sequence[float],
@@ -68,16 +65,12 @@ def estimate_mean(
     z = np.concatenate([w[r] * (y[r] - means[h]) / w[r].mean() for h, r in rows.items()])
     share = {h: sum(i.weight for i in members[h]) / total for h in rows}
     mean = sum(share[h] * means[h] for h in rows)
+    # One variance for all strata: with shares in proportion to their sizes this is their right mixture, and strata of
+    # one or two items have none of their own to speak of.
     pooled = _pooled_variance(z, y, mean, len(rows), bounds)
-    variance, start = 0.0, 0
-    for h, r in rows.items():
-        n_h = len(r)
-        squares = float(np.sum(z[start : start + n_h] ** 2))
-        start += n_h
-        v_h = (squares + SHRINK * pooled) / (n_h - 1 + SHRINK)
-        unasked = 1 - n_h / len(members[h]) if finite else 1.0
-        variance += share[h] ** 2 * unasked * v_h / n_h
-    return Estimate(float(mean), math.sqrt(max(variance, 0.0)), len(y))
+    unasked = {h: 1 - len(r) / len(members[h]) if finite else 1.0 for h, r in rows.items()}
+    variance = sum(share[h] ** 2 * unasked[h] * pooled / len(r) for h, r in rows.items())
+    return Estimate(float(mean), math.sqrt(variance), len(y))
 
 
 def _rows_by_stratum(subset: Subset) -> dict[str, list[int]]:
