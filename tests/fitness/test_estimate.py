@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import hypergeom
 
 from evomerge.candidate import Estimate
 from evomerge.errors import InvalidInputError
@@ -132,6 +133,24 @@ def test_ninety_percent_intervals_hold_what_they_say(
 
     covered = coverage(values, groups, n, policy, bounds, True, float(values.mean()), 600)
     assert 0.87 <= covered <= 0.96
+
+
+@pytest.mark.parametrize("n", [20, 50, 100])
+def test_intervals_of_right_and_wrong_hold_on_average_up_to_the_bounds(n: int) -> None:
+    """Exact: every possible count of right answers, weighted with its hypergeometric probability."""
+    items = make_items(["a"] * 300)
+    subset = Subset(tuple(i.id for i in items[:n]), ("",) * n)
+    intervals = [
+        interval(estimate_mean([1.0] * x + [0.0] * (n - x), subset, items, bounds=UNIT), 0.9, bounds=UNIT)
+        for x in range(n + 1)
+    ]
+    for low_p, high_p in ((0.5, 0.8), (0.8, 0.95), (0.95, 0.99)):
+        right = np.arange(int(300 * low_p), int(300 * high_p))
+        covered = [
+            sum(hypergeom(300, k, n).pmf(x) for x, (low, high) in enumerate(intervals) if low <= k / 300 <= high)
+            for k in right
+        ]
+        assert 0.87 <= fmean(covered) <= 0.96
 
 
 def test_the_interval_of_all_items_covers_the_skill_behind_them() -> None:

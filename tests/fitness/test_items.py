@@ -1,0 +1,81 @@
+"""Eval sets from JSONL: what is read, what is refused, and where the message points."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.errors import InvalidInputError
+from fitness.items import Item, load_eval_set, make_eval_set
+
+GOOD: dict[str, Any] = {"id": "a", "context": "1 + 1 =", "choices": [" 2", " 3"], "label": 0}
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows), encoding="utf-8")
+    return path
+
+
+def test_items_are_read_in_file_order_with_their_defaults(tmp_path: Path) -> None:
+    other = {"id": "b", "context": "名", "references": ["x"], "split": "holdout", "group": "g", "weight": 2}
+    found = load_eval_set("s", write(tmp_path / "s.jsonl", GOOD, "", other))
+
+    assert found.items == (
+        Item("a", "1 + 1 =", (" 2", " 3"), 0),
+        Item("b", "名", references=("x",), split="holdout", group="g", weight=2.0),
+    )
+    assert [i.id for i in found.split("holdout")] == ["b"]
+    assert [i.id for i in found.pick(["b", "a"])] == ["b", "a"]
+
+
+def test_the_digest_knows_the_content_and_not_the_order() -> None:
+    a, b = Item("a", "x", (" 1", " 2"), 0), Item("b", "y", (" 1", " 2"), 1)
+
+    assert make_eval_set("s", [a, b]).digest == make_eval_set("t", [b, a]).digest
+    assert make_eval_set("s", [a]).digest != make_eval_set("s", [Item("a", "x", (" 1", " 2"), 1)]).digest
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"id": ""}, ":1 id"),
+        ({"context": None}, ":1 context"),
+        ({"choices": [" 2"]}, ":1 choices"),
+        ({"choices": [" 2", " 2"]}, ":1 choices"),
+        ({"choices": [" 2", 3]}, ":1 choices"),
+        ({"choices": []}, ":1 choices"),
+        ({"label": 2}, ":1 label"),
+        ({"label": True}, ":1 label"),
+        ({"references": "x"}, ":1 references"),
+        ({"split": "test"}, ":1 split"),
+        ({"weight": 0}, ":1 weight"),
+        ({"weight": "1"}, ":1 weight"),
+        ({"group": 3}, ":1 group"),
+        ({"colour": "red"}, ":1 colour"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_line(tmp_path: Path, change: dict[str, Any], where: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        load_eval_set("s", write(tmp_path / "s.jsonl", GOOD | change))
+
+    assert caught.value.field == f"{tmp_path / 's.jsonl'}{where}"
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "3"])
+def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"s\.jsonl:2"):
+        load_eval_set("s", write(tmp_path / "s.jsonl", GOOD, line))
+
+
+def test_ids_are_unique_and_splits_share_no_context(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="unique ids"):
+        load_eval_set("s", write(tmp_path / "s.jsonl", GOOD, GOOD | {"context": "other"}))
+    with pytest.raises(InvalidInputError, match="one split only"):
+        load_eval_set("s", write(tmp_path / "s.jsonl", GOOD, GOOD | {"id": "b", "split": "holdout"}))
+    with pytest.raises(InvalidInputError, match="at least one item"):
+        load_eval_set("s", write(tmp_path / "s.jsonl"))
+    with pytest.raises(InvalidInputError, match="file that exists"):
+        load_eval_set("s", tmp_path / "absent.jsonl")
