@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter
 
@@ -33,7 +32,11 @@ def optimizers() -> DescribedList:
     """Optimizers with their options and defaults."""
     from evomerge.optimizers import OPTIMIZERS
 
-    return DescribedList(items=[_described(name, kind) for name, kind in sorted(OPTIMIZERS.items())])
+    items = []
+    for name, kind in sorted(OPTIMIZERS.items()):
+        options = kind.Options.model_json_schema()["properties"]
+        items.append(Described(name=name, description=_summary(kind), parameters=options))
+    return DescribedList(items=items)
 
 
 @router.get("/methods")
@@ -72,14 +75,3 @@ def _aliases(places: Mapping[str, Path]) -> Aliases:
 def _summary(thing: object) -> str:
     """The first paragraph of a docstring on one line."""
     return (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
-
-
-def _described(name: str, kind: type) -> Described:
-    hidden = {"self", "start", "num_objectives", "seed"}
-    signature = inspect.signature(kind)
-    parameters: dict[str, Any] = {
-        p.name: {"default": None if p.default is p.empty else p.default}
-        for p in signature.parameters.values()
-        if p.name not in hidden and p.kind is not p.VAR_KEYWORD
-    }
-    return Described(name=name, description=_summary(kind), parameters=parameters)

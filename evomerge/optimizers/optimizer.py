@@ -1,6 +1,6 @@
 """The contract of every optimizer: ask any number at any time, tell in any order, resume exactly.
 
-`evomerge.testing.OptimizerContract` holds these properties as tests that every implementation inherits.
+`evomerge.testing.optimizer.OptimizerContract` holds these properties as tests that every implementation inherits.
 """
 
 from __future__ import annotations
