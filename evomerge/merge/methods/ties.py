@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-import torch
 from torch import Tensor
 
 from evomerge.errors import InvalidInputError
 from evomerge.merge.method import Block, Blocks, Method, Parameter, Values
 from evomerge.merge.methods import parameters as p
 from evomerge.merge.primitives import weights
-from evomerge.merge.primitives.aggregate import disjoint_sum, disjoint_weight
+from evomerge.merge.primitives.aggregate import agreeing, agreeing_weight, sum_of
 from evomerge.merge.primitives.elect import elect, settle
-from evomerge.merge.primitives.measure import kth_magnitudes
+from evomerge.merge.primitives.measure import kth_magnitudes, total
 from evomerge.merge.primitives.sparsify import trim
 
 TIE = "tie sign"
@@ -35,9 +34,10 @@ def consensus(block: Block, survivors: dict[str, Tensor]) -> Tensor:
         return block.base.clone()
     votes = list(weighted.values())
     signs = settle(elect(votes, str(block.shared["election"])), block.measured.get(TIE, 1.0))
-    merged = disjoint_sum(votes, signs)
+    magnitudes = agreeing(votes, signs)
+    merged = sum_of(magnitudes).mul_(signs)
     if block.shared["normalize"]:
-        merged.div_(disjoint_weight(votes, signs, [w[s] for s in weighted]))
+        merged.div_(agreeing_weight(magnitudes, [w[s] for s in weighted]))
     return merged.mul_(weights.number(block.shared, "lambda")).add_(block.base)
 
 
@@ -50,7 +50,7 @@ def majority(blocks: Blocks, sparsify: Sparsify) -> Mapping[str, float]:
         w = weights.of_sources(block.per_source)
         votes = [x * w[s] for s, x in sparsify(block).items() if w[s] != 0]
         if votes:
-            count += int(elect(votes, str(block.shared["election"])).sum(dtype=torch.int64))
+            count += int(total(elect(votes, str(block.shared["election"]))))  # whole numbers: exact in any order
     return {TIE: float((count > 0) - (count < 0))}
 
 

@@ -54,20 +54,26 @@ def affine(models: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
     return result
 
 
-def disjoint_sum(weighted: Sequence[Tensor], signs: Tensor) -> Tensor:
-    """Σ of the entries that carry the elected sign.
+def agreeing(votes: Sequence[Tensor], signs: Tensor) -> list[Tensor]:
+    """|x| where an entry carries the elected sign (−1, 0 or 1), 0 elsewhere.
 
     Source: Yadav et al. 2023, TIES-Merging, arXiv:2306.01708, step 3 (Disjoint merge).
     """
-    return sum_of([(w * signs).clamp_(min=0) for w in weighted]).mul_(signs)
+    return [torch.mul(x, signs).clamp_(min=0) for x in votes]
 
 
-def disjoint_weight(weighted: Sequence[Tensor], signs: Tensor, weights: Sequence[float]) -> Tensor:
-    """Σ|w| over the sources whose entry carries the elected sign, 1 where there is none: what a disjoint mean divides
-    the disjoint sum by. With weights of 1 it is the paper's count of entries.
+def agreeing_weight(magnitudes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Σ|w| over the sources whose entry agrees, 1 where none does: what a disjoint mean divides by.
+
+    With weights of 1 it is the paper's count of entries.
+
+    Args:
+        magnitudes: from `agreeing`.
     """
-    result = sum_of([((x * signs) > 0).float().mul_(abs(w)) for x, w in zip(weighted, weights, strict=True)])
-    return torch.where(result == 0, 1.0, result)
+    like = magnitudes[0]
+    parts = [torch.gt(x, 0, out=torch.empty_like(like)).mul_(abs(w)) for x, w in zip(magnitudes, weights, strict=True)]
+    result = sum_of(parts)
+    return result.add_(torch.eq(result, 0, out=torch.empty_like(like)))
 
 
 SLERP_MAX_COSINE = 0.9995

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,8 +11,11 @@ from torch import Tensor
 Rows = Callable[[], Iterable[tuple[int, Mapping[str, Tensor | None]]]]
 """Blocks of flat float32 tensors: their length, and per source the values (None: zeros). Every call begins again."""
 
-_LOW_BITS = 15
+_LOW_BITS = 19
 _BINS = 1 << (31 - _LOW_BITS)
+"""Upper bits of a magnitude: exponent and 4 bits of the mantissa; the counts fit in a core's first-level cache."""
+_PENDING = 1 << 20
+"""Entries of the one bin that matters that are gathered before they are counted."""
 
 
 def count_kept(density: float, size: int) -> int:
@@ -28,8 +31,8 @@ def kth_magnitudes(rows: Rows, densities: Mapping[str, float]) -> dict[str, floa
     """For each source the K-th largest |value|, K the count that its density keeps: exactly, in two passes over the
     data and constant memory.
 
-    The bits of non-negative floats order like the floats: the first pass counts the upper 16 bits, the second the
-    lower 15 within the one bin that matters.
+    The bits of non-negative floats order like the floats: the first pass counts the upper bits, the second the lower
+    bits within the one bin that matters.
 
     Args:
         rows: number of entries and the sources' values, finite; None is zeros.
@@ -39,24 +42,18 @@ def kth_magnitudes(rows: Rows, densities: Mapping[str, float]) -> dict[str, floa
         source → threshold t: at least K entries have |value| ≥ t, fewer than K have |value| > t; 0 for density 1 (and
         no pass at all if there is no other), infinity for density 0.
     """
-    partial = [source for source, density in densities.items() if density < 1]
     result = dict.fromkeys(densities, 0.0)
+    partial = [source for source, density in densities.items() if density < 1]
     if not partial:
         return result
-    upper = {source: torch.zeros(_BINS, dtype=torch.int64) for source in partial}
-    size = 0
-    for length, values in rows():
-        size += length
-        for source in partial:
-            if (block := values[source]) is not None:
-                upper[source] += torch.bincount(_bits(block) >> _LOW_BITS, minlength=_BINS).cpu()
-    bins = {}
+    size, upper = _upper_counts(rows, partial)
+    bins: dict[str, tuple[int, int]] = {}
     for source in partial:
         kept = count_kept(densities[source], size)
-        result[source] = float("inf")
         if kept:
-            upper[source][0] += size - int(upper[source].sum())
             bins[source] = _bin_of(upper[source], kept)
+        else:
+            result[source] = float("inf")
     lower = _lower_counts(rows, {source: high for source, (high, _) in bins.items()})
     for source, (high, kept) in bins.items():
         lower[source][0] += int(upper[source][high]) - int(lower[source].sum())  # zeros that no tensor holds
@@ -65,16 +62,59 @@ def kth_magnitudes(rows: Rows, densities: Mapping[str, float]) -> dict[str, floa
     return result
 
 
+def _upper_counts(rows: Rows, sources: Sequence[str]) -> tuple[int, dict[str, Tensor]]:
+    """The number of entries, and per source how often each pattern of upper bits occurs among them."""
+    size = 0
+    upper = {source: torch.zeros(_BINS, dtype=torch.int64) for source in sources}
+    for length, values in rows():
+        size += length
+        for source in sources:
+            if (block := values[source]) is not None:
+                upper[source] += torch.bincount(_bits(block) >> _LOW_BITS, minlength=_BINS).cpu()
+    for counts in upper.values():
+        counts[0] += size - int(counts.sum())
+    return size, upper
+
+
 def _lower_counts(rows: Rows, bins: Mapping[str, int]) -> dict[str, Tensor]:
     """How often each pattern of lower bits occurs under a source's upper bits."""
-    lower = {source: torch.zeros(1 << _LOW_BITS, dtype=torch.int64) for source in bins}
+    found: dict[str, _Gathered] = {source: _Gathered() for source in bins}
     for _, values in rows():
         for source, high in bins.items():
             if (block := values[source]) is not None:
-                bits = _bits(block)
-                inside = bits[bits >> _LOW_BITS == high] & ((1 << _LOW_BITS) - 1)
-                lower[source] += torch.bincount(inside, minlength=1 << _LOW_BITS).cpu()
-    return lower
+                found[source].add(_inside(_bits(block), high))
+    return {source: gathered.counts() for source, gathered in found.items()}
+
+
+class _Gathered:
+    """Counts of lower bits, made from many entries at a time: there are more bins than a block has entries in them."""
+
+    def __init__(self) -> None:
+        self._counts = torch.zeros(1 << _LOW_BITS, dtype=torch.int64)
+        self._pending: list[Tensor] = []
+        self._number = 0
+
+    def add(self, bits: Tensor) -> None:
+        self._pending.append(bits)
+        self._number += bits.numel()
+        if self._number > _PENDING:
+            self.counts()
+
+    def counts(self) -> Tensor:
+        if self._pending:
+            lower = torch.cat(self._pending) & ((1 << _LOW_BITS) - 1)
+            self._counts += torch.bincount(lower, minlength=1 << _LOW_BITS).cpu()
+            self._pending.clear()
+            self._number = 0
+        return self._counts
+
+
+def _inside(bits: Tensor, high: int) -> Tensor:
+    """The bit patterns whose upper bits are `high`."""
+    if bits.device.type != "cpu":
+        return bits[bits >> _LOW_BITS == high]
+    flat = bits.numpy()  # NumPy compares and compresses several times faster than torch on a CPU
+    return torch.from_numpy(np.compress(flat >> _LOW_BITS == high, flat))
 
 
 def _bits(block: Tensor) -> Tensor:

@@ -20,7 +20,10 @@ def trim(delta: Tensor, threshold: float) -> Tensor:
     >>> trim(torch.tensor([3.0, -1.0, 0.5, -2.0]), threshold=2.0)
     tensor([ 3.,  0.,  0., -2.])
     """
-    return torch.where(delta.abs() >= threshold, delta, 0.0)
+    if threshold == 0:
+        return delta
+    below = np.nextafter(np.float32(threshold), np.float32(0))  # hardshrink keeps what is greater than its bound
+    return torch.nn.functional.hardshrink(delta, float(below))
 
 
 def resolved(density: float) -> float:
@@ -47,20 +50,20 @@ def bernoulli(key: int, density: float, offset: int, length: int) -> Tensor:
         length: number of entries.
 
     Returns:
-        bool tensor of shape [length].
+        float32 tensor of 0 and 1, of shape [length], on the CPU.
 
     Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3 (Philox); the raw stream is one that NumPy
     promises to keep.
     """
     bound = round(resolved(density) * 2**32)
     if bound >= 2**32:
-        return torch.ones(length, dtype=torch.bool)
+        return torch.ones(length)
     first, skipped = divmod(offset, _DRAWS_PER_COUNT)
     raw = np.random.Philox(key=key, counter=first).random_raw((skipped + length + 1) // 2)
     draws = raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + length]
-    return torch.from_numpy(draws < np.uint32(bound))
+    return torch.from_numpy((draws < np.uint32(bound)).astype(np.float32))
 
 
 def drop(delta: Tensor, keep: Tensor) -> Tensor:
-    """Zero the entries that a mask does not keep."""
-    return torch.where(keep.to(delta.device), delta, 0.0)
+    """Zero the entries that a mask of 0 and 1 does not keep; new memory."""
+    return delta * keep.to(delta.device)
