@@ -242,6 +242,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_str(dumper: _Dumper, value: str) -> yaml.Node:
+    # Line breaks (YAML has more of them than people think) survive only between double quotes.
+    style = '"' if _CONTROL.search(value) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
 def _represent_list(dumper: _Dumper, value: list[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=all(map(_is_scalar, value)))
 
@@ -259,6 +265,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, bool | int | float)
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+_Dumper.add_representer(str, _represent_str)
 _Dumper.add_representer(list, _represent_list)
 _Dumper.add_representer(dict, _represent_dict)
 # Text that only YAML 1.2 takes for a number ("1e5", "08", "0o17") must be quoted too.

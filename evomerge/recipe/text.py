@@ -116,13 +116,15 @@ def _first_error(
     lines: Mapping[DocumentPath, int] | None,
 ) -> InvalidInputError:
     """The first wrong place; what its alternatives (a union's members) each expect joined by `or`."""
+    if errors[0]["type"] == "missing":  # more likely it is misspelt
+        errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")
     paths = [_path(error, data) for error in errors]
     here = [error for error, path in zip(errors, paths, strict=True) if path == paths[0]]
     allowed = " or ".join(dict.fromkeys(_expected(error, model_class) for error in here))
     others = len(dict.fromkeys(paths)) - 1
     if others:
         allowed += f" (and {others} more wrong {'field' if others == 1 else 'fields'})"
-    value = "nothing" if here[0]["type"] == "missing" else _value(data, paths[0], here[0])
+    value = None if here[0]["type"] == "missing" else _value(data, paths[0], here[0])
     return InvalidInputError(_field(where, lines, paths[0]), value, allowed)
 
 
