@@ -81,7 +81,7 @@ class Projection:
         self.history["scored"].append(event.data.get("scored"))
         self.history["hypervolume"].append(event.data.get("hypervolume"))
         best = event.data.get("best") or {}
-        for name in {*self.best, *best}:
+        for name in dict.fromkeys([*self.best, *best]):
             self.best.setdefault(name, [None] * length).append((best.get(name) or {}).get("mean"))
 
     def points(self) -> dict[str, Any]:

@@ -28,7 +28,8 @@ TYPES: dict[str, tuple[int, str]] = {
     "not-found": (404, "There is no such thing here"),
     "method-not-allowed": (405, "This address does not take that method"),
     "not-acceptable": (406, "None of the accepted formats is offered"),
-    "conflict": (409, "The run's state does not allow this"),
+    "conflict": (409, "The present state does not allow this"),
+    "not-expressible": (409, "The recipe cannot be said in this format"),
     "too-large": (413, "The request body is too large"),
     "unsupported-media-type": (415, "The body's media type is not read here"),
     "invalid": (422, "A field holds a value that is not allowed"),
@@ -36,9 +37,8 @@ TYPES: dict[str, tuple[int, str]] = {
     "unavailable": (503, "The database does not answer"),
 }
 """Kind → (status, title). A problem's `type` is the address `/api/v1/problems/KIND`."""
-_BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"} | {
-    status: kind for kind, (status, _) in TYPES.items() if status not in (400, 404, 405, 413)
-}
+_BY_STATUS = {status: kind for kind, (status, _) in reversed(TYPES.items())}
+"""Status → its general kind, which stands first."""
 
 
 class FieldError(BaseModel):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from api.problems import Problem
 from evomerge.errors import EvomergeError
+from evomerge.models.family import families
+from evomerge.recipe.mergekit import to_mergekit
 from evomerge.recipe.schema import Recipe
 from evomerge.recipe.text import dump_json, dump_yaml
 from evomerge.storage.store import CandidateRow, RunRow
@@ -37,20 +40,19 @@ def write(recipe: Recipe, format: Format) -> tuple[str, str, str]:
         return dump_json(recipe), "application/json", ".json"
     if format == "yaml":
         return dump_yaml(recipe), "application/yaml", ".yaml"
-    from evomerge.recipe.mergekit import to_mergekit
-
     try:
-        return to_mergekit(recipe, _num_layers(recipe)), "application/vnd.mergekit+yaml", ".mergekit.yaml"
+        num_layers, modules = _shape(recipe)
+        return to_mergekit(recipe, num_layers, modules=modules), "application/vnd.mergekit+yaml", ".mergekit.yaml"
     except EvomergeError as error:
-        raise Problem("conflict", f"mergekit cannot express this recipe: {error}") from error
+        raise Problem("not-expressible", f"mergekit cannot express this recipe: {error}") from error
 
 
-def _num_layers(recipe: Recipe) -> int:
-    """The base's number of layers, from its config; mergekit writes layer ranges out."""
+def _shape(recipe: Recipe) -> tuple[int, Mapping[str, str]]:
+    """The base's number of layers and its modules' roles, from its config; mergekit has no words for either."""
     path = Path(recipe.base.location) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        config = config.get("text_config", config)
-        return int(config.get("num_hidden_layers", config.get("n_layer")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise Problem("conflict", f"the number of layers is not known: {path} cannot be read ({error})") from error
+        family = families()[config["model_type"]]
+        return int(config[family.layers]), family.modules
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Problem("not-expressible", f"the base model is not known: {path} cannot be read ({error})") from error

@@ -6,17 +6,20 @@ What needs torch is imported when the first search is checked: an API process th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from api.problems import FieldError, Problem, at, field_error, invalid, pointer
 from api.schemas import Checked
+from evomerge.candidate import Genome
 from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.recipe.text import load_yaml
 from evomerge.run.spec import RunSpec
+from fitness.items import EvalSet, Split, load_eval_set
+from search_spaces.space import SearchSpace
 from workers.registry import Registry
 
 JSON_TYPES = frozenset({"application/json"})
@@ -57,8 +60,11 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _fields(error: ValidationError) -> Iterator[FieldError]:
-    for one in error.errors(include_url=False):
-        path = [part for part in one["loc"] if part != "function-after"]
+    found = error.errors(include_url=False)
+    for one in found:
+        path = one["loc"]
+        if any(len(other["loc"]) > len(path) and other["loc"][: len(path)] == path for other in found):
+            continue  # a list is also called too short when its only entry is wrong
         allowed = one["msg"].removeprefix("Value error, ")
         if one["type"] == "extra_forbidden":
             allowed = f"no such field; known here are {', '.join(_known(path[:-1]))}"
@@ -66,7 +72,7 @@ def _fields(error: ValidationError) -> Iterator[FieldError]:
         yield field_error(pointer(path), value, allowed[:1].lower() + allowed[1:])
 
 
-def _known(path: list[int | str]) -> list[str]:
+def _known(path: Sequence[int | str]) -> list[str]:
     """The fields of the model at a place in the spec."""
     model: Any = RunSpec
     for part in path:
@@ -90,37 +96,51 @@ def check(spec: RunSpec, registry: Registry) -> Checked:
     """
     errors: list[FieldError] = []
     _aliases(spec, registry, errors)
-    items = _items(spec, registry, errors)
-    _metrics(spec, errors)
+    sets = _eval_sets(spec, registry, errors)
+    if not errors:
+        _scoring(spec, sets, errors)
+        _sources(spec, registry, errors)
     if errors:
         raise invalid(errors)
     space = _space(spec, registry)
     _optimizer(spec, space.start)
-    described = space.describe()
+    items = {name: {split: len(one.split(split)) for split in get_args(Split)} for name, one in sets.items()}
     return Checked(
         spec=spec.model_dump(mode="json", by_alias=True),
         dimension=space.dim,
         genes=list(space.names),
-        space=described,
+        space=space.describe(),
         items=items,
         warnings=_warnings(spec, space.dim, items),
     )
 
 
 @contextmanager
-def _placed(place: str, errors: list[FieldError] | None = None) -> Iterator[None]:
-    """What goes wrong inside is an error at this place of the spec; without a list it ends the check."""
+def _placed(place: str, errors: list[FieldError]) -> Iterator[None]:
+    """What goes wrong inside is an error at this place of the spec, or at the nearer one that the error names."""
     try:
         yield
     except InvalidInputError as error:
-        found = at(place, error)
+        nearer = _pointer_of(error.field)
+        errors.append(at(place, error) if nearer is None else field_error(nearer, error.value, error.allowed))
     except EvomergeError as error:
-        found = FieldError(pointer=place, detail=f"{place}: {error}")
-    else:
-        return
-    if errors is None:
-        raise invalid([found])
-    errors.append(found)
+        errors.append(FieldError(pointer=place, detail=f"{place}: {error}"))
+
+
+@contextmanager
+def _deciding(place: str) -> Iterator[None]:
+    """As `_placed`, where nothing after can be checked without this."""
+    errors: list[FieldError] = []
+    with _placed(place, errors):
+        yield
+    if errors:
+        raise invalid(errors)
+
+
+def _pointer_of(field: str) -> str | None:
+    """A pointer for an error's dotted path, when that is a path into the spec (`objectives.0.metric`)."""
+    path = field.split(".")
+    return pointer(path) if path[0] in RunSpec.model_fields and len(path) > 1 else None
 
 
 def _aliases(spec: RunSpec, registry: Registry, errors: list[FieldError]) -> None:
@@ -131,55 +151,62 @@ def _aliases(spec: RunSpec, registry: Registry, errors: list[FieldError]) -> Non
             registry.model(alias)
 
 
-def _uses(spec: RunSpec) -> Iterator[tuple[str, str, str, int | None]]:
-    """Every use of an eval set: its place, its name, the metric, how many items are asked for."""
-    for i, objective in enumerate(spec.objectives):
-        for j, name in enumerate(objective.eval_sets):
-            yield pointer(["objectives", i, "eval_sets", j]), name, objective.metric, objective.items
-    for i, constraint in enumerate(spec.constraints):
-        yield pointer(["constraints", i, "eval_set"]), constraint.eval_set, constraint.metric, constraint.items
+def _eval_sets(spec: RunSpec, registry: Registry, errors: list[FieldError]) -> dict[str, EvalSet]:
+    uses = [
+        (pointer(["objectives", i, "eval_sets", j]), name)
+        for i, objective in enumerate(spec.objectives)
+        for j, name in enumerate(objective.eval_sets)
+    ] + [(pointer(["constraints", i, "eval_set"]), one.eval_set) for i, one in enumerate(spec.constraints)]
+    sets: dict[str, EvalSet] = {}
+    for place, name in uses:
+        if name not in sets:
+            with _placed(place, errors):
+                sets[name] = load_eval_set(name, registry.eval_set(name))
+    return sets
 
 
-def _items(spec: RunSpec, registry: Registry, errors: list[FieldError]) -> dict[str, dict[str, int]]:
-    from fitness.items import load_eval_set
-
-    counts: dict[str, dict[str, int]] = {}
-    for place, name, _, wanted in _uses(spec):
-        with _placed(place, errors):
-            if name not in counts:
-                loaded = load_eval_set(name, registry.eval_set(name))
-                counts[name] = {"search": len(loaded.split("search")), "holdout": len(loaded.split("holdout"))}
-            if wanted is not None and wanted > counts[name]["search"]:
-                raise InvalidInputError(f"items of eval set {name!r}", wanted, f"at most {counts[name]['search']}")
-            if spec.verify.holdout and not counts[name]["holdout"]:
-                raise InvalidInputError(f"holdout items of eval set {name!r}", 0, "some, or verify.holdout false")
-    return counts
-
-
-def _metrics(spec: RunSpec, errors: list[FieldError]) -> None:
+def _scoring(spec: RunSpec, sets: dict[str, EvalSet], errors: list[FieldError]) -> None:
     from fitness.metrics import METRICS
+    from fitness.objectives import ObjectivePlan
 
-    allowed = f"one of {', '.join(sorted(METRICS))}"
-    named = [(pointer(["objectives", i, "metric"]), o.metric) for i, o in enumerate(spec.objectives)]
-    named += [(pointer(["constraints", i, "metric"]), c.metric) for i, c in enumerate(spec.constraints)]
-    errors += [field_error(place, metric, allowed) for place, metric in named if metric not in METRICS]
+    for i, name in enumerate(spec.verify.metrics):
+        if name not in METRICS:
+            errors.append(field_error(pointer(["verify", "metrics", i]), name, f"one of {', '.join(METRICS)}"))
+    with _placed("/objectives", errors):
+        ObjectivePlan(spec, sets)
 
 
-def _space(spec: RunSpec, registry: Registry) -> Any:
+def _sources(spec: RunSpec, registry: Registry, errors: list[FieldError]) -> None:
+    """Whether every source fits the base: names and shapes, no weights. Recipes as sources are merged later."""
+    from evomerge.models.checkpoint import open_checkpoint
+    from evomerge.models.source import open_source
+
+    place = registry.model(spec.models.base)
+    if not place.is_dir():
+        return
+    with _deciding("/models/base"):
+        base = open_checkpoint(place)
+    try:
+        for name, alias in spec.models.sources.items():
+            with _placed(pointer(["models", "sources", name]), errors):
+                if registry.model(alias).is_dir():
+                    open_source(name, registry.model(alias), base).close()
+    finally:
+        base.close()
+
+
+def _space(spec: RunSpec, registry: Registry) -> SearchSpace:
     from workers.setup import pinned_models, space_of
 
-    with _placed("/models"):
-        recipe = pinned_models(spec, registry, check_hashes=False)
-    with _placed("/space"):
-        return space_of(spec, recipe)
+    with _deciding("/models"):  # what is wrong with the space itself says so
+        return space_of(spec, pinned_models(spec, registry, check_hashes=False))
 
 
-def _optimizer(spec: RunSpec, start: tuple[float, ...]) -> None:
+def _optimizer(spec: RunSpec, start: Genome) -> None:
     from evomerge.optimizers import make
 
-    build: Callable[..., object] = make
-    with _placed("/optimizer"):
-        build(
+    with _deciding("/optimizer"):
+        make(
             spec.optimizer.name,
             start=start,
             num_objectives=len(spec.objectives),

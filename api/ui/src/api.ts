@@ -15,7 +15,10 @@ export interface Paired {
   against: string; objective: string; difference: number; se: number; low: number; high: number;
   wins: number; losses: number; p_sign: number;
 }
-export interface Result { winner: number; table: ResultRow[]; paired: Paired[] }
+export interface Inflation { estimate: number; verified: number; difference: number }
+export interface Result {
+  winner: number; winners?: number[]; table: ResultRow[]; paired: Paired[]; inflation?: Record<string, Inflation>;
+}
 
 export interface Summary {
   budget?: number; proposed?: number; scored?: number; failed?: number; generation?: number;

@@ -11,8 +11,8 @@ type Line = [string, (number | null)[]];
 
 const DASHES = ["solid", "dashed", "dotted", [8, 3, 2, 3]] as const;
 
-export function bestCourse(history: History, scored: number, colours: Colours): EChartsCoreOption {
-  return course(Object.entries(history.best), history, scored, colours.front, colours);
+export function bestCourse(history: History, names: string[], scored: number, colours: Colours): EChartsCoreOption {
+  return course(names.map((name): Line => [name, history.best[name] ?? []]), history, scored, colours.front, colours);
 }
 
 export function hypervolumeCourse(history: History, scored: number, colours: Colours): EChartsCoreOption {
@@ -29,7 +29,7 @@ function course(lines: Line[], history: History, scored: number, colour: string,
     tooltip: tooltip(colours, ((items: { seriesName: string; value: [number, number] }[]) =>
       lineTip(`after ${items[0]?.value[0] ?? 0} candidates`, items.map((item) => [item.seriesName, number(item.value[1])]))) as never, "axis"),
     series: lines.map(([name, values], index) => ({
-      id: name, name, type: "line", step: "end", symbol: "circle", symbolSize: 4, showSymbol: values.length < 60,
+      id: name, name, type: "line", step: "end", symbol: "circle", symbolSize: 4, showSymbol: values.length < 2,
       data: stairs(x, values, scored),
       itemStyle: { color: colour },
       lineStyle: { color: colour, width: 1.8, type: DASHES[index % DASHES.length] },

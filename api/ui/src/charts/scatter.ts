@@ -66,11 +66,11 @@ function dots(name: string, data: Point[], itemStyle: object, symbolSize: number
 /** The front's outline as stairs, and its members' standard errors. */
 function frontSeries(live: LiveRun, front: Point[], x: Objective, y: Objective, colours: Colours) {
   const ordered = [...front].sort((a, b) => a.value[0]! - b.value[0]!);
-  const upward = x.direction === y.direction;
-  const step = (x.direction === "maximize") === upward ? "end" : "start";
+  // The edge of what the front dominates: from a member down (or up) first where larger x is better, else along x first.
+  const step = x.direction === "maximize" ? "start" : "end";
   return [
     {
-      id: "outline", name: "outline", type: "line", data: ordered.map((point) => point.value), step: upward ? step : "start", symbol: "none", silent: true,
+      id: "outline", name: "outline", type: "line", data: ordered.map((point) => point.value), step, symbol: "none", silent: true,
       lineStyle: { color: colours.front, width: 1.5, opacity: 0.6 }, z: 2,
     },
     {

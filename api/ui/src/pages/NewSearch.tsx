@@ -57,7 +57,7 @@ export function NewSearch() {
         <div className="stack">
           <label className="stack">
             <span>What to search, as YAML or JSON</span>
-            <textarea value={text} onChange={(event) => edit(event.target.value)} spellCheck={false} rows={28} data-testid="spec" />
+            <textarea value={text} onChange={(event) => edit(event.target.value)} spellCheck={false} rows={26} className="mono" data-testid="spec" />
           </label>
           <div className="actions">
             <button className="primary" onClick={() => void start()} disabled={busy || text.trim() === ""}>Start search</button>

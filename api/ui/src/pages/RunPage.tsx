@@ -133,7 +133,7 @@ function Figures({ live }: { live: LiveRun }) {
       ))}
       <Baseline live={live} objectives={objectives} />
       {objectives.length > 1 && <div><dt>on the front</dt><dd>{front.length}</dd></div>}
-      <div><dt>hypervolume</dt><dd>{number(hypervolume)}</dd></div>
+      {objectives.length > 1 && <div><dt>hypervolume</dt><dd>{number(hypervolume)}</dd></div>}
     </dl>
   );
 }
@@ -162,7 +162,7 @@ function Pictures({ live, version, objectives, candidate }: PicturesProps) {
   const y = objectives.length < 2 ? null : (objectives.find((one) => one.name === query.get("y") && one !== x) ?? objectives.find((one) => one !== x)!);
   const scored = live.count("scored");
   const main = useMemo(() => scatter(live, x, y, candidate, colours), [live, x.name, y?.name, candidate, colours, version]);
-  const best = useMemo(() => bestCourse(live.history, scored, colours), [live, colours, version]);
+  const best = useMemo(() => bestCourse(live.history, objectives.map((one) => one.name), scored, colours), [live, colours, version]);
   const volume = useMemo(() => hypervolumeCourse(live.history, scored, colours), [live, colours, version]);
   const open = (place: number) => go(withQuery({}, `/runs/${live.run.id}/candidates/${place}`));
   return (
@@ -176,7 +176,7 @@ function Pictures({ live, version, objectives, candidate }: PicturesProps) {
         <Chart option={main} label={`${scored} scored candidates, ${live.run.summary.front?.length ?? 0} on the front; the table below has the same numbers`} className="tall" testid="scatter" onPick={open} />
       </figure>
       <figure className="panel">
-        <figcaption><strong>Best so far</strong>{objectives.length > 1 && <LineLegend names={Object.keys(live.history.best)} />}</figcaption>
+        <figcaption><strong>Best so far</strong>{objectives.length > 1 && <LineLegend names={objectives.map((one) => one.name)} />}</figcaption>
         <Chart option={best} label="best score of each objective by candidates scored" className="low" testid="best-course" />
       </figure>
       <figure className="panel">

@@ -113,8 +113,8 @@ function RunRow({ run }: { run: RunListed }) {
         {run.reason && run.state !== "succeeded" && <div className="muted small reason">{run.reason}</div>}
       </td>
       <td>
-        {!isOver(run.state) && <Progress done={done} total={budget} label={`${done} of ${budget} candidates`} />}
-        <div className="small number">{done} of {budget || "–"}{failed > 0 && `, ${failed} failed`}</div>
+        {!isOver(run.state) && budget > 0 && <Progress done={done} total={budget} label={`${done} of ${budget} candidates`} />}
+        <div className="small number">{budget > 0 ? <>{done} of {budget}{failed > 0 && `, ${failed} failed`}</> : <span className="muted">waits to be taken up</span>}</div>
       </td>
       <td className="number">
         {Object.entries(best).map(([name, score]) => (

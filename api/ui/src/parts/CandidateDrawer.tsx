@@ -148,7 +148,7 @@ function MergekitButton({ run, candidate }: { run: string; candidate: Candidate 
 }
 
 function RecipeText({ run, candidate }: { run: string; candidate: Candidate }) {
-  const [text, setText] = useState("");
+  const [text, setText] = useState("…");
   const settled = JSON.stringify(candidate.verified);
   useEffect(() => {
     const abort = new AbortController();

@@ -7,6 +7,7 @@ interface Props { run: string; result: Result; objectives: Objective[] }
 
 /** What the search found, on items that it never saw, beside every model it started from. */
 export function ResultTable({ run, result, objectives }: Props) {
+  const shown = scoresOf(result, objectives);
   return (
     <section aria-labelledby="result-title" data-testid="result">
       <h2 id="result-title">Result</h2>
@@ -14,20 +15,42 @@ export function ResultTable({ run, result, objectives }: Props) {
         Scores with 95 % intervals on holdout items, which the search never saw. The difference is the winner minus that model,
         paired item by item.
       </p>
-      {objectives.map((objective) => <ObjectiveResult key={objective.name} run={run} result={result} objective={objective} titled={objectives.length > 1} />)}
+      {shown.map(({ name, larger }) => <ScoreResult key={name} run={run} result={result} name={name} larger={larger} titled={shown.length > 1} />)}
+      <Inflated result={result} objectives={objectives} />
     </section>
   );
 }
 
-function ObjectiveResult({ run, result, objective, titled }: { run: string; result: Result; objective: Objective; titled: boolean }) {
-  const shown = result.table.map((row) => ({ row, score: row.holdout?.[objective.name] ?? row.search?.[objective.name] ?? null }));
+/** The objectives, then what was only reported beside them (`objective.metric`, larger is better). */
+function scoresOf(result: Result, objectives: Objective[]): { name: string; larger: boolean }[] {
+  const own = objectives.map(({ name, direction }) => ({ name, larger: direction === "maximize" }));
+  const all = new Set(result.table.flatMap((row) => Object.keys(row.holdout ?? row.search ?? {})));
+  return [...own, ...[...all].filter((name) => !own.some((one) => one.name === name)).map((name) => ({ name, larger: true }))];
+}
+
+/** The best of many noisy scores is too good: by how much. */
+function Inflated({ result, objectives }: { result: Result; objectives: Objective[] }) {
+  const known = objectives.flatMap(({ name }) => (result.inflation?.[name] ? [[name, result.inflation[name]] as const] : []));
+  if (known.length === 0) return null;
+  return (
+    <p className="muted small">
+      What the search had believed of the winner, and what all search items say:{" "}
+      {known.map(([name, one]) => `${name} ${number(one.estimate)}, ${number(one.verified)} (${signed(-one.difference)})`).join("; ")}.
+    </p>
+  );
+}
+
+interface ScoreProps { run: string; result: Result; name: string; larger: boolean; titled: boolean }
+
+function ScoreResult({ run, result, name, larger, titled }: ScoreProps) {
+  const shown = result.table.map((row) => ({ row, score: row.holdout?.[name] ?? row.search?.[name] ?? null }));
   const range = spread(shown.flatMap(({ score }) => (score ? [score.low ?? score.mean, score.high ?? score.mean] : [])));
-  const paired = new Map(result.paired.filter((one) => one.objective === objective.name).map((one) => [one.against, one]));
-  const winner = (row: ResultRow) => row.number === result.winner;
+  const paired = new Map(result.paired.filter((one) => one.objective === name).map((one) => [one.against, one]));
+  const winner = (row: ResultRow) => (result.winners ?? [result.winner]).includes(row.number);
   return (
     <div className="scroll">
       <table className="result">
-        {titled && <caption>{objective.name}</caption>}
+        {titled && <caption>{name}</caption>}
         <thead>
           <tr>
             <th>Model</th><th className="number">search items</th><th className="number">holdout</th>
@@ -35,16 +58,16 @@ function ObjectiveResult({ run, result, objective, titled }: { run: string; resu
           </tr>
         </thead>
         <tbody>
-          {[...shown].sort((a, b) => order(objective, a.score) - order(objective, b.score)).map(({ row, score }) => {
+          {[...shown].sort((a, b) => order(larger, a.score) - order(larger, b.score)).map(({ row, score }) => {
             const difference = paired.get(row.label);
             return (
               <tr key={row.number} className={winner(row) ? "winner" : undefined}>
                 <th scope="row">
                   <Link to={withQuery({}, `/runs/${run}/candidates/${row.number}`)} className="name">{candidateName(row.kind, row.label, row.number)}</Link>
-                  {winner(row) && <span className="badge">winner</span>}
+                  {winner(row) && <span className="badge">{row.number === result.winner ? "winner" : "front"}</span>}
                 </th>
-                <td className="number">{number(row.search?.[objective.name]?.mean)}</td>
-                <td className="number">{number(row.holdout?.[objective.name]?.mean)}</td>
+                <td className="number">{number(row.search?.[name]?.mean)}</td>
+                <td className="number">{number(row.holdout?.[name]?.mean)}</td>
                 <td className="interval">{score && <Interval score={score} range={range} strong={winner(row)} />}</td>
                 <td className="number">
                   {difference && <>{signed(difference.difference)} <span className="muted small">{signed(difference.low)} to {signed(difference.high)}</span></>}
@@ -58,8 +81,7 @@ function ObjectiveResult({ run, result, objective, titled }: { run: string; resu
   );
 }
 
-const order = (objective: Objective, score: Score | null) =>
-  score === null ? Infinity : objective.direction === "maximize" ? -score.mean : score.mean;
+const order = (larger: boolean, score: Score | null) => (score === null ? Infinity : larger ? -score.mean : score.mean);
 
 type Range = [number, number];
 const WIDTH = 220;
