@@ -7,7 +7,6 @@ import threading
 import time
 
 from workers.job import Job, JobResult, WorkerSpec
-from workers.resident_worker import Worker
 
 
 class LocalPool:
@@ -64,6 +63,8 @@ class LocalPool:
             self._thread = None
 
     def _work(self) -> None:
+        from workers.resident_worker import Worker  # seconds of imports, which those who only submit are spared
+
         worker = Worker(self._spec, "local")
         while (entry := self._jobs.get()) is not None:
             turn, job = entry

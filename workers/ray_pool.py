@@ -19,7 +19,6 @@ import ray.exceptions
 from evomerge.errors import Failure, FailureReason, InvalidInputError
 from workers import ray_runtime
 from workers.job import Job, JobResult, WorkerSpec
-from workers.resident_worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +31,8 @@ class _Actor:
     """A worker in a process of its own."""
 
     def __init__(self, spec: WorkerSpec, name: str) -> None:
+        from workers.resident_worker import Worker  # seconds of imports, which the controller is spared
+
         self._worker = Worker(spec, name)
 
     def start(self) -> tuple[str, int, Failure | None]:

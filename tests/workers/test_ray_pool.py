@@ -53,12 +53,16 @@ def started(pool: RayPool) -> tuple[int, ...]:
     return pool.pids
 
 
-def runs(pid: int) -> bool:
-    """Whether a process has not ended; a zombie has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def ends(pid: int) -> bool:
+    """Whether a process ends soon; a zombie has ended."""
+    limit = time.monotonic() + 30
+    while time.monotonic() < limit:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+    return False
 
 
 class TestRayPool(PoolContract):
@@ -108,23 +112,7 @@ def test_a_hung_worker_is_given_up_at_the_deadline(pool: RayPool, spec: WorkerSp
     assert "2 s" in failure.message
     assert results[1].failure is None
     assert after[9].failure is None
-    assert not runs(hung)
-
-
-def test_a_worker_that_cannot_load_fails_its_jobs_and_lives(runtime: None, spec: WorkerSpec, tmp_path: Path) -> None:
-    pool = RayPool(replace(spec, eval_sets={"sums": str(tmp_path / "gone.jsonl")}), count=1)
-    pool.submit(job(spec, 0))
-    failure = collect(pool, 1)[0].failure
-    pids = pool.pids
-    pool.close()
-    pool.close()
-
-    assert failure is not None
-    assert failure.reason is FailureReason.BAD_RECIPE
-    assert "gone.jsonl" in failure.message
-    assert len(pids) == 1
-    assert not runs(pids[0])
-    assert ray_runtime.capacity("CPU") >= 3  # the runtime was not the pool's and lives on
+    assert ends(hung)
 
 
 def test_a_worker_that_dies_while_it_loads_gives_its_job_back(runtime: None, spec: WorkerSpec, tmp_path: Path) -> None:
@@ -137,6 +125,7 @@ def test_a_worker_that_dies_while_it_loads_gives_its_job_back(runtime: None, spe
     assert failure is not None
     assert failure.reason is FailureReason.WORKER_LOST
     assert "did not start within 1 s" in failure.message
+    assert ray_runtime.capacity("CPU") >= 3  # the runtime was not the pool's and lives on
 
 
 def test_more_workers_than_cores_are_refused(runtime: None, spec: WorkerSpec) -> None:
@@ -174,7 +163,8 @@ pool = RayPool(spec, count=1)
 assert signal.getsignal(signal.SIGTERM) is note, "Ray took SIGTERM"
 pool.submit(job(spec, 0))
 result = collect(pool, 1)[0]
-assert result.failure is None, result.failure
+assert result.failure.reason == "bad_recipe" and "gone.jsonl" in result.failure.message, result.failure
+assert len(pool.pids) == 1, pool.pids
 children = {int(p) for t in Path("/proc/self/task").iterdir() for p in (t / "children").read_text().split()}
 assert len(children) >= 2, children
 assert os.getpriority(os.PRIO_PROCESS, pool.pids[0]) == os.getpriority(os.PRIO_PROCESS, 0)
@@ -186,9 +176,11 @@ assert not left, left
 """
 
 
-def test_a_pools_own_runtime_ends_with_it(spec: WorkerSpec, tmp_path: Path) -> None:
+def test_workers_that_cannot_load_fail_their_jobs_and_a_pools_own_runtime_ends_with_it(
+    spec: WorkerSpec, tmp_path: Path
+) -> None:
     pickled = tmp_path / "spec"
-    pickled.write_bytes(pickle.dumps(spec))
+    pickled.write_bytes(pickle.dumps(replace(spec, eval_sets={"sums": str(tmp_path / "gone.jsonl")})))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["HOME"] = str(tmp_path / "no such home")
     command = [sys.executable, "-c", OWNER, str(pickled)]
@@ -198,4 +190,4 @@ def test_a_pools_own_runtime_ends_with_it(spec: WorkerSpec, tmp_path: Path) -> N
     pids = [int(pid) for pid in line.split()[1:]]
 
     assert len(pids) >= 3
-    assert not any(map(runs, pids))
+    assert all(map(ends, pids))
