@@ -167,7 +167,9 @@ def _group(span: Span | None, roles: tuple[str, ...], architecture: Architecture
     selectors: list[tuple[Span | None, tuple[str, ...]]] = [(span, roles)] if inside else []
     if outside:
         selectors.append((None, outside))
-    return Group(span if inside else None, roles, tuple(selectors), inside)
+    if not inside:
+        return Group(None, outside, tuple(selectors), inside=False)
+    return Group(span, roles, tuple(selectors), inside=True)
 
 
 def _end(role: str, span: Span, architecture: Architecture) -> bool:

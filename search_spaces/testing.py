@@ -1,0 +1,94 @@
+"""What every search space must do, as tests to inherit: subclass `SearchSpaceContract`, supply the fixture `space`."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evomerge.candidate import Genome
+from evomerge.errors import InvalidInputError
+from search_spaces.space import SearchSpace
+
+_inherited = settings(
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture],
+    deadline=None,
+    max_examples=20,
+)
+
+
+def genomes(dim: int) -> st.SearchStrategy[Genome]:
+    """Genomes as optimizers propose them, the bounds and a little beyond included."""
+    gene = st.floats(0, 1) | st.sampled_from([0.0, 1.0, 0.5, -0.25, 1.5, 1e-12])
+    return st.lists(gene, min_size=dim, max_size=dim).map(tuple)
+
+
+class SearchSpaceContract(ABC):
+    """A search space is a pure, lossless and honest map from genomes to recipes."""
+
+    @pytest.fixture
+    @abstractmethod
+    def space(self) -> SearchSpace:
+        """The space under test."""
+
+    @_inherited
+    @given(data=st.data())
+    def test_encoding_a_recipe_gives_the_repaired_genome(self, space: SearchSpace, data: st.DataObject) -> None:
+        genome = data.draw(genomes(space.dim))
+
+        assert space.encode(space.recipe(genome)) == space.repair(genome)
+
+    @_inherited
+    @given(data=st.data())
+    def test_decoding_what_was_encoded_gives_the_recipe(self, space: SearchSpace, data: st.DataObject) -> None:
+        recipe = space.recipe(data.draw(genomes(space.dim)))
+
+        assert space.recipe(space.encode(recipe)) == recipe
+
+    @_inherited
+    @given(data=st.data())
+    def test_repair_is_idempotent_and_stays_in_the_cube(self, space: SearchSpace, data: st.DataObject) -> None:
+        repaired = space.repair(data.draw(genomes(space.dim)))
+
+        assert space.repair(repaired) == repaired
+        assert all(0 <= gene <= 1 for gene in repaired)
+
+    @_inherited
+    @given(data=st.data())
+    def test_a_genome_and_its_repair_are_one_recipe(self, space: SearchSpace, data: st.DataObject) -> None:
+        genome = data.draw(genomes(space.dim))
+
+        assert space.recipe(space.repair(genome)).digest == space.recipe(genome).digest
+
+    def test_there_are_as_many_names_and_start_genes_as_dimensions(self, space: SearchSpace) -> None:
+        assert len(set(space.names)) == len(space.names) == len(space.start) == space.dim > 0
+
+    def test_the_start_is_legal(self, space: SearchSpace) -> None:
+        assert space.repair(space.start) == space.start
+
+    def test_the_description_is_json_and_covers_every_gene(self, space: SearchSpace) -> None:
+        description = json.loads(json.dumps(space.describe(), allow_nan=False))
+
+        assert description["dim"] == space.dim
+        assert [gene["name"] for gene in description["genes"]] == list(space.names)
+
+    @pytest.mark.parametrize("gene", [math.nan, math.inf])
+    def test_a_genome_that_is_not_finite_is_refused(self, space: SearchSpace, gene: float) -> None:
+        with pytest.raises(InvalidInputError, match="finite"):
+            space.recipe((gene, *space.start[1:]))
+
+    def test_a_genome_of_another_length_is_refused(self, space: SearchSpace) -> None:
+        with pytest.raises(InvalidInputError, match=f"expected {space.dim} genes"):
+            space.recipe((*space.start, 0.5))
+
+    def test_a_recipe_of_another_method_is_refused_by_field(self, space: SearchSpace) -> None:
+        recipe = space.recipe(space.start)
+        other = recipe.model_copy(update={"merge": recipe.merge.model_copy(update={"method": "another"})})
+
+        with pytest.raises(InvalidInputError) as caught:
+            space.encode(other)
+        assert caught.value.field == "recipe.merge.method"
