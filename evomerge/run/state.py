@@ -70,6 +70,7 @@ class RunMachine:
         self._verified_violations: dict[int, float] = {}
         self._asked: Proposal | None = None
         self._failed_before = self._scored_before = 0
+        self._base_failure = ""
 
     # -- decisions ----------------------------------------------------------------------------------------------
 
@@ -270,12 +271,15 @@ class RunMachine:
         if task != "subset":
             return  # it keeps its search-time score; the result table shows that it could not be verified
         self.failed.add(number)
+        if number == 0:
+            self._base_failure = data["message"]
         if tell and number in self._trials:
             self.optimizer.tell([Evaluation(self._trials[number], None)])
 
     def _leave_starting(self) -> list[Event]:
         if 0 in self.failed:
-            return [Event("run.state", {"state": "failed", "reason": "the base model could not be scored"})]
+            reason = f"the base model could not be scored: {self._base_failure}"
+            return [Event("run.state", {"state": "failed", "reason": reason})]
         return [Event("run.state", {"state": "running", "reason": None})]
 
     def _leave_running(self) -> list[Event]:

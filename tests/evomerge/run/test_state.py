@@ -231,7 +231,7 @@ def test_a_run_without_any_scored_candidate_fails() -> None:
 def test_without_the_base_there_is_no_run() -> None:
     driver = finished(score=lambda g: None)
 
-    assert (driver.machine.phase, driver.machine.reason) == ("failed", "the base model could not be scored")
+    assert (driver.machine.phase, driver.machine.reason) == ("failed", "the base model could not be scored: m")
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel"])
