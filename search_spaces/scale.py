@@ -36,7 +36,7 @@ class Scale:
 
     def value(self, gene: float) -> float:
         """The value of a gene; genes outside [0, 1] count as the nearer end."""
-        gene = min(max(gene, 0.0), 1.0)
+        gene = min(max(float(gene), 0.0), 1.0)  # an optimizer's own float type must not reach the recipe
         even = self.low + (self.high - self.low) * gene
         value = self.low * (self.high / self.low) ** gene if self.log else even
         return min(max(self._round(value), self.low), self.high) + 0.0  # + 0.0 turns -0.0 into 0.0

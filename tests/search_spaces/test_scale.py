@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -53,6 +54,10 @@ def test_values_are_short() -> None:
     assert Scale(-0.5, 1.5).value(5 / 12) == 0.333333
     assert str(Scale(-0.5, 1.5).value(0.25)) == "0.0"  # not -0.0
     assert Scale(0.001, 1.0, log=True).value(0.5) == 0.0316228
+
+
+def test_numbers_of_numpy_become_plain_floats() -> None:
+    assert type(Scale(0.0, 1.0).value(np.float64(0.5))) is float
 
 
 @pytest.mark.parametrize("bounds", [(1.0, 1.0), (2.0, 1.0), (0.0, math.inf), (math.nan, 1.0)])
