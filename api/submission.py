@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,8 +19,10 @@ from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.recipe.text import load_yaml
 from evomerge.run.spec import RunSpec
 from fitness.items import EvalSet, Split, load_eval_set
-from search_spaces.space import SearchSpace
 from workers.registry import Registry
+
+if TYPE_CHECKING:
+    from search_spaces.space import SearchSpace
 
 JSON_TYPES = frozenset({"application/json"})
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,13 @@ def test_problem_types_have_an_address_that_explains_them(client: TestClient) ->
     type_ = client.get("/api/v1/nowhere").json()["type"]
 
     assert client.get(type_).json()["name"] == "not-found"
+
+
+def test_a_service_that_only_shows_runs_loads_neither_torch_nor_ray() -> None:
+    code = "import api.app, sys; sys.exit(','.join({'torch', 'ray', 'transformers'} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def _dashboard(folder: Path) -> Path:

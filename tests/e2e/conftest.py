@@ -76,9 +76,10 @@ class Service:
         return time.monotonic() - begin
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    service = Service(tmp_path)
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One for all tests: each has runs of its own, and who ends the service starts it again."""
+    service = Service(tmp_path_factory.mktemp("service"))
     service.start()
     yield service
     if service.process is not None and service.process.poll() is None:
