@@ -70,7 +70,8 @@ def estimate_mean(
     pooled = _pooled_variance(z, y, mean, len(rows), bounds)
     unasked = {h: 1 - len(r) / len(members[h]) if finite else 1.0 for h, r in rows.items()}
     variance = sum(share[h] ** 2 * unasked[h] * pooled / len(r) for h, r in rows.items())
-    return Estimate(float(mean), math.sqrt(variance), len(y))
+    inside = min(max(mean, float(y.min())), float(y.max()))  # shares add up to 1 but for rounding
+    return Estimate(inside, math.sqrt(variance), len(y))
 
 
 def _rows_by_stratum(subset: Subset) -> dict[str, list[int]]:
