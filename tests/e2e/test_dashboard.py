@@ -81,13 +81,14 @@ def test_a_point_shows_its_numbers_and_opens_its_candidate(page: Page, run: Scri
     canvas = page.get_by_test_id("scatter").locator("canvas").first
     box = canvas.bounding_box()
     assert box is not None
-    # The axes run from 0.2 to 0.6 and from 0.3 to 0.5, in the margins of charts/scatter.ts.
-    x = 56 + (box["width"] - 56 - 28) * (0.5 - 0.2) / (0.6 - 0.2)
-    canvas.hover(position={"x": x, "y": 18})
+    # The axes run from 0.2 to 0.7 and from 0.55 down to 0.25 (error bars included), in charts/scatter.ts's margins.
+    x = 56 + (box["width"] - 56 - 28) * (0.5 - 0.2) / (0.7 - 0.2)
+    y = 18 + (box["height"] - 18 - 48) * (0.55 - 0.5) / (0.55 - 0.25)
+    canvas.hover(position={"x": x, "y": y})
     tip = page.locator(".tip")
     expect(tip).to_contain_text("candidate 2")
     expect(tip).to_contain_text("± 0.050")
-    canvas.click(position={"x": x, "y": 18})
+    canvas.click(position={"x": x, "y": y})
 
     expect(page.get_by_role("dialog", name="candidate 2")).to_be_visible()
 
