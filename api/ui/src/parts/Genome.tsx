@@ -94,7 +94,7 @@ function Cell({ value, largest }: { value: number | undefined; largest: number }
   const share = Math.round((80 * Math.abs(value)) / largest);
   const colour = value < 0 ? "var(--heat-negative)" : "var(--heat-positive)";
   return (
-    <td className={share > 55 ? "number strong" : "number"} style={{ background: `color-mix(in oklab, ${colour} ${share}%, var(--surface))` }} title={signed(value, 4)}>
+    <td className="number" style={{ background: `color-mix(in oklab, ${colour} ${share}%, var(--surface))` }} title={signed(value, 4)}>
       {number(value, 2)}
     </td>
   );
