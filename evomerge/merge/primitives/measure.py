@@ -15,7 +15,7 @@ _LOW_BITS = 19
 _BINS = 1 << (31 - _LOW_BITS)
 """Upper bits of a magnitude: exponent and 4 bits of the mantissa; the counts fit in a core's first-level cache."""
 _PENDING = 1 << 20
-"""Entries of the one bin that matters that are gathered before they are counted."""
+"""Entries of the one bin that matters that are kept before they are counted."""
 
 
 def count_kept(density: float, size: int) -> int:
@@ -54,11 +54,9 @@ def kth_magnitudes(rows: Rows, densities: Mapping[str, float]) -> dict[str, floa
             bins[source] = _bin_of(upper[source], kept)
         else:
             result[source] = float("inf")
-    lower = _lower_counts(rows, {source: high for source, (high, _) in bins.items()})
-    for source, (high, kept) in bins.items():
-        lower[source][0] += int(upper[source][high]) - int(lower[source].sum())  # zeros that no tensor holds
-        low, _ = _bin_of(lower[source], kept)
-        result[source] = float(np.array(high << _LOW_BITS | low, dtype=np.uint32).view(np.float32))
+    for source, gathered in _inside_bins(rows, {source: high for source, (high, _) in bins.items()}).items():
+        bits = gathered.largest(bins[source][1])
+        result[source] = float(np.array(bits, dtype=np.uint32).view(np.float32))
     return result
 
 
@@ -76,37 +74,51 @@ def _upper_counts(rows: Rows, sources: Sequence[str]) -> tuple[int, dict[str, Te
     return size, upper
 
 
-def _lower_counts(rows: Rows, bins: Mapping[str, int]) -> dict[str, Tensor]:
-    """How often each pattern of lower bits occurs under a source's upper bits."""
-    found: dict[str, _Gathered] = {source: _Gathered() for source in bins}
+def _inside_bins(rows: Rows, bins: Mapping[str, int]) -> dict[str, _Gathered]:
+    """Per source the entries under its upper bits."""
+    found = {source: _Gathered(high) for source, high in bins.items()}
     for _, values in rows():
         for source, high in bins.items():
             if (block := values[source]) is not None:
                 found[source].add(_inside(_bits(block), high))
-    return {source: gathered.counts() for source, gathered in found.items()}
+    return found
 
 
 class _Gathered:
-    """Counts of lower bits, made from many entries at a time: there are more bins than a block has entries in them."""
+    """The magnitudes of one bin: as they come while they are few, counted by their lower bits when they are many."""
 
-    def __init__(self) -> None:
-        self._counts = torch.zeros(1 << _LOW_BITS, dtype=torch.int64)
+    def __init__(self, high: int) -> None:
+        self._high = high
         self._pending: list[Tensor] = []
         self._number = 0
+        self._counts: Tensor | None = None
 
     def add(self, bits: Tensor) -> None:
-        self._pending.append(bits)
+        self._pending.append(bits.cpu())
         self._number += bits.numel()
         if self._number > _PENDING:
-            self.counts()
+            self._count()
 
-    def counts(self) -> Tensor:
+    def largest(self, kept: int) -> int:
+        """The bits of the `kept`-th largest; 0 beyond the last, for zeros that no tensor holds."""
+        if self._counts is not None:
+            self._count()
+            if kept > int(self._counts.sum()):
+                return 0
+            return self._high << _LOW_BITS | _bin_of(self._counts, kept)[0]
+        if kept > self._number:
+            return 0
+        found = torch.cat(self._pending).numpy()
+        return int(np.partition(found, len(found) - kept)[len(found) - kept])
+
+    def _count(self) -> None:
+        if self._counts is None:
+            self._counts = torch.zeros(1 << _LOW_BITS, dtype=torch.int64)
         if self._pending:
             lower = torch.cat(self._pending) & ((1 << _LOW_BITS) - 1)
-            self._counts += torch.bincount(lower, minlength=1 << _LOW_BITS).cpu()
+            self._counts += torch.bincount(lower, minlength=1 << _LOW_BITS)
             self._pending.clear()
             self._number = 0
-        return self._counts
 
 
 def _inside(bits: Tensor, high: int) -> Tensor:
