@@ -486,10 +486,11 @@ class StoreContract:
     def test_runs_do_not_share_candidates(self, store: Store, lease: Lease) -> None:
         other = store.acquire("controller", 30, store.create_run({}, "other")[0].id)
         assert other is not None
-        store.commit(lease, Commit(candidates=(candidate(0, {"a": 0.1}),)))
         store.commit(other, Commit(candidates=(candidate(0, {"a": 0.9}), candidate(1, {"a": 0.5}))))
+        store.commit(lease, Commit(candidates=(candidate(0, {"a": 0.1}),)))
 
         assert _numbers(store, lease, CandidateQuery(sort="score:a")) == [0]
+        assert _numbers(store, other, CandidateQuery(min_scores={"a": 0.8})) == [0]
         assert _numbers(store, lease, CandidateQuery(min_scores={"a": 0.2})) == []
         assert _numbers(store, other, CandidateQuery(sort="score:a")) == [1, 0]
 
@@ -510,6 +511,7 @@ def _numbers(store: Store, lease: Lease, query: CandidateQuery) -> list[int]:
     while True:
         rows, cursor = store.candidates(lease.run, query)
         numbers += [row.number for row in rows]
+        assert len(numbers) == len(set(numbers)), "pages must not overlap"
         if cursor is None:
             return numbers
         assert len(rows) == query.limit, "only the last page may be short"
