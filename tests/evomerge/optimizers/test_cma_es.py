@@ -42,23 +42,23 @@ def told(proposals, function):
     return [Evaluation(p.trial, (function(p.genome),)) for p in proposals]
 
 
-def pycma_itself(start, function, population, generations, diagonal, seed):
-    """The genomes of an undisturbed pycma, one object for the whole run, fed with the same normal numbers."""
-    normal = Normal(seed)
-    options = {"bounds": [0, 1], "popsize": population, "CMA_diagonal": diagonal, "tolflatfitness": 20}
-    es = cma.CMAEvolutionStrategy(
-        list(start), 0.15, {**options, "randn": normal, "seed": np.nan, "verbose": -9, "tolfun": 0, "tolfunhist": 0}
-    )
-    genomes = []
-    for generation in range(generations):
+class Undisturbed:
+    """One object of pycma for a whole run, fed with the same normal numbers as `CmaEs` of the same seed."""
+
+    def __init__(self, start, population, diagonal, seed):
+        options = {"bounds": [0, 1], "popsize": population, "CMA_diagonal": diagonal, "seed": np.nan, "verbose": -9}
+        criteria = {"tolflatfitness": 20, "tolfun": 0, "tolfunhist": 0}
+        self.normal, self.population, self.trial = Normal(seed), population, 0
+        self.es = cma.CMAEvolutionStrategy(list(start), 0.15, {**options, **criteria, "randn": self.normal})
+
+    def generation(self, function):
+        """The genomes of the next generation, and why pycma would stop after it."""
         solutions = []
-        for i in range(population):
-            normal.trial = generation * population + i
-            solutions += es.ask(1)
-        es.tell(solutions, [-function(tuple(x)) for x in solutions])
-        assert not es.stop()
-        genomes += [tuple(x) for x in solutions]
-    return genomes
+        for _ in range(self.population):
+            self.normal.trial, self.trial = self.trial, self.trial + 1
+            solutions += self.es.ask(1)
+        self.es.tell(solutions, [-function(tuple(x)) for x in solutions])
+        return [tuple(x) for x in solutions], set(self.es.stop())
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,41 @@ def pycma_itself(start, function, population, generations, diagonal, seed):
 def test_generations_told_in_order_are_those_of_pycma_itself(genes, population, diagonal, generations):
     start = tuple(np.linspace(0.2, 0.7, genes).tolist())
     ours = CmaEs(start=start, num_objectives=1, seed=7, population=population, diagonal=diagonal)
-    genomes = []
-    for _ in range(generations):
+    pycma = Undisturbed(start, population, diagonal, seed=7)
+    for generation in range(generations):
         proposals = ours.ask(population)
         ours.tell(told(proposals, tilted))
-        genomes += [p.genome for p in proposals]
+        expected, stop = pycma.generation(tilted)
 
-    expected = pycma_itself(start, tilted, population, generations, diagonal, seed=7)
-    assert genomes[0] == start
-    assert genomes[1:] == expected[1:]
+        assert not stop
+        first = expected[0] if generation else start  # which pycma folds into the bounds and back
+        assert [p.genome for p in proposals] == [first, *expected[1:]]
+
+
+def stagnating(genome):
+    """Random to the optimizer: there is nothing to learn, and the best ever comes early."""
+    return float(np.random.default_rng(int(genome[0] * 2**40)).random()) if genome[0] != 0.45 else 1.0
+
+
+@pytest.mark.parametrize(
+    ("function", "criterion"),
+    [
+        (sphere, "tolx"),
+        (lambda genome: 0.5, "tolflatfitness"),
+        pytest.param(stagnating, "tolstagnation", marks=pytest.mark.slow),
+    ],
+)
+def test_a_restart_comes_when_pycma_itself_would_stop(function, criterion):
+    start = (0.45, 0.5)
+    ours = CmaEs(start=start, num_objectives=1, seed=3)
+    pycma, stop = Undisturbed(start, 6, False, seed=3), set()
+    while not stop:
+        assert ours.generation_size == 6
+        ours.tell(told(ours.ask(6), function))
+        _, stop = pycma.generation(function)
+
+    assert criterion in stop
+    assert ours.generation_size == 12
 
 
 def asynchronous(optimizer, function, evaluations, seed, slots=7, failures=0.1, restore_every=None):
@@ -91,20 +117,22 @@ def asynchronous(optimizer, function, evaluations, seed, slots=7, failures=0.1, 
         running.sort(key=lambda r: r[0])
         _, proposal = running.pop(0)
         failed = rng.random() < failures
-        optimizer.tell([Evaluation(proposal.trial, None)] if failed else told([proposal], function))
+        values = (function(proposal.genome), proposal.genome[0])[: optimizer._num_objectives]
+        optimizer.tell([Evaluation(proposal.trial, None if failed else values)])
         if restore_every and step % restore_every == 0:
             optimizer = CmaEs.from_state(optimizer.state())
     return proposals
 
 
-def test_a_run_restored_all_the_time_is_the_undisturbed_run():
-    runs = [
-        asynchronous(CmaEs(start=(0.4,) * 8, num_objectives=1, seed=2), tilted, 1000, seed=0, restore_every=every)
-        for every in (None, 7)
-    ]
+@pytest.mark.parametrize(("num_objectives", "evaluations", "generations"), [(1, 1000, 70), (2, 300, 15)])
+def test_a_run_restored_all_the_time_is_the_undisturbed_run(num_objectives, evaluations, generations):
+    runs = []
+    for every in (None, 7):
+        optimizer = CmaEs(start=(0.4,) * 8, num_objectives=num_objectives, seed=2)
+        runs.append(asynchronous(optimizer, tilted, evaluations, seed=0, restore_every=every))
 
     assert runs[0] == runs[1]
-    assert runs[0][-1].generation > 70
+    assert runs[0][-1].generation > generations
 
 
 def test_late_answers_cost_little():
