@@ -1,1 +1,7 @@
-"""Recipes to weights: methods, plan, execute, resident."""
+"""Recipes to weights.
+
+Map: `method` (what a merge method is) · `methods` (published ones, as presets) · `primitives` (what they are made of) ·
+`resolve` (places to exact content) · `parameters` and `plan` (a recipe to jobs, pure) · `inputs` (the open models) ·
+`blocks` (one tensor through a method) · `execute` (jobs to files, out of core) · `sidecar` (config, tokenizer) ·
+`resident` (jobs to a live model, in place) · `folded` (an adapter's deltas, multiplied out once).
+"""

@@ -6,14 +6,16 @@ is whole.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from evomerge.errors import InvalidInputError
+from evomerge.errors import CheckpointError, InvalidInputError
 from evomerge.merge.blocks import measure_model, merge_into
 from evomerge.merge.folded import folded
 from evomerge.merge.inputs import Inputs, open_inputs
@@ -23,7 +25,7 @@ from evomerge.merge.sidecar import write_sidecar
 from evomerge.models.source import AdapterSource
 from evomerge.models.stream import ShardWriter
 from evomerge.recipe.schema import Recipe
-from evomerge.recipe.text import dump_yaml, load_recipe
+from evomerge.recipe.text import load_recipe
 
 Progress = Callable[[int, int], None]
 """Called with tensors done and tensors in all."""
@@ -63,16 +65,29 @@ def merge_to_directory(
 
 def _build(recipe: Recipe, out: Path, root: Path, progress: Progress | None, above: tuple[Path, ...]) -> Path:
     """`above` holds the recipe files that wait for this one."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".parts", dir=out.parent) as scratch:
+    with _scratch(out) as scratch:
 
         def build(path: Path) -> Path:
-            return _build_source(path, Path(scratch), above)
+            return _build_source(path, scratch, above)
 
         with open_inputs(recipe, root, build) as inputs:
             todo = plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed)
-            _write(recipe, todo, inputs, out, Path(scratch), progress)
+            _write(recipe, todo, inputs, out, scratch, progress)
     return out
+
+
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A folder on the disk of `out` that is gone afterwards."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".parts", dir=out.parent)
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be written: {error.strerror or error}") from error
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _build_source(path: Path, scratch: Path, above: tuple[Path, ...]) -> Path:
@@ -97,8 +112,7 @@ def _write(recipe: Recipe, todo: Plan, inputs: Inputs, out: Path, scratch: Path,
             writer.add(job.name, result)
             if progress is not None:
                 progress(done + 1, len(todo.jobs))
-        write_sidecar(inputs.base.path, inputs.base.config, recipe.dtype, writer.directory)
-        (writer.directory / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+        write_sidecar(inputs.base.path, inputs.base.config, recipe, writer.directory)
 
 
 def _with_folded(inputs: Inputs, scratch: Path) -> Inputs:

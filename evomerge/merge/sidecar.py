@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.recipe.schema import Dtype
+from evomerge.errors import CheckpointError
+from evomerge.recipe.schema import Dtype, Recipe
+from evomerge.recipe.text import dump_yaml
 
 COPIED = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model",
@@ -17,20 +19,26 @@ COPIED = (
 """Files of the base that the merged model takes over as they are."""
 
 
-def write_sidecar(base: Path, config: Mapping[str, Any], dtype: Dtype, out: Path) -> None:
-    """Copy tokenizer, chat template and generation config; write config.json with the new dtype.
+def write_sidecar(base: Path, config: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
+    """Copy tokenizer, chat template and generation config; write config.json with the new dtype, and the recipe.
 
     Args:
         base: the base model's directory.
         config: its config.json.
+        recipe: what the weights were made from, pinned.
         out: an existing directory.
+
+    Raises:
+        CheckpointError: a file cannot be read or written.
     """
-    for pattern in COPIED:
-        for path in sorted(base.glob(pattern)):
-            if path.is_file():
-                shutil.copyfile(path, out / path.name)
-    text = json.dumps({**config, **_dtypes(config, dtype)}, indent=2, ensure_ascii=False) + "\n"
-    (out / "config.json").write_text(text, encoding="utf-8")
+    try:
+        for path in sorted({path for pattern in COPIED for path in base.glob(pattern) if path.is_file()}):
+            shutil.copyfile(path, out / path.name)
+        text = json.dumps({**config, **_dtypes(config, recipe.dtype)}, indent=2, ensure_ascii=False) + "\n"
+        (out / "config.json").write_text(text, encoding="utf-8")
+        (out / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be written beside the weights: {error.strerror}") from error
 
 
 def _dtypes(config: Mapping[str, Any], dtype: Dtype) -> dict[str, str]:

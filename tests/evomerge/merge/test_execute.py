@@ -226,3 +226,10 @@ def test_a_directory_in_use_is_not_touched(zoo: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="empty"):
         merge_to_directory(zoo.recipe("linear"), tmp_path, root=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_named(zoo: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(CheckpointError, match="file"):
+        merge_to_directory(zoo.recipe("linear"), tmp_path / "file" / "out", root=tmp_path)

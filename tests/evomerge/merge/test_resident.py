@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from evomerge.errors import InvalidInputError, NonFiniteError
 from evomerge.merge.execute import merge_to_directory
@@ -89,6 +90,39 @@ def test_a_live_model_and_a_directory_hold_the_same_bytes(
     shutil.rmtree(out)
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+}  # fmt: skip
+GPT2_SIZES: dict[str, Any] = {
+    "vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, "eos_token_id": 1, "bos_token_id": 2,
+}  # fmt: skip
+NEOX_SIZES: dict[str, Any] = {k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "head_dim")}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("family", "sizes"), [("gemma3_text", SIZES), ("phi3", SIZES), ("gpt2", GPT2_SIZES), ("gpt_neox", NEOX_SIZES)]
+)
+def test_other_families_hold_the_same_bytes_too(family: str, sizes: dict[str, Any], tied: bool, tmp_path: Path) -> None:
+    for seed, name in enumerate(("base", "x")):
+        torch.manual_seed(seed)
+        config = AutoConfig.for_model(family, tie_word_embeddings=tied, **sizes)
+        AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path / name)
+    recipe = Recipe(
+        base=ModelRef(location=str(tmp_path / "base")),
+        sources={"x": ModelRef(location=str(tmp_path / "x"))},
+        merge=Merge(method="task_arithmetic", parameters={"weight": 0.5}),
+    )
+    resident = Resident(recipe)
+    resident.materialize(recipe)
+    built = AutoModelForCausalLM.from_pretrained(
+        merge_to_directory(recipe, tmp_path / "out", root=tmp_path), dtype="auto"
+    )
+
+    assert_live(resident, dict(built.named_parameters()))
+
+
 def test_materializing_leaves_no_trace_of_an_earlier_recipe(zoo: Any, resident: Resident, tensors: Read) -> None:
     resident.materialize(zoo.recipe("task_arithmetic"))
     resident.materialize(zoo.recipe("task_arithmetic", "ja"))
@@ -106,7 +140,6 @@ def test_a_checkpoint_passed_through_is_that_checkpoint(zoo: Any, resident: Resi
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own call
 def test_an_adapter_passed_through_is_what_peft_makes_of_it(zoo: Any, resident: Resident) -> None:
     peft = pytest.importorskip("peft")
-    from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(zoo.base, dtype=torch.float32)
     expected = peft.PeftModel.from_pretrained(model, zoo.sources["es"]).merge_and_unload()
