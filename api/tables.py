@@ -33,7 +33,10 @@ def of(found: list[RunRow] | RunRow | CandidateRow) -> Iterator[RenderableType]:
 
 
 def _runs(rows: list[RunRow]) -> Table:
-    table = Table("run", "name", "state", "scored", "best", "updated")
+    table = Table()
+    table.add_column("run", no_wrap=True)  # an id that is cut is of no use
+    for column in ("name", "state", "scored", "best", "updated"):
+        table.add_column(column)
     for row in rows:
         summary = row.summary
         best = ", ".join(f"{n} {b['mean']:.3f}" for n, b in summary.get("best", {}).items())
