@@ -31,7 +31,6 @@ class Chat:
             self._model: Any = AutoModelForCausalLM.from_pretrained(model, local_files_only=True, dtype="auto")
         except (OSError, ValueError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{model} cannot be loaded: {error}") from error
-        self._model.eval()
         self._plain, self._max_new_tokens = plain, max_new_tokens
         if not plain and self._tokenizer.chat_template is None:
             raise EvomergeError(f"{model} has no chat template; use --plain to continue texts")

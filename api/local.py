@@ -18,7 +18,8 @@ from evomerge.recipe.text import validate
 from evomerge.run.spec import RunSpec
 from evomerge.storage.sql import open_store
 from evomerge.storage.store import TERMINAL, RunRow, Store
-from workers.controller import Controller, ControllerSettings
+from workers.controller import Controller
+from workers.drive import ControllerSettings
 from workers.pools import make_pool
 from workers.registry import Registry
 

@@ -11,7 +11,8 @@ from typing import Any
 from evomerge.storage.sql import open_store
 from evomerge.storage.store import Event, Store
 from tests.workers.tiny import make_spec
-from workers.controller import Controller, ControllerSettings
+from workers.controller import Controller
+from workers.drive import ControllerSettings
 from workers.pools import make_pool
 from workers.registry import Registry
 

@@ -1,0 +1,372 @@
+"""One run in the hands of one controller: the I/O shell around `evomerge.run.state`.
+
+Every step is: fold events into the machine, commit them with the rows they change in one transaction, then act. After a
+crash nothing but the evaluations in flight is done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from evomerge.candidate import CandidateState
+from evomerge.errors import Failure, FailureReason, LeaseLostError, StoreError
+from evomerge.optimizers import restore
+from evomerge.recipe.schema import Recipe
+from evomerge.run.spec import RunSpec
+from evomerge.run.state import ReplayError, RunMachine, Task
+from evomerge.storage.store import CandidateRow, Commit, Event, Lease, RunRow, Store
+from fitness.evaluator import Responses
+from fitness.items import Split
+from workers.job import Job, JobResult, Pool, WorkerSpec
+from workers.registry import Registry
+from workers.report import responses_of, result_of
+from workers.setup import prepare
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 10.0
+"""A dead controller's run is taken over after this long; a live one renews every third of it."""
+SNAPSHOT_EVERY = 25
+"""Told candidates between two optimizer snapshots: they only make a resume faster, the events alone suffice."""
+WAIT_S = 0.25
+"""How long one turn of the loop waits for results: commands are seen at least this often."""
+RETRIED = (FailureReason.WORKER_LOST, FailureReason.TIMEOUT)
+
+PoolFactory = Callable[[WorkerSpec, RunSpec], Pool]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerSettings:
+    """How a controller works.
+
+    Attributes:
+        cache: folder that the workers of this machine share.
+        lease_s: time after which another controller may take over.
+        poll_s: pause between looks for a run when there is none.
+    """
+
+    cache: Path
+    lease_s: float = LEASE_S
+    poll_s: float = 0.5
+
+
+class Drive:
+    """One run in the hands of one controller."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        pools: PoolFactory,
+        settings: ControllerSettings,
+        lease: Lease,
+        row: RunRow,
+        stop: threading.Event,
+    ) -> None:
+        self.store, self.settings, self.lease, self.stop = store, settings, lease, stop
+        self.spec = RunSpec.model_validate(row.spec)
+        self.search = prepare(self.spec, registry, self.settings.cache)
+        self.recipes = list(self.search.baselines.values())
+        self.machine = RunMachine(self.spec, self.search.optimizer(), list(self.search.baselines))
+        self.submitted: dict[int, Task] = {}
+        self.digests: dict[tuple[str, int], int] = {}
+        self.base_responses: dict[str, Responses] = {}
+        self.last_seq = row.last_seq
+        self.next_renewal = 0.0
+        self._recall(row)
+        self.pool = None if self.machine.done else pools(self.search.worker, self.spec)
+
+    def loop(self) -> None:
+        """Until the run is over, or paused with nothing in flight, or the controller must stop."""
+        assert self.pool is not None or self.machine.done
+        try:
+            while self.pool is not None and not self.machine.done and not self.stop.is_set():
+                self._renew()
+                self._obey()
+                self._advance()
+                if self.machine.done or (self.machine.phase == "paused" and not self.submitted):
+                    return
+                self._submit(self.pool)
+                for result in self.pool.wait(WAIT_S):
+                    self._finish(result)
+        finally:
+            if self.pool is not None:
+                self.pool.close()
+
+    # -- resume -------------------------------------------------------------------------------------------------
+
+    def _recall(self, row: RunRow) -> None:
+        events = self._all_events(row.id)
+        self.machine.replay(events, self._snapshot(row.id))
+        for event in events:
+            if event.type == "candidate.proposed":
+                self.digests.setdefault((event.data["digest"], event.data["generation"]), event.data["number"])
+                self._same_baseline(event.data)
+        base = self.store.candidate(row.id, 0)
+        if base is not None and "subset" in base.responses:
+            self.base_responses = responses_of(base, "subset")
+
+    def _same_baseline(self, data: dict[str, Any]) -> None:
+        if data["kind"] == "baseline" and self.recipes[data["number"]].digest != data["digest"]:
+            raise ReplayError(
+                f"{data['label']} is another model than when this run began: its recipe's digest was {data['digest']}, "
+                f"now it is {self.recipes[data['number']].digest}; put the old files back or start a new run"
+            )
+
+    def _snapshot(self, run: str) -> Any:
+        blob = self.store.optimizer_state(run)
+        if blob is None:
+            return None
+        seq, state = blob.split(b"\n", 1)
+        return restore(self.spec.optimizer.name, state), int(seq)
+
+    def _all_events(self, run: str) -> list[Event]:
+        events = list[Event]()
+        while page := self.store.events(run, after=events[-1].seq if events else 0, limit=5000):
+            events += page
+        return events
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        if time.monotonic() >= self.next_renewal:
+            self._patiently(lambda: self.store.renew(self.lease, self.settings.lease_s))
+            self.next_renewal = time.monotonic() + self.settings.lease_s / 3
+
+    def _obey(self) -> None:
+        for number, verb in self._patiently(lambda: self.store.pending_commands(self.lease.run)):
+            events = self.machine.command(verb)
+            cancelled = list(self.machine.open) if verb == "cancel" and events else []
+            self._commit(events, [self._cancelled(n) for n, _ in cancelled], commands=(number,))
+            if cancelled and self.pool is not None:
+                self.pool.cancel()
+
+    def _cancelled(self, number: int) -> CandidateRow:
+        row = self._row(number)
+        return replace(row, state=CandidateState.CANCELLED) if not row.scores else row
+
+    def _advance(self) -> None:
+        if self.machine.phase == "queued":
+            rows = [
+                _new_row(number, "baseline", label, recipe, 0, ())
+                for number, (label, recipe) in enumerate(self.search.baselines.items())
+            ]
+            self._commit([*self.machine.start(), *map(_proposed_event, rows)], rows)
+        while events := self.machine.advance():
+            self._commit(events)
+        if self.machine.phase == "verifying" and self.machine.winners and not self.machine.open:
+            if self.machine.result is None:
+                result = result_of(self.search, self.machine, self._row)
+                self._commit([Event("run.result", result)], self._final_front())
+            self._advance()
+
+    def _final_front(self) -> list[CandidateRow]:
+        return [self._row(n) for n in self.machine.winners]
+
+    def _submit(self, pool: Pool) -> None:
+        if self.machine.phase == "paused":
+            return
+        waiting = [key for key in self.machine.open if key[0] not in self.submitted]
+        while len(self.submitted) < pool.size and not self.stop.is_set():
+            if waiting:
+                number, task = waiting.pop(0)
+            elif self.machine.may_propose:
+                number, task = self._propose(), "subset"
+                if (number, task) not in self.machine.open:  # answered from an equal candidate
+                    continue
+            else:
+                return
+            self._send(pool, number, task)
+
+    def _propose(self) -> int:
+        number, proposal = self.machine.propose()
+        recipe = self.search.space.recipe(proposal.genome)
+        twin = self.digests.get((recipe.digest, proposal.generation))
+        row = _new_row(number, "search", "", recipe, proposal.generation, proposal.genome)
+        self.digests.setdefault((recipe.digest, proposal.generation), number)
+        self._commit([_proposed_event(row)], [row])
+        if twin is not None and twin in self.machine.scores:
+            self._score(row, self._row(twin).responses["subset"], cached=True)
+        return number
+
+    def _send(self, pool: Pool, number: int, task: Task) -> None:
+        row = self._row(number)
+        recipe = Recipe.model_validate(row.recipe)
+        attempt = self.machine.open[number, task] + 1
+        row = replace(row, attempts=row.attempts + 1, state=_running(row))
+        self._commit([Event("candidate.started", {"number": number, "task": task, "attempt": attempt})], [row])
+        self.submitted[number] = task
+        pool.submit(Job(number, recipe, self._items(row, task), self.spec.workers.deadline_s))
+
+    def _items(self, row: CandidateRow, task: Task) -> dict[str, tuple[str, ...]]:
+        plan = self.search.plan
+        if task != "subset":
+            return plan.split_items(task)
+        # Guards compare every later generation's items with the base's answers.
+        return plan.items(row.generation) | (plan.guard_items() if row.number == 0 else {})
+
+    def _finish(self, result: JobResult) -> None:
+        task = self.submitted.pop(result.number, None)
+        if task is None:
+            return  # cancelled meanwhile
+        row = replace(self._row(result.number), worker=result.worker, seconds=result.seconds)
+        if result.failure is not None:
+            self._fail(row, task, result.failure)
+        elif task == "subset":
+            self._score(row, _responses_to(result.responses))
+        else:
+            self._verify(row, task, result.responses)
+
+    def _fail(self, row: CandidateRow, task: Task, failure: Failure) -> None:
+        attempt = self.machine.open[row.number, task] + 1
+        data = {"number": row.number, "task": task, "reason": failure.reason.value, "message": failure.message}
+        if failure.reason in RETRIED and attempt < self.spec.workers.attempts:
+            self._commit([Event("candidate.requeued", data | {"attempt": attempt})], [row])
+            return
+        log.warning("candidate %d failed: %s: %s", row.number, failure.reason, failure.message)
+        state = CandidateState.FAILED if task == "subset" else row.state
+        failed = replace(row, state=state, failure={"reason": failure.reason.value, "message": failure.message})
+        self._commit([Event("candidate.failed", data)], [failed], then=self.machine.too_many_failures)
+
+    def _score(self, row: CandidateRow, responses: dict[str, Any], *, cached: bool = False) -> None:
+        row = replace(row, responses=row.responses | {"subset": responses})
+        answers = responses_of(row, "subset")
+        if row.number == 0:
+            self.base_responses = answers
+        plan = self.search.plan
+        scores = {name: asdict(e) for name, e in plan.scores(answers, row.generation).items()}
+        violation = plan.violation(answers, self.base_responses, row.generation)
+        scored = replace(
+            row,
+            state=CandidateState.SCORED,
+            scores=scores,
+            violation=violation,
+            cached=cached,
+        )
+        data = {
+            "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation, "scores": scores,
+            "violation": violation, "cached": cached, "worker": row.worker, "seconds": row.seconds,
+        }  # fmt: skip
+        before, best = self.machine.archive.members, self.machine.best()
+        self._commit(
+            [Event("candidate.scored", data)],
+            [scored],
+            then=lambda: self.machine.front_event(before, best),
+            front=before,
+        )
+
+    def _verify(self, row: CandidateRow, task: Split, responses: dict[str, Responses]) -> None:
+        plan = self.search.plan
+        scores = {name: asdict(e) for name, e in plan.full_scores(responses).items()}
+        violation = plan.full_violation(responses, self.base_responses) if task == "search" else 0.0
+        verified = replace(
+            row,
+            verified=row.verified | {task: scores},
+            responses=row.responses | {task: _responses_to(responses)},
+        )
+        data = {
+            "number": row.number, "kind": row.kind, "label": row.label, "split": task, "scores": scores,
+            "violation": violation,
+        }  # fmt: skip
+        self._commit([Event("candidate.verified", data)], [verified])
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def _commit(
+        self,
+        events: Sequence[Event],
+        rows: Sequence[CandidateRow] = (),
+        *,
+        then: Callable[[], list[Event]] | None = None,
+        front: tuple[int, ...] | None = None,
+        commands: tuple[int, ...] = (),
+    ) -> None:
+        """Fold `events` (and what `then` concludes from them) in and store them with the rows, or wait until it can."""
+        numbered = self._fold(events, self.last_seq)
+        if then is not None:
+            numbered += self._fold(then(), self.last_seq + len(numbered))
+        changed = {row.number: row for row in rows}
+        if front is not None:
+            changed |= self._front_rows(changed, set(front) ^ set(self.machine.archive.members))
+        change = Commit(
+            events=tuple(numbered),
+            candidates=tuple(changed.values()),
+            state=self.machine.phase,
+            reason=self.machine.reason,
+            summary=self.machine.summary(),
+            optimizer=self._optimizer_blob(numbered),
+            commands_done=commands,
+        )
+        self._patiently(lambda: self.store.commit(self.lease, change))
+        self.last_seq += len(numbered)
+
+    def _fold(self, events: Sequence[Event], last_seq: int) -> list[Event]:
+        numbered = [replace(e, seq=last_seq + i) for i, e in enumerate(events, start=1)]
+        for event in numbered:
+            self.machine.apply(event)
+        return numbered
+
+    def _front_rows(self, changed: dict[int, CandidateRow], moved: set[int]) -> dict[int, CandidateRow]:
+        members = set(self.machine.archive.members)
+        rows = {n: changed[n] if n in changed else self._row(n) for n in moved | set(changed)}
+        return {n: replace(row, on_front=n in members) for n, row in rows.items()}
+
+    def _optimizer_blob(self, events: Sequence[Event]) -> bytes | None:
+        told = [e for e in events if e.type in ("candidate.scored", "candidate.failed")]
+        if not told or (len(self.machine.scores) + len(self.machine.failed)) % SNAPSHOT_EVERY:
+            return None
+        return str(events[-1].seq).encode() + b"\n" + self.machine.optimizer.state()
+
+    def _row(self, number: int) -> CandidateRow:
+        row = self._patiently(lambda: self.store.candidate(self.lease.run, number))
+        assert row is not None, f"candidate {number} was committed before"
+        return row
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Do it; while the database is away, wait with backoff: nothing is evaluated that could not be recorded."""
+        delay = 0.2
+        while True:
+            try:
+                return action()
+            except LeaseLostError:
+                raise
+            except StoreError as error:
+                log.warning("store away, next try in %.1f s: %s", delay, error)
+                if self.stop.wait(delay):
+                    raise
+                delay = min(2 * delay, 10.0)
+
+
+def _new_row(
+    number: int, kind: Any, label: str, recipe: Recipe, generation: int, genome: tuple[float, ...]
+) -> CandidateRow:
+    return CandidateRow(
+        number=number, kind=kind, label=label, state=CandidateState.PROPOSED, generation=generation, genome=genome,
+        digest=recipe.digest, recipe=recipe.model_dump(mode="json", by_alias=True),
+    )  # fmt: skip
+
+
+def _proposed_event(row: CandidateRow) -> Event:
+    data = {
+        "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation,
+        "digest": row.digest, "genome": list(row.genome),
+    }  # fmt: skip
+    return Event("candidate.proposed", data)
+
+
+def _running(row: CandidateRow) -> CandidateState:
+    return CandidateState.RUNNING if row.state == CandidateState.PROPOSED else row.state
+
+
+def _responses_to(responses: dict[str, Responses]) -> dict[str, Any]:
+    return {
+        name: {"item_ids": list(r.item_ids), "values": {m: list(v) for m, v in r.values.items()}}
+        for name, r in responses.items()
+    }
