@@ -175,7 +175,7 @@ class CmaEs:
         evaluations = [a.evaluation for a in answered]
         if all(e.values is None for e in evaluations):
             return  # nothing to compare: draw more from where we are
-        stale = [i for i, a in enumerate(answered) if a.asked.birth < self._generation]
+        stale = {i for i, a in enumerate(answered) if a.asked.birth < self._generation}
         numbers, stop = self._distribution.tell(
             [a.asked.point for a in answered], costs(evaluations, self._quality), stale
         )

@@ -12,7 +12,7 @@ why below. Source: Hansen 2016, The CMA Evolution Strategy: A Tutorial, arXiv:16
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -112,7 +112,7 @@ class Distribution:
         folded = self._es.gp.pheno(point, copy=True, into_bounds=self._es.boundary_handler.repair)
         return np.asarray(np.clip(folded, 0.0, 1.0))
 
-    def tell(self, points: Sequence[Vector], costs: Vector, stale: Sequence[int]) -> tuple[dict[str, Any], list[str]]:
+    def tell(self, points: Sequence[Vector], costs: Vector, stale: Collection[int]) -> tuple[dict[str, Any], list[str]]:
         """Learn from one generation; this object is spent afterwards.
 
         Args:
@@ -126,10 +126,12 @@ class Distribution:
         """
         es = self._es
         genomes = [self.genome(point) for point in points]
-        for genome, point in zip(genomes, points, strict=True):
-            es.sent_solutions.insert(genome, geno=np.array(point), iteration=es.countiter)
         with _quiet():
-            es.tell(genomes, costs.tolist(), check_points=list(stale) or None)
+            for i, (genome, point) in enumerate(zip(genomes, points, strict=True)):
+                # Not by pycma's `check_points`: it mixes up points of the same genome, as there are many at a bound.
+                kept = es.repair_genotype(np.array(point)) if i in stale else np.array(point)
+                es.sent_solutions.insert(genome, geno=kept, iteration=es.countiter)
+            es.tell(genomes, costs.tolist())
             stop = list(es.stop())
         return self._get(), stop
 

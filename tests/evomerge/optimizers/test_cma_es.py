@@ -255,6 +255,17 @@ def test_two_objectives_cover_the_front_better_than_random():
     assert volumes[CmaEs] > volumes[SobolSearch] + 0.05
 
 
+def test_a_search_that_converges_in_a_corner_stays_finite():
+    """There many points fold to one genome; late ones among them must still be recognised and clipped."""
+    rng = np.random.default_rng(0)
+    optimizer = CmaEs(start=(1.0, 1.0), num_objectives=1, seed=1, population=60, sigma=0.1, diagonal=True)
+    for _ in range(45):
+        proposals = [p for p in optimizer.ask(60) if rng.random() < 0.9]
+        optimizer.tell(told(proposals, sum))
+
+    assert all(0 <= gene <= 1 for p in optimizer.ask(60) for gene in p.genome)
+
+
 def test_many_genes_learn_variances_only_and_stay_small():
     optimizer = CmaEs(start=(0.5,) * 300, num_objectives=1, seed=0)
     for _ in range(3):
