@@ -11,10 +11,10 @@ from torch import Tensor
 Rows = Callable[[], Iterable[tuple[int, Mapping[str, Tensor | None]]]]
 """Blocks of flat float32 tensors: their length, and per source the values (None: zeros). Every call begins again."""
 
-_LOW_BITS = 19
+_LOW_BITS = 17
 _BINS = 1 << (31 - _LOW_BITS)
-"""Upper bits of a magnitude: exponent and 4 bits of the mantissa; the counts fit in a core's first-level cache."""
-_PENDING = 1 << 20
+"""Upper bits of a magnitude: exponent and 6 bits of the mantissa; the counts fit in a core's second-level cache."""
+_PENDING = 1 << 15
 """Entries of the one bin that matters that are kept before they are counted."""
 
 
