@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.merge.resolve import pin
-
 from evomerge.models.architecture import architecture_of
 from evomerge.models.checkpoint import open_checkpoint
 from evomerge.optimizers import make
