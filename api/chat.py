@@ -23,7 +23,9 @@ class Chat:
 
     def __init__(self, model: Path, *, plain: bool, max_new_tokens: int) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers is partly typed
         if not (model / "config.json").is_file():
             raise CheckpointError(f"{model} is not a model directory: it has no config.json")
         try:

@@ -13,6 +13,16 @@ EVERY = 10
 """Without a terminal, one line for so many candidates."""
 
 
+WIDTH = 120
+"""Columns where there is no terminal to ask."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that does not squeeze tables into 80 columns when its output goes to a file."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
+
+
 class RunView:
     """Shows one run's events on a console."""
 
@@ -97,7 +107,8 @@ def paired_table(result: dict[str, Any]) -> Table:
     """The winner against every baseline on the same items."""
     table = Table(title="The winner against each baseline, same holdout items")
     for column in ("against", "objective", "difference", "95 % interval", "right/wrong only here", "sign test p"):
-        table.add_column(column, justify="left" if column in ("against", "objective") else "right")
+        named = column in ("against", "objective")
+        table.add_column(column, justify="left" if named else "right", no_wrap=named)
     for p in result["paired"]:
         interval = f"[{p['low']:+.3f}, {p['high']:+.3f}]"
         counts = f"{p['wins']} / {p['losses']}"

@@ -20,17 +20,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from registry import ZOO, write_registry
-from rich.console import Console
 
 from api.client import Client, UnreachableError
 from api.local import read_search
+from api.progress import make_console
 from api.remote import follow
 from evomerge.recipe.text import load_recipe
 
 sys.path.insert(0, str(ZOO))
-from base import default_cache, prepare_base
+from base import NAME, default_cache
 
-console = Console()
+console = make_console()
 
 
 def main() -> int:
@@ -38,8 +38,9 @@ def main() -> int:
     arguments = _arguments()
     home: Path = arguments.home.resolve()
     began = time.monotonic()
-    base = prepare_base(default_cache())
-    write_registry(home / "registry.yaml", base)
+    # In a process of its own: the conversion needs a gigabyte that this one would keep.
+    subprocess.run([sys.executable, str(ZOO / "base.py")], check=True)
+    write_registry(home / "registry.yaml", default_cache() / NAME)
     with _service(home, arguments.port) as url, Client(url) as client:
         console.print(f"dashboard: [bold]{url}/[/]")
         recipe = _search(client, arguments.spec, home)
