@@ -1,15 +1,15 @@
 """Eval sets, scoring, subsets and estimates. Fitness never sees a genome.
 
-    items          questions with stable ids, split into search and holdout
-    metrics        what can be measured on an item
-    evaluator      the contract: a live model and items in, one response an item out
-    scorer         one scorer for every kind of item
-    encoding       text to tokens, as the LM Evaluation Harness does it
-    tree           one row an item, all choices behind the shared context
-    loglikelihood  multiple choice
-    generation     greedy answers, exact match
-    failures       which errors are a candidate's failure
-    subset         which items a generation is asked
-    estimate       means with standard errors, intervals, paired differences
-    objectives     a run's objectives and guards over its eval sets
+items          questions with stable ids, split into search and holdout
+metrics        what can be measured on an item
+evaluator      the contract: a live model and items in, one response an item out
+scorer         one scorer for every kind of item
+encoding       text to tokens, as the LM Evaluation Harness does it
+tree           one row an item, all choices behind the shared context
+loglikelihood  multiple choice
+generation     greedy answers, exact match
+failures       which errors are a candidate's failure
+subset         which items a generation is asked
+estimate       means with standard errors, intervals, paired differences
+objectives     a run's objectives and guards over its eval sets
 """

@@ -111,10 +111,6 @@ class ObjectivePlan:
             result[name] = combine(parts)
         return result
 
-    def values(self, scores: Mapping[str, Estimate]) -> tuple[float, ...]:
-        """One number per objective, larger is better."""
-        return tuple(scores[o.name].mean * (1 if o.direction == "maximize" else -1) for o in self.objectives)
-
     def violation(
         self, responses: Mapping[str, Responses], base_responses: Mapping[str, Responses], generation: int
     ) -> float:

@@ -6,8 +6,10 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from evomerge.errors import EvomergeError, StoreError
+from evomerge.errors import EvomergeError, LeaseLostError, StoreError
 from evomerge.storage.store import Commit, Event, Lease, RunRow, RunState, Store
 from workers.drive import ControllerSettings, Drive, PoolFactory
 from workers.registry import Registry
@@ -37,23 +39,59 @@ class Controller:
 
     def drive(self, lease: Lease, stop: threading.Event) -> None:
         """Carry one run on until it ends, pauses, or `stop` is set."""
-        row = self.store.run(lease.run)
-        assert row is not None, "a lease names a run that exists"
-        log.info("run %s taken up in state %s, epoch %d", row.id, row.state, lease.epoch)
         try:
-            try:
-                Drive(self.store, self.registry, self.pools, self.settings, lease, row, stop).loop()
-            except StoreError:
-                raise
-            except EvomergeError as error:
-                self._set_aside(lease, row, str(error))
+            with self._renewing(lease):
+                self._drive(lease, stop)
             self.store.release(lease)
         except StoreError as error:
             log.warning("run %s left as it is: %s", lease.run, error)
 
-    def _set_aside(self, lease: Lease, row: RunRow, reason: str) -> None:
+    def _drive(self, lease: Lease, stop: threading.Event) -> None:
+        row = self._row(lease)
+        log.info("run %s taken up in state %s, epoch %d", row.id, row.state, lease.epoch)
+        try:
+            Drive(self.store, self.registry, self.pools, self.settings, lease, row, stop).loop()
+        except StoreError:
+            raise
+        except EvomergeError as error:
+            self._set_aside(lease, str(error))
+        except Exception as error:  # our own bug: the other runs must not wait for its mend
+            log.exception("run %s", lease.run)
+            self._set_aside(lease, f"unexpected {type(error).__name__}: {error}")
+
+    def _set_aside(self, lease: Lease, reason: str) -> None:
         """A run that never began has failed; one that began waits, with the reason, for the mend and `resume`."""
-        state: RunState = "failed" if row.last_seq == 0 else "paused"
+        state: RunState = "failed" if self._row(lease).last_seq == 0 else "paused"
         log.error("run %s %s: %s", lease.run, state, reason)
         ended = Event("run.state", {"state": state, "reason": reason})
         self.store.commit(lease, Commit(events=(ended,), state=state, reason=reason))
+
+    def _row(self, lease: Lease) -> RunRow:
+        row = self.store.run(lease.run)
+        assert row is not None, "a lease names a run that exists"
+        return row
+
+    @contextmanager
+    def _renewing(self, lease: Lease) -> Iterator[None]:
+        """Hold the lease meanwhile, from a thread of its own: hashing models and starting workers take minutes.
+
+        When another controller has it, the next commit says so.
+        """
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(self.settings.lease_s / 3):
+                try:
+                    self.store.renew(lease, self.settings.lease_s)
+                except LeaseLostError:
+                    return
+                except StoreError as error:
+                    log.warning("lease of run %s not renewed: %s", lease.run, error)
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from workers.setup import prepare
 log = logging.getLogger(__name__)
 
 LEASE_S = 10.0
-"""A dead controller's run is taken over after this long; a live one renews every third of it."""
+"""A dead controller's run is taken over after this long; a live one renews its lease every third of it."""
 SNAPSHOT_EVERY = 25
 """Told candidates between two optimizer snapshots: they only make a resume faster, the events alone suffice."""
 WAIT_S = 0.25
@@ -79,7 +78,6 @@ class Drive:
         self.digests: dict[tuple[str, int], int] = {}
         self.base_responses: dict[str, Responses] = {}
         self.last_seq = row.last_seq
-        self.next_renewal = 0.0
         self._recall(row)
         self.pool = None if self.machine.done else pools(self.search.worker, self.spec)
 
@@ -88,9 +86,8 @@ class Drive:
         assert self.pool is not None or self.machine.done
         try:
             while self.pool is not None and not self.machine.done and not self.stop.is_set():
-                self._renew()
-                self._obey()
                 self._advance()
+                self._obey()
                 if self.machine.done or (self.machine.phase == "paused" and not self.submitted):
                     return
                 self._submit(self.pool)
@@ -135,11 +132,6 @@ class Drive:
 
     # -- steps --------------------------------------------------------------------------------------------------
 
-    def _renew(self) -> None:
-        if time.monotonic() >= self.next_renewal:
-            self._patiently(lambda: self.store.renew(self.lease, self.settings.lease_s))
-            self.next_renewal = time.monotonic() + self.settings.lease_s / 3
-
     def _obey(self) -> None:
         for number, verb in self._patiently(lambda: self.store.pending_commands(self.lease.run)):
             events = self.machine.command(verb)
@@ -164,11 +156,8 @@ class Drive:
         if self.machine.phase == "verifying" and self.machine.winners and not self.machine.open:
             if self.machine.result is None:
                 result = result_of(self.search, self.machine, self._row)
-                self._commit([Event("run.result", result)], self._final_front())
+                self._commit([Event("run.result", result)])
             self._advance()
-
-    def _final_front(self) -> list[CandidateRow]:
-        return [self._row(n) for n in self.machine.winners]
 
     def _submit(self, pool: Pool) -> None:
         if self.machine.phase == "paused":

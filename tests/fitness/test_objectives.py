@@ -117,18 +117,6 @@ def test_an_objective_over_several_eval_sets_is_the_mean_of_their_means() -> Non
     assert plan.scores(responses, 0)["skills"].n == 60
 
 
-def test_values_are_larger_for_better_in_both_directions() -> None:
-    loss = JA | {"name": "loss", "metric": "log_likelihood", "direction": "minimize"}
-    plan = ObjectivePlan(spec([JA, loss]), SETS)
-    responses = {
-        "ja": Responses(
-            plan.items(0)["ja"], {"accuracy": (1.0,) * 20, "log_likelihood": tuple(-1.0 - i for i in range(20))}, 0.0, 0
-        )
-    }
-
-    assert plan.values(plan.scores(responses, 0)) == pytest.approx((1.0, 10.5))
-
-
 def test_a_guard_counts_the_drop_beyond_what_is_allowed() -> None:
     plan = ObjectivePlan(spec([JA], [GUARD]), SETS)
     asked = plan.items(4)
