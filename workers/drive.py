@@ -189,7 +189,7 @@ class Drive:
         row = self._row(number)
         recipe = Recipe.model_validate(row.recipe)
         attempt = self.machine.open[number, task] + 1
-        row = replace(row, attempts=row.attempts + 1, state=_running(row))
+        row = replace(row, attempts=attempt, state=_running(row))
         self._commit([Event("candidate.started", {"number": number, "task": task, "attempt": attempt})], [row])
         self.submitted[number] = task
         pool.submit(Job(number, recipe, self._items(row, task), self.spec.workers.deadline_s))

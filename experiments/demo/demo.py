@@ -127,8 +127,11 @@ def _say_how_to_go_on(merged: Path, home: Path, seconds: float) -> None:
     question = r"$'Japanese: 三十二 足す 二十九\nMath:'"
     console.print(f"\n[bold]done[/] in {seconds / 60:.1f} minutes", highlight=False)
     for title, command in (
-        ("ask the merged model a sum", f"{evomerge} chat {model} --plain --max-new-tokens 12 --prompt {question}"),
         ("chat with it", f"{evomerge} chat {model}"),
+        (
+            "let it write a sum (it is better at choosing one)",
+            f"{evomerge} chat {model} --plain --max-new-tokens 12 --prompt {question}",
+        ),
         ("see the dashboard again", f"{evomerge} serve --data-dir {data} --registry {registry}"),
     ):
         console.print(f"{title}:\n  {command}", highlight=False, markup=False, soft_wrap=True)
