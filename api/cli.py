@@ -125,7 +125,7 @@ def search(
     if server is not None:
         from api.remote import search_remotely
 
-        search_remotely(server, asked, out, recipe)
+        _end(search_remotely(server, asked, out, recipe))
         return
     settings = _settings(data_dir=data_dir, registry=registry)
     store = local.open_local(settings)
@@ -149,7 +149,7 @@ def resume(
     if server is not None:
         from api.remote import resume_remotely
 
-        resume_remotely(server, run, out, recipe)
+        _end(resume_remotely(server, run, out, recipe))
         return
     settings = _settings(data_dir=data_dir, registry=registry)
     store = local.open_local(settings)
@@ -211,13 +211,13 @@ def merge(
     ] = None,
 ) -> None:
     """Build the merged model that a recipe describes."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from evomerge.merge.execute import merge_to_directory
     from evomerge.recipe.text import load_recipe
 
     asked = _relocated(load_recipe(recipe), model or [])
-    columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("tensors"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("merging", total=None)
         made = merge_to_directory(
@@ -305,6 +305,11 @@ def _finish(store: Store, run: str, state: str, recipe: Path | None) -> None:
     if result and recipe is not None:
         recipe.write_text(_written(_recipe_in(store, row, result["winner"]), Form.YAML), encoding="utf-8")
         out.print(f"winning recipe in {recipe}", highlight=False)
+    _end(state)
+
+
+def _end(state: str) -> None:
+    """A run that failed is a command that failed."""
     if state == "failed":
         sys.exit(1)
 

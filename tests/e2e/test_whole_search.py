@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from api.client import Client
 from evomerge.merge.resident import Resident
 from evomerge.recipe.schema import Recipe
+from evomerge.recipe.text import load_recipe
 from evomerge.storage.sql import open_store
 from tests.served import Served
 from tests.workers.tiny_run import make_registry, run_spec
@@ -77,3 +78,22 @@ def test_submit_watch_open_download_and_build(page: Page, served: Served, tmp_pa
     built = load_file(tmp_path / "merged" / "model.safetensors")
     for name, weights in resident.model.state_dict().items():
         assert torch.equal(built[name], weights), name
+
+
+def test_a_search_is_submitted_and_followed_from_the_command_line(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "search.yaml").write_text(json.dumps(run_spec(name="from the terminal")))
+    arguments = [
+        "search",
+        str(tmp_path / "search.yaml"),
+        "--server",
+        served.url,
+        "--recipe",
+        str(tmp_path / "best.yaml"),
+    ]
+    command = [sys.executable, "-m", "evomerge", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+
+    assert ran.returncode == 0, ran.stderr
+    assert "run succeeded" in ran.stdout
+    assert "average" in ran.stdout
+    assert load_recipe(tmp_path / "best.yaml").merge.method == "task_arithmetic"
