@@ -99,7 +99,7 @@ def _search(client: Client, path: Path, home: Path) -> Path | None:
     key = hashlib.sha256(path.read_bytes()).hexdigest()
     run = client.submit(body, idempotency_key=key)
     if run["state"] == "succeeded":
-        console.print(f"kept: run {run['id']} of {run['created']}; `make clean` or another seed starts a new one")
+        console.print(f"kept: run {run['id']}, made {run['created']}; another seed in {path} starts a new one")
     elif run["state"] != "queued":
         console.print(f"kept: run {run['id']}, {run['state']}; it goes on where it was")
         if run["state"] == "paused":
