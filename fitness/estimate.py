@@ -32,6 +32,7 @@ def estimate_mean(
     population: Sequence[Item],
     *,
     bounds: Bounds = UNBOUNDED,
+    lattice: Sequence[float] | None = None,
     finite: bool = True,
 ) -> Estimate:
     """The metric's mean over the population, from the responses to a subset of it.
@@ -42,6 +43,7 @@ def estimate_mean(
         population: every item that might have been asked.
         bounds: of the metric; responses that lie on the bounds only (right or wrong) get a standard error that is
             not 0 even when all are equal.
+        lattice: the only values that such responses take; None is the two bounds.
         finite: whether the population itself is meant (the standard error is 0 when everything was asked), or the
             wider world of questions that it was taken from.
 
@@ -67,11 +69,45 @@ def estimate_mean(
     mean = sum(share[h] * means[h] for h in rows)
     # One variance for all strata: with shares in proportion to their sizes this is their right mixture, and strata of
     # one or two items have none of their own to speak of.
-    pooled = _pooled_variance(z, y, mean, len(rows), bounds)
+    pooled = _pooled_variance(z, y, mean, len(rows), bounds, lattice)
     unasked = {h: 1 - len(r) / len(members[h]) if finite else 1.0 for h, r in rows.items()}
     variance = sum(share[h] ** 2 * unasked[h] * pooled / len(r) for h, r in rows.items())
     inside = min(max(mean, float(y.min())), float(y.max()))  # shares add up to 1 but for rounding
     return Estimate(inside, math.sqrt(variance), len(y))
+
+
+def estimate_difference(
+    values: Sequence[float],
+    control: Sequence[float],
+    control_mean: float,
+    subset: Subset,
+    population: Sequence[Item],
+    *,
+    bounds: Bounds = UNBOUNDED,
+) -> Estimate:
+    """The metric's mean over the population, from the differences to a control model that answered all of it.
+
+    The difference estimator: mean of y − x on the subset, plus the mean of x on the population; unbiased for any
+    control that was chosen without looking at y. How hard the subset happens to be drops out, and what y and x have in
+    common is not noise any more (Cochran 1977, ch. 7, with the slope fixed at 1).
+
+    Args:
+        values: y, one per item of `subset.ids`, in that order.
+        control: x on the same items.
+        control_mean: x's mean over the population.
+        subset, population, bounds: as for `estimate_mean`.
+    """
+    low, high = bounds
+    differences = [y - x for y, x in zip(values, control, strict=True)]
+    right_or_wrong = low is not None and high is not None and set(values) | set(control) <= {low, high}
+    if right_or_wrong and low is not None and high is not None:
+        reach = high - low
+        found = estimate_mean(differences, subset, population, bounds=(-reach, reach), lattice=(-reach, 0.0, reach))
+    else:
+        found = estimate_mean(differences, subset, population)
+    mean = control_mean + found.mean
+    mean = mean if low is None else max(low, mean)
+    return Estimate(mean if high is None else min(high, mean), found.se, found.n)
 
 
 def _rows_by_stratum(subset: Subset) -> dict[str, list[int]]:
@@ -81,7 +117,9 @@ def _rows_by_stratum(subset: Subset) -> dict[str, list[int]]:
     return rows
 
 
-def _pooled_variance(z: Floats, y: Floats, mean: float, num_strata: int, bounds: Bounds) -> float:
+def _pooled_variance(
+    z: Floats, y: Floats, mean: float, num_strata: int, bounds: Bounds, lattice: Sequence[float] | None
+) -> float:
     """Variance within strata, never 0.
 
     For right-or-wrong responses one more observation on each bound is imagined, as Agresti and Coull 1998 do for a
@@ -89,7 +127,7 @@ def _pooled_variance(z: Floats, y: Floats, mean: float, num_strata: int, bounds:
     """
     low, high = bounds
     squares, freedom = float(np.sum(z**2)), len(z) - num_strata
-    if low is not None and high is not None and np.isin(y, (low, high)).all():
+    if low is not None and high is not None and np.isin(y, lattice or (low, high)).all():
         return (squares + (low - mean) ** 2 + (high - mean) ** 2) / (freedom + 2)
     if freedom > 0 and squares > 0:
         return squares / freedom

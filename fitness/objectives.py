@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from evomerge.candidate import Estimate
 from evomerge.errors import InvalidInputError
 from evomerge.run.spec import RunSpec
-from fitness.estimate import PairedDifference, combine, combine_paired, estimate_mean, interval, paired
+from fitness.estimate import (
+    PairedDifference,
+    combine,
+    combine_paired,
+    estimate_difference,
+    estimate_mean,
+    interval,
+    paired,
+)
 from fitness.evaluator import Responses
 from fitness.items import EvalSet, Item, Split
 from fitness.metrics import METRICS, MetricInfo, common_kind, metric
@@ -20,6 +28,9 @@ from fitness.subset import Subset, draw
 
 Asked = dict[str, tuple[str, ...]]
 """Eval set → ids of the items to score."""
+
+CONTROL_SHARE = 0.5
+"""The control's answers to all search items may cost this share of what all candidates answer, not more."""
 
 
 class ObjectivePlan:
@@ -45,6 +56,11 @@ class ObjectivePlan:
         self._targets = {o.name: _Target(o.eval_sets, metric(o.metric), o.items) for o in spec.objectives}
         self._targets |= {c.name: _Target((c.eval_set,), metric(c.metric), c.items) for c in spec.constraints}
         self._asked = _asked(self._targets.values())
+        self._controlled = {
+            name
+            for name, n in self._asked.items()
+            if n is not None and len(self._population(name, "search")) <= CONTROL_SHARE * spec.budget.candidates * n
+        }
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,6 +83,11 @@ class ObjectivePlan:
         guarded = {c.eval_set for c in self.constraints}
         return {name: ids for name, ids in self.search_items().items() if name in guarded}
 
+    def control_items(self) -> Asked:
+        """What the control answers once: all search items of the eval sets where that costs at most `CONTROL_SHARE` of
+        what the budget's candidates answer."""
+        return {name: ids for name, ids in self.search_items().items() if name in self._controlled}
+
     def split_items(self, split: Split) -> Asked:
         """All items of one split; an eval set without any is left out."""
         return {name: self._everything(name, split).ids for name in self._asked if self._population(name, split)}
@@ -81,19 +102,22 @@ class ObjectivePlan:
 
     # -- what the answers say -------------------------------------------------------------------------------------
 
-    def scores(self, responses: Mapping[str, Responses], generation: int) -> dict[str, Estimate]:
+    def scores(
+        self, responses: Mapping[str, Responses], generation: int, control: Mapping[str, Responses] | None = None
+    ) -> dict[str, Estimate]:
         """Every objective's and constraint's estimate on all search items, from a generation's items.
+
+        Args:
+            control: the control's answers to `control_items`; with them, estimates are by difference, and generations
+                that happened to get easy items can be compared with others.
 
         Raises:
             ValueError: a response to one of the generation's items is missing (more than those may be there).
         """
         return {
-            name: combine([
-                self._estimate(target, eval_set, responses, self._subset(eval_set, generation), "search", finite=True)
-                for eval_set in target.eval_sets
-            ])
+            name: combine([self._from(target, e, responses, generation, control or {}) for e in target.eval_sets])
             for name, target in self._targets.items()
-        }  # fmt: skip
+        }
 
     def full_scores(self, responses: Mapping[str, Responses]) -> dict[str, Estimate]:
         """The same from the answers to all items of a split (which one, the items say).
@@ -177,6 +201,26 @@ class ObjectivePlan:
         values = _answers(responses, eval_set, target.metric.name, subset.ids)
         population = self._population(eval_set, split)
         return estimate_mean(values, subset, population, bounds=target.metric.bounds, finite=finite)
+
+    def _from(
+        self,
+        target: _Target,
+        eval_set: str,
+        responses: Mapping[str, Responses],
+        generation: int,
+        control: Mapping[str, Responses],
+    ) -> Estimate:
+        """From all search items where all were answered, else from the generation's, by difference where there is a
+        control."""
+        everything, subset = self._everything(eval_set, "search"), self._subset(eval_set, generation)
+        if eval_set in responses and set(everything.ids) <= set(responses[eval_set].item_ids):
+            return self._estimate(target, eval_set, responses, everything, "search", finite=True)
+        if eval_set not in self._controlled or eval_set not in control:
+            return self._estimate(target, eval_set, responses, subset, "search", finite=True)
+        known = self._estimate(target, eval_set, control, everything, "search", finite=True)
+        name, population = target.metric.name, self._population(eval_set, "search")
+        values, beside = (_answers(r, eval_set, name, subset.ids) for r in (responses, control))
+        return estimate_difference(values, beside, known.mean, subset, population, bounds=target.metric.bounds)
 
     def _violation(
         self,

@@ -25,7 +25,7 @@ from fitness.items import Split
 from workers.job import Job, JobResult, Pool, WorkerSpec
 from workers.registry import Registry
 from workers.report import responses_of, result_of
-from workers.setup import prepare
+from workers.setup import CONTROL, prepare
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class Drive:
         self.machine = RunMachine(self.spec, self.search.optimizer(), list(self.search.baselines))
         self.submitted: dict[int, Task] = {}
         self.digests: dict[tuple[str, int], int] = {}
-        self.base_responses: dict[str, Responses] = {}
+        self.control = list(self.search.baselines).index(CONTROL)
+        self.baseline_responses: dict[int, dict[str, Responses]] = {}
         self.last_seq = row.last_seq
         self._recall(row)
         self.pool = None if self.machine.done else pools(self.search.worker, self.spec)
@@ -106,12 +107,16 @@ class Drive:
             if event.type == "candidate.proposed":
                 self.digests.setdefault((event.data["digest"], event.data["generation"]), event.data["number"])
                 self._same_baseline(event.data)
-        base = self.store.candidate(row.id, 0)
-        if base is not None and "subset" in base.responses:
-            self.base_responses = responses_of(base, "subset")
+        for number in (0, self.control):
+            baseline = self.store.candidate(row.id, number)
+            if baseline is not None:
+                self.baseline_responses[number] = responses_of(baseline, "subset")
 
     def _same_baseline(self, data: dict[str, Any]) -> None:
-        if data["kind"] == "baseline" and self.recipes[data["number"]].digest != data["digest"]:
+        alone = (
+            data["kind"] == "baseline" and data["label"] != CONTROL
+        )  # the average would say less: it has all of them
+        if alone and self.recipes[data["number"]].digest != data["digest"]:
             raise ReplayError(
                 f"{data['label']} is another model than when this run began: its recipe's digest was {data['digest']}, "
                 f"now it is {self.recipes[data['number']].digest}; put the old files back or start a new run"
@@ -198,8 +203,9 @@ class Drive:
         plan = self.search.plan
         if task != "subset":
             return plan.split_items(task)
-        # Guards compare every later generation's items with the base's answers.
-        return plan.items(row.generation) | (plan.guard_items() if row.number == 0 else {})
+        # Guards compare every later generation with the base's answers, estimates with the control's.
+        once = {0: plan.guard_items(), self.control: plan.control_items()}
+        return plan.items(row.generation) | once.get(row.number, {})
 
     def _finish(self, result: JobResult) -> None:
         task = self.submitted.pop(result.number, None)
@@ -227,11 +233,11 @@ class Drive:
     def _score(self, row: CandidateRow, responses: dict[str, Any], *, cached: bool = False) -> None:
         row = replace(row, responses=row.responses | {"subset": responses})
         answers = responses_of(row, "subset")
-        if row.number == 0:
-            self.base_responses = answers
-        plan = self.search.plan
-        scores = {name: asdict(e) for name, e in plan.scores(answers, row.generation).items()}
-        violation = plan.violation(answers, self.base_responses, row.generation)
+        if row.number in (0, self.control):
+            self.baseline_responses[row.number] = answers
+        plan, control = self.search.plan, self.baseline_responses.get(self.control)
+        scores = {name: asdict(e) for name, e in plan.scores(answers, row.generation, control).items()}
+        violation = plan.violation(answers, self.baseline_responses.get(0, {}), row.generation)
         scored = replace(
             row,
             state=CandidateState.SCORED,
@@ -254,7 +260,7 @@ class Drive:
     def _verify(self, row: CandidateRow, task: Split, responses: dict[str, Responses]) -> None:
         plan = self.search.plan
         scores = {name: asdict(e) for name, e in plan.full_scores(responses).items()}
-        violation = plan.full_violation(responses, self.base_responses) if task == "search" else 0.0
+        violation = plan.full_violation(responses, self.baseline_responses.get(0, {})) if task == "search" else 0.0
         verified = replace(
             row,
             verified=row.verified | {task: scores},

@@ -20,6 +20,10 @@ from search_spaces.space import SearchSpace
 from workers.job import WorkerSpec
 from workers.registry import Registry
 
+CONTROL = "average"
+"""The baseline that answers all search items: candidates are compared with it on the items of their generation. Of all
+that is there before the search it answers most like a good candidate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
@@ -28,7 +32,7 @@ class Search:
     Attributes:
         plan: what the search asks and how it scores.
         report: the same objectives and constraints, and each objective again under every metric of `verify.metrics`.
-        baselines: label → recipe, in the order of their numbers: base, each source, the plain average.
+        baselines: label → recipe, in the order of their numbers: base, the plain average, each source.
     """
 
     spec: RunSpec
@@ -110,8 +114,8 @@ def baseline_recipes(spec: RunSpec, recipe: Recipe) -> dict[str, Recipe]:
 
     return {
         "base": alone("base", recipe.base),
+        CONTROL: recipe,
         **{f"source:{name}": alone(name, ref) for name, ref in recipe.sources.items()},
-        "average": recipe,
     }
 
 

@@ -103,7 +103,8 @@ def test_scores_ignore_the_order_of_the_answers_and_answers_to_other_items() -> 
     ids = plan.items(2)["ja"]
     some = answer({"ja": ids}, lambda i: float(int(i[-3:]) % 3 == 0))
     backwards = answer({"ja": tuple(reversed(ids))}, lambda i: float(int(i[-3:]) % 3 == 0))
-    more = answer(plan.search_items(), lambda i: float(int(i[-3:]) % 3 == 0))
+    nearly_all = tuple(dict.fromkeys(ids + plan.search_items()["ja"]))[:59]
+    more = answer({"ja": nearly_all}, lambda i: float(int(i[-3:]) % 3 == 0))
 
     assert plan.scores(some, 2) == plan.scores(backwards, 2) == plan.scores(more, 2)
     assert plan.scores(some, 2)["ja"].n == 20
@@ -199,3 +200,42 @@ def test_a_run_without_verification_needs_no_holdout_items() -> None:
     plan = ObjectivePlan(spec([JA | {"eval_sets": ["unsplit"]}], verify={"holdout": False}), sets)
 
     assert plan.holdout_items() == {}
+
+
+def hard(item: str) -> float:
+    """Two items of three are right."""
+    return float(int(item[-3:]) % 3 > 0)
+
+
+def better(item: str) -> float:
+    """Right where the control is, and on every sixth item besides."""
+    return max(hard(item), float(int(item[-3:]) % 6 == 0))
+
+
+def test_with_a_control_scores_do_not_depend_on_how_hard_a_generations_items_are() -> None:
+    plan = ObjectivePlan(spec([JA]), SETS)
+    control = answer(plan.control_items(), hard)
+    plain = [plan.scores(answer(plan.items(g), hard), g)["ja"].mean for g in range(12)]
+    same = [plan.scores(answer(plan.items(g), hard), g, control)["ja"].mean for g in range(12)]
+    scores = [plan.scores(answer(plan.items(g), better), g, control)["ja"].mean for g in range(12)]
+
+    assert max(plain) > min(plain)
+    assert same == pytest.approx([2 / 3] * 12)
+    assert min(scores) >= 2 / 3
+    assert sum(scores) / 12 == pytest.approx(5 / 6, abs=0.05)
+
+
+def test_who_answered_everything_has_the_exact_mean() -> None:
+    plan = ObjectivePlan(spec([JA]), SETS)
+    found = plan.scores(answer(plan.search_items(), hard), 3)["ja"]
+
+    assert (found.mean, found.se, found.n) == (pytest.approx(2 / 3), 0.0, 60)
+
+
+def test_a_control_that_would_cost_more_than_half_of_the_budget_is_not_asked() -> None:
+    few = ObjectivePlan(spec([JA], budget={"candidates": 5}), SETS)
+    many = ObjectivePlan(spec([JA], budget={"candidates": 6}), SETS)
+
+    assert few.control_items() == {}
+    assert many.control_items() == {"ja": many.search_items()["ja"]}
+    assert few.scores(answer(few.items(0), hard), 0, {}) == few.scores(answer(few.items(0), hard), 0)

@@ -16,7 +16,7 @@ from workers.drive import ControllerSettings
 from workers.pools import make_pool
 from workers.registry import Registry
 
-BASELINES = ["base", "source:ja", "source:math", "average"]
+BASELINES = ["base", "average", "source:ja", "source:math"]
 
 
 def make_registry(folder: Path) -> Registry:
