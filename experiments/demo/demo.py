@@ -36,6 +36,7 @@ console = make_console()
 def main() -> int:
     """Run the demo; 0 when the search succeeded and the model was built."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service ends too
     home: Path = arguments.home.resolve()
     began = time.monotonic()
     # In a process of its own: the conversion needs a gigabyte that this one would keep.
