@@ -168,6 +168,8 @@ class Drive:
         if self.machine.phase == "paused":
             return
         waiting = [key for key in self.machine.open if key[0] not in self.submitted]
+        if self.spec.constraints and (0, "subset") in self.machine.open:
+            waiting = [key for key in waiting if key[0] == 0]  # guards compare everybody with the base's answers
         while len(self.submitted) < pool.size and not self.stop.is_set():
             if waiting:
                 number, task = waiting.pop(0)

@@ -96,10 +96,13 @@ class RunMachine:
 
     def advance(self) -> list[Event]:
         """The events that end the present phase, if it can end now; else none."""
+        if self.phase == "starting" and 0 in self.failed:
+            reason = f"the base model could not be scored: {self._base_failure}"
+            return [Event("run.state", {"state": "failed", "reason": reason})]
         if self.open or self.done or self.phase in ("queued", "paused"):
             return []
         if self.phase == "starting":
-            return self._leave_starting()
+            return [Event("run.state", {"state": "running", "reason": None})]
         if self.phase in ("running", "stopping"):
             return [] if self.may_propose else self._leave_running()
         if not self.winners:
@@ -275,12 +278,6 @@ class RunMachine:
             self._base_failure = data["message"]
         if tell and number in self._trials:
             self.optimizer.tell([Evaluation(self._trials[number], None)])
-
-    def _leave_starting(self) -> list[Event]:
-        if 0 in self.failed:
-            reason = f"the base model could not be scored: {self._base_failure}"
-            return [Event("run.state", {"state": "failed", "reason": reason})]
-        return [Event("run.state", {"state": "running", "reason": None})]
 
     def _leave_running(self) -> list[Event]:
         if not self.scores or not self._search_scored:

@@ -18,6 +18,10 @@ from evomerge.storage.sql import open_store
 from evomerge.storage.store import CandidateQuery, Store
 from tests.workers import tiny_run
 from tests.workers.tiny_run import BASELINES, run_spec
+from workers.controller import Controller
+from workers.drive import ControllerSettings
+from workers.job import Job, JobResult, WorkerSpec
+from workers.local import LocalPool
 from workers.registry import Registry
 
 
@@ -175,6 +179,43 @@ def test_a_guard_keeps_candidates_that_lose_too_much_off_the_front(
     assert any(r.violation > 0 for r in rows)
     assert all(r.violation == 0 for r in rows if r.on_front)
     assert all("keep" in r.scores for r in rows)
+
+
+class Backwards(LocalPool):
+    """Four jobs at a time, the last one handed over answered first."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        super().__init__(spec)
+        self._held: list[Job] = []
+
+    @property
+    def size(self) -> int:
+        return 4
+
+    def submit(self, job: Job) -> None:
+        self._held.append(job)
+
+    def wait(self, timeout_s: float) -> list[JobResult]:
+        if self._held:
+            super().submit(self._held.pop())
+        return super().wait(60.0 if timeout_s else 0.0)
+
+
+def test_guards_and_estimates_hold_whatever_order_answers_come_in(
+    store: Store, registry: Registry, tmp_path: Path
+) -> None:
+    guard = {"name": "keep", "eval_set": "threes", "metric": "choice_probability", "max_drop": 0.02, "items": 8}
+    run = store.create_run(run_spec(constraints=[guard]), "tiny")[0].id
+    settings = ControllerSettings(cache=tmp_path / "cache", lease_s=5.0)
+    driver = Controller(store, registry, lambda worker, _: Backwards(worker), settings)
+    lease = store.acquire(driver.owner, 5.0, run)
+    assert lease is not None
+    driver.drive(lease, threading.Event())
+    row = store.run(run)
+    assert row is not None
+
+    assert (row.state, row.reason) == ("succeeded", None)
+    assert tiny_run.counted_once(tiny_run.events_of(store, run))
 
 
 def test_nan_weights_fail_the_run_and_name_the_source(store: Store, tmp_path: Path) -> None:
