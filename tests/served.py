@@ -61,12 +61,14 @@ class Served:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
-    def kill(self, what: str) -> int:
-        """kill −9 of `api`, `controller` or a Ray `worker`; the process that was killed."""
+    def kill(self, what: str) -> None:
+        """kill −9 of `api`, `controller` or a Ray `worker`."""
+        os.kill(self.pid_of(what), signal.SIGKILL)
+
+    def pid_of(self, what: str) -> int:
+        """The process that is `api`, `controller` or a Ray `worker`, the first of several."""
         assert self.process is not None
-        pid = next(pid for pid, command in _tree(self.process.pid) if _is(what, command))
-        os.kill(pid, signal.SIGKILL)
-        return pid
+        return next(pid for pid, command in _tree(self.process.pid) if _is(what, command))
 
     def pids(self) -> list[int]:
         """The supervisor and everything below it."""

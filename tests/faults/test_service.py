@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,17 +38,20 @@ def wait_for(client: Client, run: str, scored: int) -> None:
 
 
 def test_a_search_survives_the_death_of_worker_api_and_controller(served: Served) -> None:
-    spec = run_spec(workers={"pool": "ray", "count": 2}, budget={"candidates": 400})
+    spec = run_spec(workers={"pool": "ray", "count": 2}, budget={"candidates": 4000})
     with Client(served.url) as client:
         run = client.submit(spec)["id"]
         wait_for(client, run, 3)
-        served.kill("worker")
-        wait_for(client, run, 10)
+        worker = served.pid_of("worker")
+        os.kill(worker, signal.SIGSTOP)  # it keeps the job that it has or gets now, while the other one goes on
+        wait_for(client, run, client.run(run)["summary"]["scored"] + 4)
+        os.kill(worker, signal.SIGKILL)
+        wait_for(client, run, client.run(run)["summary"]["scored"] + 4)
         served.kill("api")
         served.wait_until_it_answers()
-        wait_for(client, run, 20)
+        wait_for(client, run, client.run(run)["summary"]["scored"] + 4)
         served.kill("controller")
-        wait_for(client, run, 30)
+        wait_for(client, run, client.run(run)["summary"]["scored"] + 4)
         client.command(run, "stop")
         row = client.wait(run)
         events = list(client.events(run))
@@ -57,7 +62,7 @@ def test_a_search_survives_the_death_of_worker_api_and_controller(served: Served
 
 
 def test_a_service_that_is_told_to_end_leaves_no_process_and_its_run_goes_on_later(served: Served) -> None:
-    spec = run_spec(workers={"pool": "ray", "count": 1}, budget={"candidates": 400})
+    spec = run_spec(workers={"pool": "ray", "count": 1}, budget={"candidates": 4000})
     with Client(served.url) as client:
         run = client.submit(spec)["id"]
         wait_for(client, run, 2)
