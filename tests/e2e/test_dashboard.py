@@ -135,6 +135,7 @@ def test_buttons_leave_commands_for_the_controller(page: Page, run: ScriptedRun)
 def test_the_page_comes_back_when_the_service_does(page: Page, service: Any, run: ScriptedRun) -> None:
     page.goto(f"/runs/{run.id}")
     expect(page.get_by_test_id("connection")).to_have_text("live")
+    page.get_by_test_id("hypervolume-course").locator("canvas").wait_for()  # the charts' code has come
     service.kill()
     expect(page.get_by_test_id("connection")).to_have_text("reconnecting…")
     run.score(run.propose(), (0.9, 0.9))

@@ -188,7 +188,7 @@ export function useLiveRun(id: string): Following {
       refresh.current = () => void get<Run>(`/runs/${id}`).then((run) => {
         loaded.run = run;
         redraw();
-      });
+      }).catch(() => undefined); // the stream brings the news as well
       setLive(loaded);
       stop = follow(loaded, redraw);
     }).catch((reason: unknown) => {

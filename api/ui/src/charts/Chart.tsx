@@ -15,6 +15,8 @@ interface Props {
 interface Picked { data?: { place?: number } | undefined }
 
 /** An ECharts canvas that follows its box. The library is loaded with the first chart. */
+const RETRY_MS = 2000;
+
 export function Chart({ option, label, className, testid, onPick }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const [chart, setChart] = useState<EChartsType | null>(null);
@@ -26,7 +28,11 @@ export function Chart({ option, label, className, testid, onPick }: Props) {
     let made: EChartsType | null = null;
     let gone = false;
     const observer = new ResizeObserver(() => made?.resize());
-    void import("./echarts").then(({ init }) => {
+    let again: ReturnType<typeof setTimeout> | undefined;
+    const load = () => void import("./echarts").then(draw, () => {
+      again = setTimeout(load, RETRY_MS); // the service went away while the page was loading
+    });
+    const draw = ({ init }: typeof import("./echarts")) => {
       if (gone) return;
       made = init(element, null, { renderer: "canvas" });
       made.on("click", (event) => {
@@ -35,9 +41,11 @@ export function Chart({ option, label, className, testid, onPick }: Props) {
       });
       observer.observe(element);
       setChart(made);
-    });
+    };
+    load();
     return () => {
       gone = true;
+      clearTimeout(again);
       observer.disconnect();
       made?.dispose();
       setChart(null);
