@@ -181,6 +181,24 @@ def test_a_guard_keeps_candidates_that_lose_too_much_off_the_front(
     assert all("keep" in r.scores for r in rows)
 
 
+def test_two_objectives_end_with_a_verified_front(store: Store, registry: Registry, tmp_path: Path) -> None:
+    objectives = [
+        {"name": name, "eval_sets": sets, "metric": "choice_probability", "items": 8}
+        for name, sets in (("sums", ["sums"]), ("both", ["sums", "threes"]))
+    ]
+    run = store.create_run(run_spec(objectives=objectives, budget={"candidates": 20}), "tiny")[0].id
+    tiny_run.drive(store, registry, tmp_path / "cache", run)
+    row = store.run(run)
+    assert row is not None
+    result = row.summary["result"]
+
+    assert row.state == "succeeded"
+    assert result["winner"] == result["winners"][0]
+    assert len(result["table"]) == len(result["winners"]) + len(BASELINES)
+    assert all(r["holdout"]["both"]["n"] == 48 for r in result["table"])
+    assert {p["objective"] for p in result["paired"]} == {"sums", "both"}
+
+
 class Backwards(LocalPool):
     """Four jobs at a time, the last one handed over answered first."""
 
