@@ -96,10 +96,6 @@ class ObjectivePlan:
         """All search items."""
         return self.split_items("search")
 
-    def holdout_items(self) -> Asked:
-        """All holdout items."""
-        return self.split_items("holdout")
-
     # -- what the answers say -------------------------------------------------------------------------------------
 
     def scores(

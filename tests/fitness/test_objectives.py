@@ -68,14 +68,14 @@ def test_an_eval_set_is_asked_once_with_the_largest_number_anybody_wants() -> No
     assert {name: len(ids) for name, ids in asked.items()} == {"ja": 30, "math": 30, "geo": 10}
     assert plan.names == ("ja", "skills", "geography")
     assert {len(ids) for ids in plan.search_items().values()} == {60}
-    assert {len(ids) for ids in plan.holdout_items().values()} == {30}
+    assert {len(ids) for ids in plan.split_items("holdout").values()} == {30}
     assert plan.guard_items() == {"geo": plan.search_items()["geo"]}
 
 
 def test_search_and_holdout_items_never_mix() -> None:
     plan = ObjectivePlan(spec([JA], [GUARD]), SETS)
 
-    for name, ids in plan.holdout_items().items():
+    for name, ids in plan.split_items("holdout").items():
         assert not set(ids) & set(plan.search_items()[name])
         assert all(not set(ids) & set(plan.items(g)[name]) for g in range(20))
 
@@ -143,7 +143,7 @@ def test_a_candidate_that_beats_the_base_violates_nothing() -> None:
 @pytest.mark.parametrize("split", ["search", "holdout"])
 def test_full_scores_speak_of_the_skill_behind_the_items(split: str) -> None:
     plan = ObjectivePlan(spec([JA]), SETS)
-    ids = plan.search_items() if split == "search" else plan.holdout_items()
+    ids = plan.split_items("search" if split == "search" else "holdout")
     found = plan.full_scores(answer(ids, lambda i: float(int(i[-3:]) % 2)))["ja"]
     low, high = plan.interval("ja", found)
 
@@ -155,7 +155,7 @@ def test_full_scores_speak_of_the_skill_behind_the_items(split: str) -> None:
 
 def test_candidates_are_compared_on_common_items() -> None:
     plan = ObjectivePlan(spec([JA, SKILLS | {"metric": "accuracy"}]), SETS)
-    ids = plan.holdout_items()
+    ids = plan.split_items("holdout")
     good, bad = answer(ids, lambda _: 1.0), answer({n: i[:20] for n, i in ids.items()}, lambda _: 0.0)
 
     assert plan.paired("ja", good, bad).wins == 20
@@ -199,7 +199,7 @@ def test_a_run_without_verification_needs_no_holdout_items() -> None:
     sets = SETS | {"unsplit": eval_set("unsplit", holdout=0)}
     plan = ObjectivePlan(spec([JA | {"eval_sets": ["unsplit"]}], verify={"holdout": False}), sets)
 
-    assert plan.holdout_items() == {}
+    assert plan.split_items("holdout") == {}
 
 
 def hard(item: str) -> float:
