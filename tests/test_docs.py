@@ -10,7 +10,6 @@ import yaml
 
 from api.cli import app
 from api.settings import Settings
-from evomerge.merge.methods import METHODS
 from evomerge.models.family import families
 from evomerge.optimizers import OPTIMIZERS
 from evomerge.run.spec import RunSpec
@@ -51,9 +50,9 @@ def test_the_guide_names_every_setting() -> None:
     assert missing == []
 
 
-def test_the_readme_names_every_method_optimizer_and_family() -> None:
+def test_the_readme_names_every_optimizer_and_family() -> None:
     readme = TEXT[Path("README.md")]
-    for name in (*METHODS, *OPTIMIZERS):
+    for name in OPTIMIZERS:
         assert f"`{name}`" in readme, name
     assert len(families()) >= 9
 

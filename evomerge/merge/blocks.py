@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -47,27 +47,57 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class TensorWork:
-    """A job with its tensors: θ0 as stored, and the operands of the sources that change it."""
+    """A job with its tensors: θ0 as stored, the operands of the sources that change it, and calibration statistics."""
 
     job: TensorJob
     base: Tensor
     operands: Mapping[str, Operand]
+    statistics: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 def blocks_of(plan: Plan, work: TensorWork, measured: Mapping[str, float], device: torch.device) -> Iterator[Block]:
-    """A tensor in blocks."""
-    flat = work.base.view(-1)
-    job = work.job
+    """A tensor in blocks: one, in the tensor's shape, for methods of grain `tensor`."""
+    if plan.method.grain == "tensor":
+        yield _whole(_entries(plan, work, measured, device, 0, work.base.numel()), work)
+        return
+    size = work.base.numel()
     length = BLOCK if device.type == "cpu" else DEVICE_BLOCK
-    for begin in range(0, max(flat.numel(), 1), length):
-        end = min(begin + length, flat.numel())
-        base = flat[begin:end].to(device=device, dtype=torch.float32)
-        parts: dict[str, Tensor | None] = dict.fromkeys(plan.sources)
-        for source, operand in work.operands.items():
-            at = operand.delta if plan.method.domain == "delta" else operand.model
-            parts[source] = at(base, begin, end)
-        deltas, models = (parts, {}) if plan.method.domain == "delta" else ({}, parts)
-        yield Block(job.name, base, job.shared, job.per_source, deltas, models, begin, plan.seed, measured)
+    for begin in range(0, max(size, 1), length):
+        yield _entries(plan, work, measured, device, begin, min(begin + length, size))
+
+
+def _entries(
+    plan: Plan, work: TensorWork, measured: Mapping[str, float], device: torch.device, begin: int, end: int
+) -> Block:
+    """Consecutive entries, flat."""
+    job = work.job
+    base = work.base.view(-1)[begin:end].to(device=device, dtype=torch.float32)
+    parts: dict[str, Tensor | None] = dict.fromkeys(plan.sources)
+    for source, operand in work.operands.items():
+        at = operand.delta if plan.method.domain == "delta" else operand.model
+        parts[source] = at(base, begin, end)
+    deltas, models = (parts, {}) if plan.method.domain == "delta" else ({}, parts)
+    shape = tuple(work.base.shape[::-1]) if job.transposed else tuple(work.base.shape)
+    return Block(
+        job.name, base, job.shared, job.per_source, deltas, models, begin, plan.seed, measured,
+        shape, job.part.role, job.part.layer, job.num_layers, work.statistics,
+    )  # fmt: skip
+
+
+def _whole(block: Block, work: TensorWork) -> Block:
+    """All entries, in the tensor's shape, matrices as (out × in)."""
+
+    def shaped(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        whole = tensor.view(work.base.shape)
+        return whole.t().contiguous() if work.job.transposed else whole
+
+    base = shaped(block.base)
+    assert base is not None
+    deltas = {source: shaped(tensor) for source, tensor in block.deltas.items()}
+    models = {source: shaped(tensor) for source, tensor in block.models.items()}
+    return replace(block, base=base, deltas=deltas, models=models)
 
 
 def measure_model(plan: Plan, works: Callable[[], Iterable[TensorWork]], device: torch.device) -> Mapping[str, float]:
@@ -104,5 +134,6 @@ def merge_into(out: Tensor, plan: Plan, work: TensorWork, measured: Mapping[str,
             measured = _measure(plan, lambda: blocks_of(plan, work, {}, out.device))
     for block in blocks_of(plan, work, measured, out.device):
         merged = flat[block.offset : block.offset + block.base.numel()]
-        merged.copy_(plan.method.merge(block))
+        result = plan.method.merge(block)
+        merged.copy_((result.t() if work.job.transposed and plan.method.grain == "tensor" else result).reshape(-1))
         check_finite(merged, work.job.name, "the merged model")

@@ -1,9 +1,10 @@
 """What a merge method is: a pure function of tensors, and a declaration of its parameters that search spaces read.
 
-Every tensor is seen as a flat float32 vector, in blocks. A method may first *measure* a whole tensor (or the whole
-model): a trim threshold, a norm, an angle: a few floats. Then it *merges*: elementwise, block by block, with the
-measured floats at hand. So a merge needs the memory of a few blocks, however large the tensor, and a block gives the
-same bytes wherever, whenever and beside whatever else it is computed.
+A method may first *measure* a whole tensor (or the whole model): a trim threshold, a norm, an angle: a few floats. Then
+it *merges*. Methods of grain `entry` see a tensor as a flat float32 vector, in blocks, and merge elementwise with the
+measured floats at hand: they need the memory of a few blocks, however large the tensor, and a block gives the same
+bytes wherever, whenever and beside whatever else it is computed. Methods of grain `tensor` (ranks within rows,
+singular values, least squares) see a whole tensor at a time, in its shape.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Literal
 from torch import Tensor
 
 from evomerge.recipe.parameters import Scalar
-from evomerge.recipe.schema import ParameterValue
+from evomerge.recipe.schema import ParameterValue, role_matches
 
 Values = Mapping[str, Scalar]
 """Parameters resolved for one tensor: no knots any more."""
@@ -49,8 +50,9 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What a method sees: one tensor, or consecutive entries of it. Flat float32 tensors of one length, on one device,
-    that must not be written to.
+    """What a method sees: one tensor, or consecutive entries of it. Float32 tensors of one shape, on one device, that
+    must not be written to: flat for grain `entry`, of the tensor's own shape for grain `tensor`. Matrices are
+    (out × in), also where a family stores them the other way round.
 
     Attributes:
         name: the tensor's canonical name: keys random masks.
@@ -63,6 +65,11 @@ class Block:
         per_source: source name → its parameters, resolved for this tensor.
         seed: the recipe's seed.
         measured: what `Method.measure` found.
+        shape: of the whole tensor.
+        role, layer: its part in the architecture; layer None outside the layers.
+        num_layers: of the model.
+        statistics: source name (`""`: the base) → kind → what calibration collected for this tensor, for methods that
+            require it.
     """
 
     name: str
@@ -74,13 +81,35 @@ class Block:
     offset: int = 0
     seed: int = 0
     measured: Mapping[str, float] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    role: str = ""
+    layer: int | None = None
+    num_layers: int = 0
+    statistics: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
+    @property
+    def kind(self) -> Kind:
+        """What the tensor is, for methods that treat matrices, vocabularies and vectors apart."""
+        if len(self.shape) != 2:
+            return "vector"
+        return "vocabulary" if role_matches(self.role, VOCABULARY) else "matrix"
+
+
+Kind = Literal["matrix", "vocabulary", "vector"]
+"""A linear map inside the model; a table with a row for each token or position; all else (norms, biases, …)."""
+VOCABULARY = ("embedding", "head", "position")
+"""Roles whose matrices are tables of tokens or positions."""
 
 Blocks = Callable[[], Iterable[Block]]
 """A tensor (or a model) in blocks, in order; every call begins again, so that a measurement may take several passes."""
 
 
-def _nothing(shared: Values) -> Literal["nothing"]:
+Grain = Literal["entry", "tensor"]
+Scope = Literal["nothing", "tensor", "model"]
+Cost = Literal["elementwise", "sort", "svd", "solve", "training"]
+
+
+def _nothing(shared: Values) -> Scope:
     return "nothing"
 
 
@@ -105,6 +134,10 @@ class Method:
         measures: over what `measure` runs, given the shared parameters.
         check: raises InvalidInputError where one tensor's parameters are legal each but not together.
         keeps_base: whether, given the shared parameters, a tensor that no source changes is θ0 exactly.
+        grain: what one call of `merge` sees: some entries of a tensor, or the whole tensor.
+        requires: kinds of calibration statistics that it reads; empty: it needs no data.
+        ordered: whether the sources' order matters (beyond that of two ends): it reads their parameter `order`.
+        cost: the dearest thing that it does with a tensor, for planning and for tables.
     """
 
     name: str
@@ -116,6 +149,10 @@ class Method:
     num_sources: tuple[int, int | None] = (1, None)
     stochastic: bool = False
     measure: Callable[[Blocks], Mapping[str, float]] | None = None
-    measures: Callable[[Values], Literal["nothing", "tensor", "model"]] = _nothing
+    measures: Callable[[Values], Scope] = _nothing
     check: Callable[[Values, Mapping[str, Values]], None] | None = None
     keeps_base: Callable[[Values], bool] = _always
+    grain: Grain = "entry"
+    requires: frozenset[str] = frozenset()
+    ordered: bool = False
+    cost: Cost = "elementwise"

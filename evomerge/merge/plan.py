@@ -10,7 +10,7 @@ import torch
 
 from evomerge.errors import InvalidInputError
 from evomerge.merge.method import Method, Values
-from evomerge.merge.methods import method as find_method
+from evomerge.merge.methods import method_of as find_method
 from evomerge.merge.parameters import check, resolve
 from evomerge.models.architecture import Architecture, Part
 from evomerge.models.checkpoint import TensorInfo, is_merged
@@ -18,6 +18,9 @@ from evomerge.models.family import BUFFER
 from evomerge.recipe.schema import Recipe, role_matches
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+NO_PART = Part("", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class TensorJob:
         copy: it is the base's tensor: a buffer, or no source changes it and the method leaves such tensors alone.
         shared, per_source: the method's parameters here.
         changed: the sources that may differ from the base here, in the order of their names.
+        part, num_layers: the tensor's part in an architecture of so many layers.
+        transposed: it is a matrix that is stored (in × out); methods of grain `tensor` are shown (out × in).
     """
 
     name: str
@@ -40,6 +45,9 @@ class TensorJob:
     shared: Values
     per_source: Mapping[str, Values]
     changed: tuple[str, ...]
+    part: Part = NO_PART
+    num_layers: int = 0
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,7 @@ def plan(
         InvalidInputError: an unknown method or parameter, a value outside its legal range, a rule about layers or
             roles that the model does not have, weights that cannot be normalised.
     """
-    method = find_method(recipe.merge.method)
+    method = find_method(recipe.merge)
     sources = tuple(sorted(recipe.sources))
     _check_count(method, sources)
     check(method, recipe.merge)
@@ -101,7 +109,10 @@ def plan(
         buffer = part.role == BUFFER or not is_merged(info)
         dtype = info.dtype if buffer else DTYPES[recipe.dtype]
         copy = buffer or (not changing and method.keeps_base(shared))
-        jobs.append(TensorJob(name, dtype, buffer, copy, shared, per_source, changing))
+        turned = part.role in architecture.transposed and len(info.shape) == 2
+        jobs.append(
+            TensorJob(name, dtype, buffer, copy, shared, per_source, changing, part, architecture.num_layers, turned)
+        )
     return Plan(method, sources, tuple(jobs), recipe.seed)
 
 

@@ -46,6 +46,11 @@ class Architecture:
         """Every role that occurs, sorted, buffers apart."""
         return tuple(sorted({part.role for part in self.parts.values()} - {BUFFER}))
 
+    @property
+    def transposed(self) -> frozenset[str]:
+        """Roles whose matrices this family stores as (in × out)."""
+        return families()[self.family].transposed
+
     def find(self, name: str) -> str | None:
         """This checkpoint's name of a tensor that may be spelled in another of the family's ways.
 

@@ -3,7 +3,8 @@
 `families.json` holds, per `model_type` of a config.json: `modules` (name template → role; a module's weight and bias
 have its role), `buffers` (whole tensor names that are copied), `layers` (the config's key for their number), `prefix`
 (what some checkpoints leave off), `head` and `embedding`, `tied_by_default` (when the config does not say), `aliases`
-(other spellings) and `like` (a family whose entries are taken over first).
+(other spellings), `transposed` (roles whose matrices are stored (in × out)) and `like` (a family whose entries are
+taken over first).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Family:
     modules: Mapping[str, str]
     buffers: frozenset[str]
     aliases: Mapping[str, str]
+    transposed: frozenset[str]
 
     def canonical(self, name: str) -> str | None:
         """A tensor's full name in this family's own spelling; None where the family has no such tensor."""
@@ -95,4 +97,5 @@ def _family(name: str, entry: Mapping[str, Any]) -> Family:
         modules=entry["modules"],
         buffers=frozenset(entry["buffers"]),
         aliases=entry.get("aliases", {}),
+        transposed=frozenset(entry.get("transposed", ())),
     )

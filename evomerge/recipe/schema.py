@@ -88,12 +88,24 @@ class Rule(_Frozen):
 
 
 class Merge(_Frozen):
-    """The parameter-space part: a merge method and its parameters."""
+    """The parameter-space part: a merge method and its parameters.
+
+    Attributes:
+        method: a published method's name, or `pipeline`.
+        pipeline: for `pipeline`: names of stages, in the order in which they are run.
+    """
 
     method: str
+    pipeline: tuple[str, ...] | None = None
     parameters: Parameters = Field(default_factory=dict)
     sources: dict[str, Parameters] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
+
+    @model_validator(mode="after")
+    def _stages_for_a_pipeline(self) -> Merge:
+        if (self.method == "pipeline") != bool(self.pipeline):
+            raise ValueError(f"stages in `pipeline` with method 'pipeline' and only there; method is {self.method!r}")
+        return self
 
 
 class Recipe(_Frozen):

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from evomerge.merge import standard as p
 from evomerge.merge.method import Block, Blocks, Method, Parameter, Values
-from evomerge.merge.methods import parameters as p
 from evomerge.merge.methods import task_arithmetic, ties
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import weighted_sum
@@ -124,3 +124,5 @@ DARE_TIES = Method(
     measures=_needs_l1_or_majority,
     check=ties.check,
 )
+
+METHODS = (DARE_LINEAR, DARE_TIES)

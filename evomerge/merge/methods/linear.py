@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from evomerge.merge import standard as p
 from evomerge.merge.method import Block, Method, Values
-from evomerge.merge.methods import parameters as p
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import affine, weighted_sum
 
@@ -36,3 +36,5 @@ LINEAR = Method(
     check=_check,
     keeps_base=lambda shared: bool(shared["normalize"]),
 )
+
+METHODS = (LINEAR,)

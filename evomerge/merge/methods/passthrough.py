@@ -21,3 +21,5 @@ PASSTHROUGH = Method(
     domain="weights",
     num_sources=(1, 1),
 )
+
+METHODS = (PASSTHROUGH,)

@@ -96,3 +96,5 @@ NUSLERP = Method(
     measures=lambda shared: "tensor",
     check=_check_weights,
 )
+
+METHODS = (SLERP, NUSLERP)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from evomerge.merge import standard as p
 from evomerge.merge.method import Block, Method, Values
-from evomerge.merge.methods import parameters as p
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import weighted_sum
 
@@ -41,3 +41,5 @@ TASK_ARITHMETIC = Method(
     parameters=(p.weight(), p.LAMBDA, p.normalize(False)),
     check=check,
 )
+
+METHODS = (TASK_ARITHMETIC,)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import Tensor
 
 from evomerge.errors import InvalidInputError
-from evomerge.merge.method import Block, Blocks, Method, Parameter, Values
-from evomerge.merge.methods import parameters as p
+from evomerge.merge import standard as p
+from evomerge.merge.method import Block, Blocks, Method, Values
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import agreeing, agreeing_weight, sum_of
 from evomerge.merge.primitives.elect import elect, settle
@@ -98,14 +98,11 @@ TIES = Method(
         p.normalize(True),
         p.ELECTION,
         p.SIGN_TIES,
-        Parameter(
-            "scope",
-            "global",
-            choices=("global", "tensor"),
-            text="trim over the whole model as one vector (the paper), or each tensor apart (mergekit)",
-        ),
+        p.SCOPE,
     ),
     measure=_measure,
     measures=lambda shared: "model" if shared["scope"] == "global" else "tensor",
     check=check,
 )
+
+METHODS = (TIES,)

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from evomerge.errors import InvalidInputError, NonFiniteError
 from evomerge.merge.execute import merge_to_directory
+from evomerge.merge.method import Parameter
 from evomerge.merge.methods import METHODS
 from evomerge.merge.resident import Resident
 from evomerge.recipe.schema import Merge, ModelRef, Recipe, Rule
@@ -40,10 +41,15 @@ NUMBERS = st.floats(-1.5, 1.5, width=16)
 ROLES = st.sampled_from(["attention", "attention.q", "mlp", "mlp.down", "norm", "embedding"])
 
 
+def searched(parameter: Parameter) -> st.SearchStrategy[float]:
+    """A value from the range that a search would use."""
+    return st.floats(parameter.low, parameter.high)
+
+
 @st.composite
 def recipes(draw: st.DrawFn) -> dict[str, Any]:
     """What `Zoo.recipe` takes: any method, any of the sources, rules over layers and roles."""
-    method = METHODS[draw(st.sampled_from(sorted(METHODS)))]
+    method = METHODS[draw(st.sampled_from(sorted(name for name, m in METHODS.items() if not m.requires)))]
     least, most = method.num_sources
     names = draw(
         st.lists(st.sampled_from(["base", "code", "math", "ja", "es"]), min_size=least, max_size=most or 4, unique=True)
@@ -58,11 +64,11 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         elif isinstance(p.default, bool):
             shared[p.name] = draw(st.booleans())
         elif not p.per_source:
-            shared[p.name] = draw(numbers[p.name])
-    own = [p.name for p in method.parameters if p.per_source]
-    sources = {name: {p: draw(numbers[p]) for p in own} for name in names}
+            shared[p.name] = draw(numbers.get(p.name, searched(p)))
+    own = [p for p in method.parameters if p.per_source and not p.choices and not isinstance(p.default, bool)]
+    sources = {name: {p.name: draw(numbers.get(p.name, searched(p))) for p in own} for name in names}
     rules = []
-    if "weight" in own and draw(st.booleans()):
+    if any(p.name == "weight" for p in own) and draw(st.booleans()):
         first = draw(st.integers(0, 2))
         rule = {"layers": (first, 2), "roles": (draw(ROLES),), "source": names[0]}
         rules.append(Rule(**rule, parameters={"weight": (0.4, draw(numbers["weight"]))}))

@@ -63,7 +63,7 @@ def test_a_recipe_is_loaded_from_either_format(tmp_path: Path) -> None:
         (
             "  method: ties",
             "  methd: ties",
-            "6 merge.methd: got 'ties'; expected one of the fields ['method', 'parameters'",
+            "6 merge.methd: got 'ties'; expected one of the fields ['method', 'pipeline', 'parameters'",
         ),
         ("  method: ties\n", "", "6 merge.method: got None; expected a value: it is required"),
         ("lambda: 1e-5", "lambda: .nan", "7 merge.parameters.lambda: got nan; expected true or false or a finite"),

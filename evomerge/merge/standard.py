@@ -35,6 +35,20 @@ SIGN_TIES = Parameter(
     choices=("majority", "positive"),
     text="the sign of an entry whose votes are even: the majority of all elected signs (the paper), or + (mergekit)",
 )
+SCOPE = Parameter(
+    "scope",
+    "global",
+    choices=("global", "tensor"),
+    text="trim over the whole model as one vector (the paper), or each tensor apart (mergekit)",
+)
+ORDER = Parameter(
+    "order",
+    0.0,
+    low=0.0,
+    high=1.0,
+    per_source=True,
+    text="position among the sources, smaller first; equal ones in the order of their names",
+)
 ELECTION = Parameter(
     "election",
     "mass",

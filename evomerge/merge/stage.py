@@ -1,0 +1,254 @@
+"""Stages: primitives with parameters, of which pipelines are made.
+
+A published method is a short chain of steps: sparsify the task vectors, rescale what is left, weigh, elect signs, add
+up, reshape the sum's spectrum, scale. A stage is one such step; `compose` makes a `Method` of a chain of them. Presets
+(`evomerge.merge.methods`) are chains with a name, a paper and its defaults; a recipe may spell out its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import InvalidInputError
+from evomerge.merge.method import Block, Blocks, Grain, Method, Parameter, Scope, Values
+from evomerge.recipe.schema import ParameterValue
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What flows through a pipeline.
+
+    Attributes:
+        block: the tensor (or entries of it), its parameters and part; its deltas are those that the pipeline began
+            with.
+        deltas: source → δ as the stages so far have left it, in the order of the names; a source that leaves the tensor
+            alone is missing (its δ is 0). Not to be written to.
+        merged: the merged task vector; None before a stage has added the deltas up.
+        weights: source → its share where a mean divides by weights; 1 where a stage has set none.
+        measured: what this stage has measured.
+    """
+
+    block: Block
+    deltas: Mapping[str, Tensor]
+    merged: Tensor | None
+    weights: Mapping[str, float]
+    measured: Mapping[str, float]
+
+    @property
+    def shared(self) -> Values:
+        """The parameters that hold for all sources."""
+        return self.block.shared
+
+    def of(self, source: str) -> Values:
+        """A source's parameters."""
+        return self.block.per_source[source]
+
+    @property
+    def num_sources(self) -> int:
+        """All sources of the recipe, those with δ = 0 here included."""
+        return len(self.block.per_source)
+
+    def with_deltas(self, deltas: Mapping[str, Tensor]) -> State:
+        """The same state with other deltas."""
+        return replace(self, deltas=deltas)
+
+    def each(self, change: Callable[[str, Tensor], Tensor]) -> State:
+        """Every delta changed by itself; `change` gets the source's name and δ, and returns new memory or δ itself."""
+        return self.with_deltas({source: change(source, delta) for source, delta in self.deltas.items()})
+
+    def with_merged(self, merged: Tensor) -> State:
+        """The same state with a merged task vector."""
+        return replace(self, merged=merged)
+
+    @property
+    def sum(self) -> Tensor:
+        """The merged task vector, for stages that come after the adding up."""
+        assert self.merged is not None, "compose() puts these stages after an aggregate"
+        return self.merged
+
+
+States = Callable[[], Iterable[State]]
+"""A tensor's (or the model's) blocks as a stage would get them; every call begins again."""
+StageKind = Literal["sparsify", "rescale", "weight", "elect", "basis", "aggregate", "post"]
+"""`aggregate` makes one tensor of many; `post` works on that one; all others work on the deltas before."""
+
+
+def _nothing(shared: Values) -> Scope:
+    return "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step.
+
+    Attributes:
+        name: as pipelines spell it.
+        kind: what it does, and where in a chain it may stand.
+        text: one line for people.
+        apply: state → state.
+        parameters: what recipes may set. Two stages of one chain may share a parameter if they declare it alike.
+        grain: what it must see to do its work: some entries, or the whole tensor.
+        measure: states → floats that `apply` finds in `state.measured`.
+        measures: over what `measure` runs, given the shared parameters.
+        stochastic, ordered, requires, cost, check: as in `Method`.
+    """
+
+    name: str
+    kind: StageKind
+    text: str
+    apply: Callable[[State], State]
+    parameters: tuple[Parameter, ...] = ()
+    grain: Grain = "entry"
+    measure: Callable[[States], Mapping[str, float]] | None = None
+    measures: Callable[[Values], Scope] = _nothing
+    stochastic: bool = False
+    ordered: bool = False
+    requires: frozenset[str] = frozenset()
+    cost: Literal["elementwise", "sort", "svd", "solve", "training"] = "elementwise"
+    check: Callable[[Values, Mapping[str, Values]], None] | None = None
+
+
+_COSTS = ("elementwise", "sort", "svd", "solve", "training")
+
+
+def compose(
+    name: str,
+    title: str,
+    paper: str,
+    stages: Sequence[Stage],
+    *,
+    defaults: Mapping[str, ParameterValue] | None = None,
+    fixed: Mapping[str, ParameterValue] | None = None,
+    num_sources: tuple[int, int | None] = (1, None),
+) -> Method:
+    """A method that runs stages one after the other and adds the result to the base.
+
+    Args:
+        name, title, paper, num_sources: as in `Method`.
+        stages: in order; exactly one aggregate, `post` stages after it and only there.
+        defaults: defaults of this chain where they differ from a stage's own.
+        fixed: parameters that recipes cannot set, and their values.
+
+    Raises:
+        InvalidInputError: the chain makes no sense; names the stage.
+    """
+    chain = _Chain(tuple(stages), dict(fixed or {}))
+    _check_order(chain.stages)
+    parameters = _parameters(chain.stages, defaults or {}, chain.fixed)
+    return Method(
+        name=name,
+        title=title,
+        paper=paper,
+        merge=chain.merge,
+        parameters=parameters,
+        num_sources=num_sources,
+        stochastic=any(s.stochastic for s in stages),
+        measure=chain.measure,
+        measures=chain.measures,
+        check=chain.check,
+        grain=chain.grain,
+        requires=frozenset[str]().union(*(s.requires for s in stages)),
+        ordered=any(s.ordered for s in stages),
+        cost=max((s.cost for s in stages), key=_COSTS.index),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """Stages, and values of parameters that recipes cannot set."""
+
+    stages: tuple[Stage, ...]
+    fixed: Mapping[str, ParameterValue]
+
+    @property
+    def grain(self) -> Grain:
+        """`tensor` too where two stages measure: then what one tensor needs is measured on the way."""
+        measuring = sum(s.measure is not None for s in self.stages)
+        return "tensor" if measuring > 1 or any(s.grain == "tensor" for s in self.stages) else "entry"
+
+    def values(self, shared: Values) -> Values:
+        """With the fixed values among them."""
+        return {**shared, **self.fixed} if self.fixed else shared  # type: ignore[dict-item]  # no knots are fixed
+
+    def measures(self, shared: Values) -> Scope:
+        """The widest that has to be measured beforehand."""
+        scopes = {s.measures(self.values(shared)) for s in self.stages if s.measure is not None}
+        if "model" in scopes:
+            return "model"
+        return "tensor" if "tensor" in scopes and self.grain == "entry" else "nothing"
+
+    def measure(self, blocks: Blocks) -> Mapping[str, float]:
+        """What the stages measure beforehand, one after the other, each on what those before it leave."""
+        shared = self.values(next(iter(blocks())).shared)
+        measured: dict[str, float] = {}
+        for number, stage in enumerate(self.stages):
+            scope = stage.measures(shared)
+            if stage.measure is not None and (scope == "model" or (scope == "tensor" and self.grain == "entry")):
+                found = stage.measure(partial(self._states, blocks, number, dict(measured)))
+                measured |= {f"{number}:{key}": value for key, value in found.items()}
+        return measured
+
+    def merge(self, block: Block) -> Tensor:
+        """θ0 + the merged task vector."""
+        return torch.add(self._state(block, len(self.stages), block.measured).sum, block.base)
+
+    def check(self, shared: Values, per_source: Mapping[str, Values]) -> None:
+        """Every stage's own check."""
+        for stage in self.stages:
+            if stage.check is not None:
+                stage.check(self.values(shared), per_source)
+
+    def _states(self, blocks: Blocks, until: int, measured: Mapping[str, float]) -> Iterator[State]:
+        return (self._measured(self._state(block, until, measured), until, measured) for block in blocks())
+
+    def _state(self, block: Block, until: int, measured: Mapping[str, float]) -> State:
+        """A block after the first stages."""
+        if self.fixed:
+            block = replace(block, shared=self.values(block.shared))
+        deltas = {source: delta for source, delta in block.deltas.items() if delta is not None}
+        state = State(block, deltas, None, dict.fromkeys(block.per_source, 1.0), {})
+        for number in range(until):
+            state = self.stages[number].apply(self._measured(state, number, measured))
+        return state
+
+    def _measured(self, state: State, number: int, measured: Mapping[str, float]) -> State:
+        """The state with what stage `number` has measured; measured now where a whole tensor is all that it takes."""
+        stage = self.stages[number]
+        if stage.measure is None:
+            return state
+        if self.grain == "tensor" and stage.measures(state.shared) == "tensor":
+            return replace(state, measured=stage.measure(lambda: [state]))
+        prefix = f"{number}:"
+        return replace(state, measured={k[len(prefix) :]: v for k, v in measured.items() if k.startswith(prefix)})
+
+
+def _check_order(stages: tuple[Stage, ...]) -> None:
+    names = [stage.name for stage in stages]
+    kinds = [stage.kind for stage in stages]
+    if kinds.count("aggregate") != 1:
+        raise InvalidInputError("merge.pipeline", names, "exactly one stage that adds up (of kind aggregate)")
+    at = kinds.index("aggregate")
+    for number, stage in enumerate(stages):
+        if (stage.kind == "post") != (number > at) and number != at:
+            where = "after" if stage.kind == "post" else "before"
+            raise InvalidInputError(f"merge.pipeline[{number}]", stage.name, f"{where} the stage that adds up")
+
+
+def _parameters(
+    stages: tuple[Stage, ...], defaults: Mapping[str, ParameterValue], fixed: Mapping[str, ParameterValue]
+) -> tuple[Parameter, ...]:
+    found: dict[str, Parameter] = {}
+    for number, stage in enumerate(stages):
+        for parameter in stage.parameters:
+            if found.setdefault(parameter.name, parameter) != parameter:
+                allowed = f"stages that mean the same by their parameter {parameter.name!r}"
+                raise InvalidInputError(f"merge.pipeline[{number}]", stage.name, allowed)
+    assert set(defaults) <= set(found), f"{sorted(set(defaults) - set(found))} are no parameters of these stages"
+    assert set(fixed) <= set(found), f"{sorted(set(fixed) - set(found))} are no parameters of these stages"
+    return tuple(replace(p, default=defaults.get(name, p.default)) for name, p in found.items() if name not in fixed)
