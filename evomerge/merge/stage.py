@@ -32,6 +32,7 @@ class State:
         merged: the merged task vector; None before a stage has added the deltas up.
         weights: source → its share where a mean divides by weights; 1 where a stage has set none.
         measured: what this stage has measured.
+        back: set by a stage that changes the basis: leads the merged task vector back; run right after the adding up.
     """
 
     block: Block
@@ -39,6 +40,12 @@ class State:
     merged: Tensor | None
     weights: Mapping[str, float]
     measured: Mapping[str, float]
+    back: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def zeros(self) -> Tensor:
+        """A task vector of zeros, in the basis that the deltas are in."""
+        return torch.zeros_like(next(iter(self.deltas.values()), self.block.base))
 
     @property
     def shared(self) -> Values:
@@ -215,6 +222,8 @@ class _Chain:
         state = State(block, deltas, None, dict.fromkeys(block.per_source, 1.0), {})
         for number in range(until):
             state = self.stages[number].apply(self._measured(state, number, measured))
+            if state.merged is not None and state.back is not None:
+                state = replace(state, merged=state.back(state.merged), back=None)
         return state
 
     def _measured(self, state: State, number: int, measured: Mapping[str, float]) -> State:

@@ -21,13 +21,13 @@ def _weigh(state: State) -> State:
 def _sum(state: State) -> State:
     """Σ δ, or Σ δ / Σ w with `normalize`, over all sources."""
     total = sum(state.weights.values()) if state.shared["normalize"] else 1.0
-    return state.with_merged(weighted_sum(state.deltas, dict.fromkeys(state.deltas, 1 / total), like=state.block.base))
+    return state.with_merged(weighted_sum(state.deltas, dict.fromkeys(state.deltas, 1 / total), like=state.zeros))
 
 
 def _mean(state: State) -> State:
     """Σ δ / N: sources that leave the tensor alone count as zeros."""
     share = dict.fromkeys(state.deltas, 1 / state.num_sources)
-    return state.with_merged(weighted_sum(state.deltas, share, like=state.block.base))
+    return state.with_merged(weighted_sum(state.deltas, share, like=state.zeros))
 
 
 def _check_sum(shared: Values, per_source: Mapping[str, Values]) -> None:
