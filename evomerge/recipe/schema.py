@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from evomerge.recipe.slices import Slice
+from evomerge.recipe.tokens import TokenRule
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -113,13 +116,24 @@ class Recipe(_Frozen):
 
     Sources are kept sorted by name, so that equal recipes add up in the same order and give the same bytes: where the
     order of two sources matters (slerp), it is the order of their names.
+
+    Attributes:
+        slices: of which layers of which models the merged model is stacked; None: layer by layer.
+        tokenizer: whose vocabulary the merged model has: `base`, a source's name, or the `union` of all of them.
+        tokens: token → where its rows in embedding and head come from, where the tokenizer is not the base's.
+        pad_to_multiple_of: rows of embedding and head are padded to a multiple of this.
+        chat_template: a template's text, or `auto`: the one that most of the models have; None: the base's.
     """
 
     schema_: Literal["evomerge.recipe/1"] = Field(default="evomerge.recipe/1", alias="schema")
     base: ModelRef
     sources: Annotated[dict[Name, ModelRef], AfterValidator(_by_name)] = Field(min_length=1)
     merge: Merge
-    tokenizer: Literal["base"] = "base"
+    slices: tuple[Slice, ...] | None = Field(default=None, min_length=1)
+    tokenizer: str = "base"
+    tokens: dict[str, TokenRule] | None = Field(default=None, min_length=1)
+    pad_to_multiple_of: int | None = Field(default=None, ge=1)
+    chat_template: str | None = Field(default=None, min_length=1)
     dtype: Dtype = "bfloat16"
     seed: int = Field(default=0, ge=0, lt=2**63)
     shard_bytes: int = Field(default=5_000_000_000, gt=0)
@@ -130,6 +144,9 @@ class Recipe(_Frozen):
         for where, names in (
             ("merge.sources", list(self.merge.sources)),
             ("merge.rules", [r.source for r in self.merge.rules if r.source is not None]),
+            ("slices", [name for part in self.slices or () for name in part.sources]),
+            ("tokenizer", [self.tokenizer] if self.tokenizer not in ("base", "union") else []),
+            ("tokens", [r.model for r in (self.tokens or {}).values() if r.model not in (None, "base")]),
         ):
             for name in names:
                 if name not in self.sources:
