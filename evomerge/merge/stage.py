@@ -90,6 +90,12 @@ def _nothing(shared: Values) -> Scope:
     return "nothing"
 
 
+def by_scope(shared: Values) -> Scope:
+    """The whole model with `scope: global`, else every tensor apart. Stages that measure by this one rule need a few
+    entries at a time, however many of them a chain has."""
+    return "model" if shared.get("scope") == "global" else "tensor"
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One step.
@@ -175,9 +181,10 @@ class _Chain:
 
     @property
     def grain(self) -> Grain:
-        """`tensor` too where two stages measure: then what one tensor needs is measured on the way."""
-        measuring = sum(s.measure is not None for s in self.stages)
-        return "tensor" if measuring > 1 or any(s.grain == "tensor" for s in self.stages) else "entry"
+        """`tensor` too where stages measure by different rules, so that one may measure the model and the next a tensor
+        of it: then what one tensor needs is measured on the way."""
+        rules = {s.measures for s in self.stages if s.measure is not None}
+        return "tensor" if len(rules) > 1 or any(s.grain == "tensor" for s in self.stages) else "entry"
 
     def values(self, shared: Values) -> Values:
         """With the fixed values among them."""
