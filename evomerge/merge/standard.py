@@ -55,3 +55,15 @@ ELECTION = Parameter(
     choices=("mass", "count"),
     text="elect signs by the sum of weighted entries, or by the number of sources",
 )
+RESCALE = Parameter(
+    "rescale",
+    "inverse",
+    choices=("inverse", "l1", "l2", "linf", "none"),
+    text="what makes up for dropped entries: one over the probability to be kept, or a norm of the task vector",
+)
+DIVISOR = Parameter(
+    "divisor",
+    "absolute",
+    choices=("absolute", "signed"),
+    text="what a disjoint mean divides by: the sum of |w| of the entries that agree, or of w (mergekit)",
+)
