@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from evomerge.recipe.align import Align
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.slices import Slice
 from evomerge.recipe.tokens import TokenRule
 
@@ -123,12 +125,16 @@ class Recipe(_Frozen):
         tokens: token → where its rows in embedding and head come from, where the tokenizer is not the base's.
         pad_to_multiple_of: rows of embedding and head are padded to a multiple of this.
         chat_template: a template's text, or `auto`: the one that most of the models have; None: the base's.
+        align: source name → how its units are put into the base's order; sources without an entry are taken as they
+            are.
     """
 
     schema_: Literal["evomerge.recipe/1"] = Field(default="evomerge.recipe/1", alias="schema")
     base: ModelRef
     sources: Annotated[dict[Name, ModelRef], AfterValidator(_by_name)] = Field(min_length=1)
     merge: Merge
+    align: dict[Name, Align] | None = Field(default=None, min_length=1)
+    calibration: Calibration | None = None
     slices: tuple[Slice, ...] | None = Field(default=None, min_length=1)
     tokenizer: str = "base"
     tokens: dict[str, TokenRule] | None = Field(default=None, min_length=1)
@@ -143,10 +149,13 @@ class Recipe(_Frozen):
     def _names_exist(self) -> Recipe:
         for where, names in (
             ("merge.sources", list(self.merge.sources)),
+            ("align", list(self.align or {})),
             ("merge.rules", [r.source for r in self.merge.rules if r.source is not None]),
             ("slices", [name for part in self.slices or () for name in part.sources]),
             ("tokenizer", [self.tokenizer] if self.tokenizer not in ("base", "union") else []),
             ("tokens", [r.model for r in (self.tokens or {}).values() if r.model not in (None, "base")]),
+            ("calibration.sources", list(self.calibration.sources) if self.calibration else []),
+            ("calibration.moments", list(self.calibration.moments) if self.calibration else []),
         ):
             for name in names:
                 if name not in self.sources:
@@ -160,6 +169,11 @@ class Recipe(_Frozen):
             if "sha256" in ref:
                 ref.pop("location")
                 ref.pop("revision", None)
+        if self.calibration is not None:
+            _forget_places(data["calibration"])
+        for align in data.get("align", {}).values():
+            if "sha256" in (items := align.get("items", {})):
+                items.pop("location")
         return data
 
     @property
@@ -167,6 +181,14 @@ class Recipe(_Frozen):
         """SHA-256 of the canonical JSON, in hexadecimal; the recipe's name in stores and caches."""
         text = json.dumps(_normal(self.canonical()), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _forget_places(calibration: dict[str, Any]) -> None:
+    """Drop the locations of files that a hash pins."""
+    files = [calibration.get("items", {}), *calibration["sources"].values(), *calibration["moments"].values()]
+    for file in files:
+        if "sha256" in file:
+            file.pop("location")
 
 
 def _normal(value: Any) -> Any:
