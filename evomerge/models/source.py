@@ -13,6 +13,7 @@ from evomerge.errors import ArchitectureError, CheckpointError
 from evomerge.models.adapter import Adapter, is_adapter, open_adapter
 from evomerge.models.architecture import Architecture, architecture_of
 from evomerge.models.checkpoint import Checkpoint, is_merged, open_checkpoint
+from evomerge.models.factors import Factors
 from evomerge.models.family import BUFFER, families
 from evomerge.models.finite import check_finite
 from evomerge.models.weights import some
@@ -34,8 +35,22 @@ class Source(Protocol):
         """Tensors that may differ from the base; never a buffer, never a tied head."""
 
     @property
+    def factored(self) -> frozenset[str]:
+        """Tensors whose delta is a product of two factors, which `factors` gives; empty for a checkpoint."""
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of most of its weights."""
+
+    def factors(self, name: str, *, transposed: bool = False) -> Factors | None:
+        """The factors of δ, the scale multiplied in; None where it has none.
+
+        Args:
+            transposed: the factors of δᵀ.
+
+        Raises:
+            NonFiniteError: one holds NaN or infinity.
+        """
 
     def delta(self, name: str) -> Tensor | None:
         """δ = θk − θ0 in float32, new memory; None where the source leaves the tensor alone.
@@ -63,6 +78,11 @@ class CheckpointSource:
         self._base, self._checkpoint, self._stored = base, checkpoint, stored
         same = checkpoint.path.resolve() == base.path.resolve()
         self.changed = frozenset() if same else frozenset(stored)
+        self.factored: frozenset[str] = frozenset()
+
+    def factors(self, name: str, *, transposed: bool = False) -> Factors | None:
+        """None: a checkpoint holds no factors."""
+        return None
 
     def delta(self, name: str) -> Tensor | None:
         """θk − θ0, both widened to float32 first."""
@@ -85,16 +105,25 @@ class CheckpointSource:
 
 
 class AdapterSource:
-    """A LoRA adapter of the base model."""
+    """An adapter of the base model."""
 
     def __init__(self, name: str, base: Checkpoint, adapter: Adapter, spelled: Mapping[str, str]) -> None:
         self.name, self.path, self.dtype = name, adapter.path, adapter.dtype
         self._base, self._adapter, self._spelled = base, adapter, spelled
         self.changed = frozenset(spelled)
+        self.factored = frozenset(at for at, name in spelled.items() if name in adapter.factored)
+
+    def factors(self, name: str, *, transposed: bool = False) -> Factors | None:
+        """√(α/r)·A and √(α/r)·B."""
+        if name not in self.factored:
+            return None
+        spelled = self._spelled[name]
+        found = self._adapter.factors(spelled)
+        return found if found is None or self._adapter.transposed(spelled) == transposed else found.turned
 
     def delta(self, name: str) -> Tensor | None:
-        """(α/r)·B·A."""
-        return self._adapter.delta(self._spelled[name]) if name in self._spelled else None
+        """(α/r)·B·A, or what the adapter's kind makes of it."""
+        return self._adapter.delta(self._spelled[name], self._base.read(name)) if name in self._spelled else None
 
     def weights(self, name: str) -> Tensor:
         """θ0 + δ."""
@@ -202,7 +231,7 @@ def _match_adapter(name: str, adapter: Adapter, base: Checkpoint, architecture: 
                 f"source {name!r} ({adapter.path}) adapts {at!r}, which is tied: head and embedding are one tensor in "
                 "the base model, and an adapter changes only one of the two"
             )
-        _check_shape(name, found, adapter.shape(at), base)
+        _check_shape(name, found, adapter.shape(at) or base.tensors[found].shape, base)
         spelled[found] = at
     return spelled
 
