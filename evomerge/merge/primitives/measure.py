@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Rows = Callable[[], Iterable[tuple[int, Mapping[str, Tensor | None]]]]
-"""Blocks of flat float32 tensors: their length, and per source the values (None: zeros). Every call begins again."""
+"""Blocks of float32 tensors, of any shape: number of entries, and per source the values (None: zeros). Every call
+begins again."""
+Kept = Callable[[int], int]
+"""Number of entries → how many of them are kept."""
 
 _LOW_BITS = 17
 _BINS = 1 << (31 - _LOW_BITS)
@@ -42,22 +46,51 @@ def kth_magnitudes(rows: Rows, densities: Mapping[str, float]) -> dict[str, floa
         source → threshold t: at least K entries have |value| ≥ t, fewer than K have |value| > t; 0 for density 1 (and
         no pass at all if there is no other), infinity for density 0.
     """
-    result = dict.fromkeys(densities, 0.0)
-    partial = [source for source, density in densities.items() if density < 1]
-    if not partial:
-        return result
-    size, upper = _upper_counts(rows, partial)
-    bins: dict[str, tuple[int, int]] = {}
-    for source in partial:
-        kept = count_kept(densities[source], size)
-        if kept:
-            bins[source] = _bin_of(upper[source], kept)
-        else:
-            result[source] = float("inf")
+    kept = {source: partial(count_kept, density) for source, density in densities.items() if density < 1}
+    return dict.fromkeys(densities, 0.0) | kth_largest(rows, kept)
+
+
+def kth_largest(rows: Rows, kept: Mapping[str, Kept]) -> dict[str, float]:
+    """For each source its K-th largest |value|, K = kept(number of entries); see `kth_magnitudes`.
+
+    Returns:
+        source → threshold; infinity where K is 0.
+    """
+    if not kept:
+        return {}
+    result = dict.fromkeys(kept, float("inf"))
+    size, upper = _upper_counts(rows, list(kept))
+    counts = {source: number for source, of in kept.items() if (number := of(size))}
+    bins = {source: _bin_of(upper[source], number) for source, number in counts.items()}
     for source, gathered in _inside_bins(rows, {source: high for source, (high, _) in bins.items()}).items():
         bits = gathered.largest(bins[source][1])
         result[source] = float(np.array(bits, dtype=np.uint32).view(np.float32))
     return result
+
+
+def kth_values(rows: Rows, kept: Mapping[str, Kept]) -> dict[str, float]:
+    """For each source its K-th largest value, signs minded, K = kept(number of entries) > 0: exactly, in two passes
+    where that value is positive, in four where it is not.
+    """
+    found = kth_largest(_positive(rows, 1), kept)
+    rest = {source: of for source, of in kept.items() if found[source] == 0}
+    from_below = {source: partial(_rank_from_below, of) for source, of in rest.items()}
+    below = kth_largest(_positive(rows, -1), from_below)
+    return found | {source: 0.0 - value for source, value in below.items()}
+
+
+def _rank_from_below(kept: Kept, size: int) -> int:
+    return size - kept(size) + 1
+
+
+def _positive(rows: Rows, sign: int) -> Rows:
+    """max(±value, 0)."""
+
+    def parts() -> Iterator[tuple[int, Mapping[str, Tensor | None]]]:
+        for length, values in rows():
+            yield length, {s: None if x is None else (x * sign).clamp_(min=0) for s, x in values.items()}
+
+    return parts
 
 
 def _upper_counts(rows: Rows, sources: Sequence[str]) -> tuple[int, dict[str, Tensor]]:
@@ -130,7 +163,7 @@ def _inside(bits: Tensor, high: int) -> Tensor:
 
 
 def _bits(block: Tensor) -> Tensor:
-    return block.abs().view(torch.int32)
+    return block.abs().view(-1).view(torch.int32)
 
 
 def _bin_of(counts: Tensor, kept: int) -> tuple[int, int]:
