@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from api import cli_checks
 from api.progress import make_console
 from evomerge import __version__
 from evomerge.errors import EvomergeError, InvalidInputError
@@ -250,6 +251,9 @@ def chat(
             return
         if line.strip():
             out.print(talk.answer(line), highlight=False, markup=False)
+
+
+cli_checks.add_to(app)
 
 
 def configure_logging(level: int) -> None:

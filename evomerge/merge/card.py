@@ -1,0 +1,130 @@
+"""The model card of a merged model: what it is, from what, under which licences, how good, how to make it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge import __version__
+from evomerge.merge.literature import cited
+from evomerge.merge.methods import method_of
+from evomerge.models.hub import HUB, locate
+from evomerge.models.licence import Licence, licence_of
+from evomerge.recipe.document import dump_yaml_data
+from evomerge.recipe.schema import ModelRef, Recipe
+from evomerge.recipe.text import dump_yaml, load_recipe
+
+
+def model_card(recipe: Recipe, root: Path) -> str:
+    """The `README.md` of the model that a recipe makes, with the head that model hubs read.
+
+    Args:
+        recipe: pinned; its provenance gives the scores.
+        root: relative locations are under it.
+    """
+    models = {"base": recipe.base, **recipe.sources}
+    licences = {name: _licence(ref, root) for name, ref in models.items()}
+    parts = [
+        f"---\n{dump_yaml_data(_head(recipe, licences))}---",
+        f"# {_title(recipe)}",
+        f"A merge made by evomerge {__version__}. No training was done; the weights are those of the recipe below.",
+        "## Sources\n\n" + "\n".join(_sources(models, licences)),
+        *_warnings(licences),
+        *_evaluation(recipe.provenance),
+        f"## Recipe\n\n```yaml\n{dump_yaml(recipe)}```",
+        "## Build it again\n\n"
+        "The hashes in the recipe say which weights are meant; where they lie may differ.\n\n"
+        "    evomerge merge recipe.yaml OUT" + "".join(f" --model {name}=PLACE" for name in models),
+        *_citations(recipe),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(recipe: Recipe) -> str:
+    names = " + ".join(recipe.sources)
+    return f"{_place(recipe.base)} merged with {names}"
+
+
+def _place(ref: ModelRef) -> str:
+    """A name that tells nothing about the machine: the hub's, or the directory's own."""
+    return ref.location.removeprefix(HUB) if ref.location.startswith(HUB) else Path(ref.location).name
+
+
+def _licence(ref: ModelRef, root: Path) -> Licence:
+    """A model's own; of a recipe, all that are stated for what it is made from."""
+    path = locate(ref, root)
+    if path.is_dir():
+        return licence_of(path)
+    nested = load_recipe(path)
+    found = [_licence(part, path.parent) for part in (nested.base, *nested.sources.values())]
+    names = sorted({licence.name for licence in found if licence.name})
+    return Licence(" and ".join(names) if all(licence.name for licence in found) else None, path)
+
+
+def _head(recipe: Recipe, licences: Mapping[str, Licence]) -> dict[str, Any]:
+    head: dict[str, Any] = {}
+    names = {licence.name for licence in licences.values()}
+    if len(names) == 1 and None not in names:
+        head["license"] = names.pop()
+    hub = [_place(ref) for ref in (recipe.base, *recipe.sources.values()) if ref.location.startswith(HUB)]
+    if hub:
+        head |= {"base_model": hub, "base_model_relation": "merge"}
+    return {**head, "library_name": "transformers", "tags": ["merge", "evomerge", recipe.merge.method]}
+
+
+def _sources(models: Mapping[str, ModelRef], licences: Mapping[str, Licence]) -> Iterator[str]:
+    yield "| name | model | licence | SHA-256 of the weights |"
+    yield "|---|---|---|---|"
+    for name, ref in models.items():
+        digest = f"`{ref.sha256[:16]}…`" if ref.sha256 else "not pinned"
+        revision = f" @ {ref.revision}" if ref.revision else ""
+        yield f"| {name} | {_place(ref)}{revision} | {licences[name].name or 'none stated'} | {digest} |"
+
+
+def _warnings(licences: Mapping[str, Licence]) -> Iterator[str]:
+    said = [f"- **{name}**: {licence.warning}." for name, licence in licences.items() if licence.warning]
+    names = {licence.name for licence in licences.values() if licence.name}
+    if len(names) > 1:
+        said.append(f"- The licences differ ({', '.join(sorted(names))}): the terms of all of them apply.")
+    if said:
+        yield "## Licences: read before sharing\n\n" + "\n".join(said)
+
+
+def _evaluation(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """What the search measured, where the recipe comes from one: on holdout items, else on all search items, else
+    estimates."""
+    verified = _mapping(provenance.get("verified"))
+    for scores, what in (
+        (verified.get("holdout"), "on holdout items, which the search never saw"),
+        (verified.get("search"), "on all items that the search drew from"),
+        (provenance.get("scores"), "estimated during the search, from subsets of items"),
+    ):
+        rows = list(_rows(_mapping(scores)))
+        if rows:
+            run = f"Run `{provenance['run']}`, candidate {provenance.get('candidate')}. " if "run" in provenance else ""
+            table = ["| objective | score | standard error | items |", "|---|---|---|---|", *rows]
+            yield f"## Evaluation\n\n{run}Scores {what}.\n\n" + "\n".join(table)
+            return
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """Provenance is free text as far as the schema goes."""
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(scores: Mapping[str, Any]) -> Iterator[str]:
+    for name, score in scores.items():
+        mean, error, items = (_mapping(score).get(key) for key in ("mean", "se", "n"))
+        if isinstance(mean, int | float):
+            text = f"{error:.3f}" if isinstance(error, int | float) else "–"
+            yield f"| {name} | {mean:.3f} | {text} | {items if items is not None else '–'} |"
+
+
+def _citations(recipe: Recipe) -> Iterator[str]:
+    method = method_of(recipe.merge)
+    found = cited([recipe.merge])
+    text = "\n\n".join(paper.bibtex for paper in found)
+    yield f"## Method\n\n{method.title} (`{recipe.merge.method}`): {method.paper}." + (
+        f"\n\n```bibtex\n{text}\n```" if text else ""
+    )
