@@ -72,7 +72,7 @@ def _entries(
     """Consecutive entries, flat."""
     job = work.job
     base = work.base.view(-1)[begin:end].to(device=device, dtype=torch.float32)
-    parts: dict[str, Tensor | None] = dict.fromkeys(plan.sources)
+    parts: dict[str, Tensor | None] = dict.fromkeys(job.per_source)
     for source, operand in work.operands.items():
         at = operand.delta if plan.method.domain == "delta" else operand.model
         parts[source] = at(base, begin, end)
@@ -104,7 +104,12 @@ def measure_model(plan: Plan, works: Callable[[], Iterable[TensorWork]], device:
     """What the method measures over the whole model; `works` begins again at every call."""
     return _measure(
         plan,
-        lambda: (b for work in works() if not work.job.buffer for b in blocks_of(plan, work, {}, device)),
+        lambda: (
+            b
+            for work in works()
+            if not work.job.buffer and work.job.per_source
+            for b in blocks_of(plan, work, {}, device)
+        ),
     )
 
 

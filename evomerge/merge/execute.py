@@ -112,7 +112,8 @@ def _write(recipe: Recipe, todo: Plan, inputs: Inputs, out: Path, scratch: Path,
             writer.add(job.name, result)
             if progress is not None:
                 progress(done + 1, len(todo.jobs))
-        write_sidecar(inputs.base.path, inputs.base.config, recipe, writer.directory)
+        places = [source.path for source in inputs.sources.values()]
+        write_sidecar(inputs.base.path, inputs.base.config, recipe, writer.directory, places)
 
 
 def _with_folded(inputs: Inputs, scratch: Path) -> Inputs:

@@ -49,20 +49,31 @@ class Inputs:
 
     def work(self, job: TensorJob) -> TensorWork:
         """The tensors of a job, checked to be finite."""
-        base = self.base.read(job.name)
-        if not job.buffer:
-            check_finite(base, job.name, f"the base model ({self.base.path})")
-        return TensorWork(job, base, {source: self._operand(source, job.name) for source in job.changed})
+        if job.factored:
+            return TensorWork(job, self._theta0(job), {}, factors=factors_of(job, self.sources))
+        return TensorWork(job, self._theta0(job), {source: self._operand(source, job) for source in job.changed})
 
     def works(self, plan: Plan) -> Iterator[TensorWork]:
         """The tensors of all jobs that merge, one after the other."""
         return (self.work(job) for job in plan.jobs)
 
-    def _operand(self, name: str, tensor: str) -> Operand:
-        source = self.sources[name]
+    def _theta0(self, job: TensorJob) -> Tensor:
+        if job.theta0 is None:
+            first = job.changed[0]
+            return self.sources[first].weights(job.tensor_of(first)).contiguous()
+        base = self.base.read(job.theta0)
+        if not job.buffer:
+            check_finite(base, job.theta0, f"the base model ({self.base.path})")
+        return base
+
+    def _operand(self, name: str, job: TensorJob) -> Operand:
+        source, tensor = self.sources[name], job.tensor_of(name)
         if not isinstance(source, AdapterSource):
             return Operand("weights", source.weights(tensor).contiguous())
-        delta = self.deltas[name][tensor] if name in self.deltas else source.delta(tensor)
+        delta = self.deltas[name].get(tensor) if name in self.deltas else source.delta(tensor)
+        if tensor != job.theta0:  # a slice takes it from another layer: δ from that layer's base is none from θ0
+            base = self.base.read(tensor).float()
+            return Operand("weights", base if delta is None else delta + base)
         assert delta is not None, f"{name} lists {tensor} as changed"
         return Operand("delta", delta)
 

@@ -123,6 +123,10 @@ class Method:
 
     Attributes:
         name: as recipes spell it.
+def _never(num_sources: int) -> bool:
+    return False
+
+
         title, paper: for people; the paper with its arXiv number.
         merge: block → merged entries θ, float32, new memory; θ[i] depends on the inputs at i, the masks at i and
             `measured` alone.
@@ -140,6 +144,7 @@ class Method:
         cost: the dearest thing that it does with a tensor, for planning and for tables.
     """
 
+        baseless: whether, of so many sources, the result is the same whatever the base is.
     name: str
     title: str
     paper: str
@@ -156,3 +161,4 @@ class Method:
     requires: frozenset[str] = frozenset()
     ordered: bool = False
     cost: Cost = "elementwise"
+    baseless: Callable[[int], bool] = _never

@@ -12,6 +12,7 @@ from evomerge.errors import InvalidInputError
 from evomerge.merge.method import Method, Values
 from evomerge.merge.methods import method_of as find_method
 from evomerge.merge.parameters import check, resolve
+from evomerge.merge.slices import Placed, num_layers, placed
 from evomerge.models.architecture import Architecture, Part
 from evomerge.models.checkpoint import TensorInfo, is_merged
 from evomerge.models.family import BUFFER
@@ -24,18 +25,32 @@ NO_PART = Part("", None)
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """From where a slice takes a tensor, in the base's names.
+
+    Attributes:
+        base: θ0; None: the slice has no base, and the first source's tensor stands in where only a shape is asked for.
+        sources: source name → its tensor.
+    """
+
+    base: str | None
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class TensorJob:
     """One output tensor.
 
     Attributes:
-        name: as the base checkpoint spells it.
+        name: as the base checkpoint spells it (where there are slices: would spell it).
         dtype: of the output: the recipe's, or as stored for buffers.
         buffer: it is no weight: copied as stored, not part of what is merged.
         copy: it is the base's tensor: a buffer, or no source changes it and the method leaves such tensors alone.
-        shared, per_source: the method's parameters here.
-        changed: the sources that may differ from the base here, in the order of their names.
-        part, num_layers: the tensor's part in an architecture of so many layers.
+        shared, per_source: the method's parameters here; per source for those that take part in the tensor.
+        changed: the sources that may differ from θ0 here, in the order of their names.
+        part, num_layers: the tensor's part in the merged model of so many layers.
         transposed: it is a matrix that is stored (in × out); methods of grain `tensor` are shown (out × in).
+        factored: the method reads the sources' LoRA factors here.
     """
 
     name: str
@@ -48,6 +63,17 @@ class TensorJob:
     part: Part = NO_PART
     num_layers: int = 0
     transposed: bool = False
+    factored: bool = False
+    origin: Origin | None = None
+
+    @property
+    def theta0(self) -> str | None:
+        """The base's tensor that is θ0; None where a slice has no base."""
+        return self.origin.base if self.origin is not None else self.name
+
+    def tensor_of(self, source: str) -> str:
+        """A source's tensor, in the base's names."""
+        return self.origin.sources[source] if self.origin is not None else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +119,48 @@ def plan(
     """
     method = find_method(recipe.merge)
     sources = tuple(sorted(recipe.sources))
-    _check_count(method, sources)
+    depth = num_layers(recipe, architecture)
+    _check_vocabulary(recipe)
+    _check_count(method, recipe, sources)
     check(method, recipe.merge)
-    _check_rules(recipe, architecture)
-    resolved: dict[Part, tuple[Values, Mapping[str, Values]]] = {}
+    _check_rules(recipe, architecture, depth)
+    resolved: dict[tuple[Part, tuple[str, ...]], tuple[Values, Mapping[str, Values]]] = {}
     jobs = []
-    for name, info in tensors.items():
-        part = architecture.parts[name]
-        if name in architecture.tied:
-            continue
-        if part not in resolved:
-            resolved[part] = _resolve(method, recipe, sources, part, architecture.num_layers)
-        shared, per_source = resolved[part]
-        changing = tuple(source for source in sources if name in changed[source])
-        buffer = part.role == BUFFER or not is_merged(info)
-        dtype = info.dtype if buffer else DTYPES[recipe.dtype]
-        copy = buffer or (not changing and method.keeps_base(shared))
-        turned = part.role in architecture.transposed and len(info.shape) == 2
-        jobs.append(
-            TensorJob(name, dtype, buffer, copy, shared, per_source, changing, part, architecture.num_layers, turned)
-        )
+    for at in placed(recipe, architecture):
+        key = (at.part, tuple(sorted(at.sources)))
+        if key not in resolved:
+            resolved[key] = _resolve(method, recipe, key[1], at.part, depth) if key[1] else ({}, {})
+        jobs.append(_job(recipe, method, at, tensors[at.like], changed, resolved[key], architecture, depth))
     return Plan(method, sources, tuple(jobs), recipe.seed)
+
+
+def _job(
+    recipe: Recipe,
+    method: Method,
+    at: Placed,
+    info: TensorInfo,
+    changed: Mapping[str, frozenset[str]],
+    resolved: tuple[Values, Mapping[str, Values]],
+    architecture: Architecture,
+    depth: int,
+) -> TensorJob:
+    shared, per_source = resolved
+    changing = tuple(s for s in sorted(at.sources) if at.sources[s] != at.base or at.sources[s] in changed[s])
+    buffer = at.part.role == BUFFER or not is_merged(info)
+    copy = buffer or not per_source or (not changing and method.keeps_base(shared))
+    return TensorJob(
+        name=at.name,
+        dtype=info.dtype if buffer else DTYPES[recipe.dtype],
+        buffer=buffer,
+        copy=copy,
+        shared=shared,
+        per_source=per_source,
+        changed=() if buffer else changing,
+        part=at.part,
+        num_layers=depth,
+        transposed=at.part.role in architecture.transposed and len(info.shape) == 2,
+        origin=None if recipe.slices is None else Origin(at.base, at.sources),
+    )
 
 
 def _resolve(
@@ -129,17 +176,44 @@ def _resolve(
     return shared, per_source
 
 
-def _check_count(method: Method, sources: tuple[str, ...]) -> None:
+def _check_count(method: Method, recipe: Recipe, sources: tuple[str, ...]) -> None:
+    """As many sources as the method takes, in every slice, and a base where it cannot do without."""
+    if recipe.slices is None:
+        _check_number(method, "sources", sources)
+        return
+    if method.requires:
+        allowed = f"no slices with method {method.name}, which reads statistics of whole models"
+        raise InvalidInputError("slices", f"{len(recipe.slices)} slices", allowed)
+    for number, part in enumerate(recipe.slices):
+        if part.sources:
+            _check_number(method, f"slices[{number}].sources", tuple(part.sources))
+            if part.base is None and not method.baseless(len(part.sources)):
+                allowed = f"layers of the base: {method.name} of {len(part.sources)} source(s) needs it"
+                raise InvalidInputError(f"slices[{number}].base", None, allowed)
+
+
+def _check_number(method: Method, field: str, sources: tuple[str, ...]) -> None:
     least, most = method.num_sources
     if len(sources) < least or (most is not None and len(sources) > most):
         allowed = f"{least}" if least == most else f"{least} to {most}" if most is not None else f"{least} or more"
-        raise InvalidInputError("sources", list(sources), f"{allowed} source(s) for method {method.name}")
+        raise InvalidInputError(field, list(sources), f"{allowed} source(s) for method {method.name}")
 
 
-def _check_rules(recipe: Recipe, architecture: Architecture) -> None:
+def _check_vocabulary(recipe: Recipe) -> None:
+    for field in ("tokens", "pad_to_multiple_of"):
+        if (value := getattr(recipe, field)) is not None:
+            raise InvalidInputError(field, value, "nothing: merged models have the base's tokenizer")
+    if recipe.tokenizer != "base":
+        raise InvalidInputError("tokenizer", recipe.tokenizer, "base: merged models have the base's tokenizer")
+    template = recipe.chat_template
+    if template not in (None, "auto") and "{" not in str(template):
+        raise InvalidInputError("chat_template", template, "auto, or the text of a Jinja template")
+
+
+def _check_rules(recipe: Recipe, architecture: Architecture, depth: int) -> None:
     for i, rule in enumerate(recipe.merge.rules):
-        if rule.layers is not None and rule.layers[1] >= architecture.num_layers:
-            allowed = f"layers 0 to {architecture.num_layers - 1} of this model"
+        if rule.layers is not None and rule.layers[1] >= depth:
+            allowed = f"layers 0 to {depth - 1} of {'the merged model' if recipe.slices else 'this model'}"
             raise InvalidInputError(f"merge.rules[{i}].layers", list(rule.layers), allowed)
         for pattern in rule.roles:
             if not any(role_matches(role, (pattern,)) for role in architecture.roles):

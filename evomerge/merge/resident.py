@@ -27,11 +27,13 @@ from evomerge.merge.inputs import open_inputs
 from evomerge.merge.plan import DTYPES, Plan, TensorJob, plan
 from evomerge.merge.resolve import pin
 from evomerge.models.checkpoint import content_hash
+from evomerge.merge.slices import sliced_config
 from evomerge.models.family import BUFFER
 from evomerge.models.finite import check_finite
 from evomerge.models.source import AdapterSource, Source
 from evomerge.recipe.schema import ModelRef, Recipe
 from evomerge.recipe.text import load_recipe
+from evomerge.recipe.slices import Slice
 
 
 class Resident:
@@ -75,6 +77,7 @@ class Resident:
         """
         resident = self._resident_names(recipe)
         changed = {name: self._inputs.sources[at].changed if at else frozenset() for name, at in resident.items()}
+        self._check_depth(recipe)
         todo = plan(recipe, self._inputs.base.tensors, self._inputs.architecture, changed)
         works = {job.name: self._work(job, resident) for job in todo.jobs}
         measured = self._measured(todo, works)
@@ -83,23 +86,46 @@ class Resident:
                 self._materialize(job, works[job.name], todo, measured)
 
     def _materialize(self, job: TensorJob, work: TensorWork, todo: Plan, measured: Mapping[str, float] | None) -> None:
-        if job.name not in self._live or (job.copy and job.name not in self._dirty):
+        as_base = job.copy and job.theta0 == job.name
+        if job.name not in self._live or (as_base and job.name not in self._dirty):
             return
         self._dirty.add(job.name)
         merge_into(self._live[job.name], todo, work, measured)
-        if job.copy:
+        if as_base:
             self._dirty.discard(job.name)
 
     def _measured(self, todo: Plan, works: Mapping[str, TensorWork]) -> Mapping[str, float] | None:
         return measure_model(todo, lambda: works.values(), self._device) if todo.measures == "model" else None
 
     def _work(self, job: TensorJob, resident: Mapping[str, str | None]) -> TensorWork:
-        operands = {}
-        for name in job.changed:
-            at = resident[name]
-            assert at is not None, "the base changes nothing"
-            operands[name] = self._operands[at][job.name]
-        return TensorWork(job, self._base[job.name], operands)
+        if job.factored:
+            found = factors_of(job, {name: self._source(resident[name]) for name in job.changed})
+            here = {name: factors.to(self._device) for name, factors in found.items()}
+            return TensorWork(job, self._base[job.name], {}, factors=here)
+        operands = {name: self._operand(resident[name], job.tensor_of(name), job.theta0) for name in job.changed}
+        theta0 = job.theta0
+        base = self._base[theta0] if theta0 is not None else operands[job.changed[0]].tensor
+        return TensorWork(job, base, operands)
+
+    def _operand(self, source: str | None, tensor: str, theta0: str | None) -> Operand:
+        """A resident source's tensor; the base's own where the source (None: it is the base) leaves it alone."""
+        operand = self._operands[source].get(tensor) if source is not None else None
+        if operand is None:
+            return Operand("weights", self._base[tensor])
+        if operand.kind == "delta" and tensor != theta0:  # a slice takes it from another layer than θ0
+            return Operand("weights", operand.tensor + self._base[tensor].float())
+        return operand
+
+    def _check_depth(self, recipe: Recipe) -> None:
+        """Slices may stack what they like, but the live model's layers cannot change in number or kind."""
+        config = self._inputs.base.config
+        if recipe.slices is not None and sliced_config(config, recipe.slices) != sliced_config(config, self._whole()):
+            depth = self._inputs.architecture.num_layers
+            allowed = f"{depth} layers of the base's kinds: a live model keeps its layers; merge to a directory instead"
+            raise InvalidInputError("slices", f"{sum(p.num_layers for p in recipe.slices)} layers", allowed)
+
+    def _whole(self) -> tuple[Slice, ...]:
+        return (Slice(base=(0, self._inputs.architecture.num_layers - 1)),)
 
     def _resident_names(self, recipe: Recipe) -> dict[str, str | None]:
         """Source name in `recipe` → name of the resident source that it is; None for the base itself."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError
+from evomerge.merge.slices import sliced_config
+from evomerge.merge.template import write_template
 from evomerge.recipe.schema import Dtype, Recipe
 from evomerge.recipe.text import dump_yaml
 
@@ -19,14 +21,18 @@ COPIED = (
 """Files of the base that the merged model takes over as they are."""
 
 
-def write_sidecar(base: Path, config: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
-    """Copy tokenizer, chat template and generation config; write config.json with the new dtype, and the recipe.
+def write_sidecar(
+    base: Path, config: Mapping[str, Any], recipe: Recipe, out: Path, sources: Sequence[Path] = ()
+) -> None:
+    """Copy tokenizer, chat template and generation config; write config.json with the new dtype and depth, and the
+    recipe.
 
     Args:
         base: the base model's directory.
         config: its config.json.
         recipe: what the weights were made from, pinned.
         out: an existing directory.
+        sources: the sources' directories, for `chat_template: auto`.
 
     Raises:
         CheckpointError: a file cannot be read or written.
@@ -34,6 +40,9 @@ def write_sidecar(base: Path, config: Mapping[str, Any], recipe: Recipe, out: Pa
     try:
         for path in sorted({path for pattern in COPIED for path in base.glob(pattern) if path.is_file()}):
             shutil.copyfile(path, out / path.name)
+        if recipe.chat_template is not None:
+            write_template(recipe.chat_template, (base, *sources), out)
+        config = sliced_config(config, recipe.slices)
         text = json.dumps({**config, **_dtypes(config, recipe.dtype)}, indent=2, ensure_ascii=False) + "\n"
         (out / "config.json").write_text(text, encoding="utf-8")
         (out / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")

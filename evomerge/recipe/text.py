@@ -83,6 +83,9 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
     for rule in merge.get("rules", ()):
         if not rule["roles"]:
             del rule["roles"]
+    for part in data.get("slices", ()):
+        if not part["sources"]:
+            del part["sources"]
     if recipe.provenance:  # not above: a None in it means something
         data["provenance"] = recipe.model_dump(mode="json", include={"provenance"})["provenance"]
     return data

@@ -20,6 +20,7 @@ PASSTHROUGH = Method(
     parameters=(),
     domain="weights",
     num_sources=(1, 1),
+    baseless=lambda num_sources: True,
 )
 
 METHODS = (PASSTHROUGH,)

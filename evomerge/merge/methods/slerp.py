@@ -78,6 +78,7 @@ SLERP = Method(
     ),
     domain="weights",
     num_sources=(1, 2),
+    baseless=lambda num_sources: num_sources == 2,
     measure=_measure,
     measures=lambda shared: "tensor",
 )
@@ -92,6 +93,7 @@ NUSLERP = Method(
     ),
     domain="weights",
     num_sources=(1, 2),
+    baseless=lambda num_sources: num_sources == 2,
     measure=_measure,
     measures=lambda shared: "tensor",
     check=_check_weights,
