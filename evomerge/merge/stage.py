@@ -90,6 +90,10 @@ def _nothing(shared: Values) -> Scope:
     return "nothing"
 
 
+def _never(shared: Values) -> bool:
+    return False
+
+
 def by_scope(shared: Values) -> Scope:
     """The whole model with `scope: global`, else every tensor apart. Stages that measure by this one rule need a few
     entries at a time, however many of them a chain has."""
@@ -107,6 +111,8 @@ class Stage:
         apply: state → state.
         parameters: what recipes may set. Two stages of one chain may share a parameter if they declare it alike.
         grain: what it must see to do its work: some entries, or the whole tensor.
+        rowwise: whether, given the shared parameters, a stage of grain `tensor` may be shown some rows at a time
+            (slices of the tensor's first dimension; a vector is one row).
         measure: states → floats that `apply` finds in `state.measured`.
         measures: over what `measure` runs, given the shared parameters.
         stochastic, ordered, requires, cost, check: as in `Method`.
@@ -118,6 +124,7 @@ class Stage:
     apply: Callable[[State], State]
     parameters: tuple[Parameter, ...] = ()
     grain: Grain = "entry"
+    rowwise: Callable[[Values], bool] = _never
     measure: Callable[[States], Mapping[str, float]] | None = None
     measures: Callable[[Values], Scope] = _nothing
     stochastic: bool = False
@@ -127,6 +134,9 @@ class Stage:
     check: Callable[[Values, Mapping[str, Values]], None] | None = None
 
 
+_ENTRIES = 1 << 16
+"""Entries in the rows that are worked on at a time on a CPU: they fit in a core's second-level cache."""
+_DEVICE_ENTRIES = 1 << 26
 _COSTS = ("elementwise", "sort", "svd", "solve", "training")
 
 
@@ -183,8 +193,8 @@ class _Chain:
     def grain(self) -> Grain:
         """`tensor` too where stages measure by different rules, so that one may measure the model and the next a tensor
         of it: then what one tensor needs is measured on the way."""
-        rules = {s.measures for s in self.stages if s.measure is not None}
-        return "tensor" if len(rules) > 1 or any(s.grain == "tensor" for s in self.stages) else "entry"
+        whole = any(s.grain == "tensor" for s in self.stages)
+        return "tensor" if whole or len({s.measures for s in self.stages if s.measure is not None}) > 1 else "entry"
 
     def values(self, shared: Values) -> Values:
         """With the fixed values among them."""
@@ -195,7 +205,12 @@ class _Chain:
         scopes = {s.measures(self.values(shared)) for s in self.stages if s.measure is not None}
         if "model" in scopes:
             return "model"
-        return "tensor" if "tensor" in scopes and self.grain == "entry" else "nothing"
+        return "tensor" if "tensor" in scopes and self.in_parts(self.values(shared)) else "nothing"
+
+    def in_parts(self, shared: Values) -> bool:
+        """Whether no stage needs more than some entries, or some rows, of a tensor at a time."""
+        one_rule = len({s.measures for s in self.stages if s.measure is not None}) < 2
+        return one_rule and all(s.grain == "entry" or s.rowwise(shared) for s in self.stages)
 
     def measure(self, blocks: Blocks) -> Mapping[str, float]:
         """What the stages measure beforehand, one after the other, each on what those before it leave."""
@@ -203,14 +218,21 @@ class _Chain:
         measured: dict[str, float] = {}
         for number, stage in enumerate(self.stages):
             scope = stage.measures(shared)
-            if stage.measure is not None and (scope == "model" or (scope == "tensor" and self.grain == "entry")):
+            if stage.measure is not None and (scope == "model" or (scope == "tensor" and self.in_parts(shared))):
                 found = stage.measure(partial(self._states, blocks, number, dict(measured)))
                 measured |= {f"{number}:{key}": value for key, value in found.items()}
         return measured
 
     def merge(self, block: Block) -> Tensor:
         """θ0 + the merged task vector."""
-        return torch.add(self._state(block, len(self.stages), block.measured).sum, block.base)
+        if self.grain == "entry" or not self.in_parts(self.values(block.shared)):
+            return torch.add(self._state(block, len(self.stages), block.measured).sum, block.base)
+        result = torch.empty_like(block.base)
+        flat = result.view(-1)
+        for part in _rows(block):
+            merged = self._state(part, len(self.stages), block.measured).sum
+            torch.add(merged, part.base, out=flat[part.offset : part.offset + part.base.numel()].view(part.base.shape))
+        return result
 
     def check(self, shared: Values, per_source: Mapping[str, Values]) -> None:
         """Every stage's own check."""
@@ -219,7 +241,11 @@ class _Chain:
                 stage.check(self.values(shared), per_source)
 
     def _states(self, blocks: Blocks, until: int, measured: Mapping[str, float]) -> Iterator[State]:
-        return (self._measured(self._state(block, until, measured), until, measured) for block in blocks())
+        for block in blocks():
+            for part in (
+                _rows(block) if self.grain == "tensor" and self.in_parts(self.values(block.shared)) else (block,)
+            ):
+                yield self._measured(self._state(part, until, measured), until, measured)
 
     def _state(self, block: Block, until: int, measured: Mapping[str, float]) -> State:
         """A block after the first stages."""
@@ -238,10 +264,23 @@ class _Chain:
         stage = self.stages[number]
         if stage.measure is None:
             return state
-        if self.grain == "tensor" and stage.measures(state.shared) == "tensor":
+        if stage.measures(state.shared) == "tensor" and not self.in_parts(state.shared):
             return replace(state, measured=stage.measure(lambda: [state]))
         prefix = f"{number}:"
         return replace(state, measured={k[len(prefix) :]: v for k, v in measured.items() if k.startswith(prefix)})
+
+
+def _rows(block: Block) -> Iterator[Block]:
+    """A whole tensor, some rows at a time."""
+    if block.base.dim() < 2 or not block.base.numel():
+        yield block
+        return
+    row = block.base[0].numel()
+    length = max(1, (_ENTRIES if block.base.device.type == "cpu" else _DEVICE_ENTRIES) // row)
+    for begin in range(0, len(block.base), length):
+        end = begin + length
+        deltas = {source: None if d is None else d[begin:end] for source, d in block.deltas.items()}
+        yield replace(block, base=block.base[begin:end], deltas=deltas, offset=begin * row)
 
 
 def _check_order(stages: tuple[Stage, ...]) -> None:
