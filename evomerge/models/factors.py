@@ -48,6 +48,10 @@ class Factors:
         root = math.sqrt(abs(scale))
         return Factors(self.A * root, self.B * math.copysign(root, scale))
 
+    def to(self, device: torch.device) -> Factors:
+        """The same on a device."""
+        return Factors(self.A.to(device), self.B.to(device))
+
     def product(self) -> Tensor:
         """δ in float32, new memory; on a CPU the same bytes on every machine."""
         if self.A.device.type == "cpu":
