@@ -27,7 +27,7 @@ HEAD = """# Merge methods
 Every method is a pure function of the weights, its parameters and the recipe's seed. A recipe names it under
 `merge.method`, a search under `space.method`; every parameter with a range can be searched. Parameters of one source
 (marked *) stand under `merge.sources`, all can be narrowed to layers and roles by `merge.rules`. Where a paper's
-authors' code or mergekit does something else than the paper, the default is the paper's and a parameter gives the other.
+authors' code or mergekit does something else, the default is the paper's and a parameter gives the other.
 
 *Needs* says what a method takes beside the weights: `calibration` statistics are collected over items that the recipe
 names (see [calibration](calibration.md)), `factors` are those of LoRA adapters (see [adapters](adapters.md)), `order`
