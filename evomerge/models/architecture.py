@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from evomerge.errors import ArchitectureError
-from evomerge.models.family import BUFFER, Family, families, split_layer
+from evomerge.models.family import BUFFER, Family, families, fill_numbers, split_numbers
 from evomerge.models.weights import some
 
 
@@ -18,10 +20,12 @@ class Part:
     Attributes:
         role: `embedding`, `attention.q`, `mlp.down`, `norm.final`, …; `buffer` for what is copied, never merged.
         layer: from 0; None outside the layers.
+        expert: from 0; None where the tensor belongs to no expert of a mixture.
     """
 
     role: str
     layer: int | None
+    expert: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Architecture:
     Attributes:
         family: the config's `model_type`.
         num_layers: the config's number of layers; every one is there.
+        num_experts: of each layer that is a mixture of experts; 0 where there is none.
         parts: tensor name, as the checkpoint spells it → its part.
         tied: head → embedding, where one tensor is both. The head's name may or may not be among `parts`.
     """
@@ -40,6 +45,7 @@ class Architecture:
     parts: Mapping[str, Part]
     tied: Mapping[str, str]
     _names: Mapping[str, str] = field(repr=False)
+    num_experts: int = 0
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -63,6 +69,25 @@ class Architecture:
         found = self._names.get(canonical)
         return self.tied.get(found or canonical, found)
 
+    def parts_of(self, name: str, live: Tensor) -> dict[str, Tensor]:
+        """A live model's tensor as this checkpoint's tensors: name here → a view of the live one.
+
+        One tensor, but for the stacks that transformers makes of the experts of a layer: those hold a matrix, or two
+        under each other, of every expert. Empty where the checkpoint has nothing of it.
+        """
+        family = families()[self.family]
+        template, layer, _ = split_numbers(name if name.startswith(family.prefix) else family.prefix + name)
+        if template not in family.fused:
+            at = self.find(name)
+            return {} if at is None else {at: live}
+        views: dict[str, Tensor] = {}
+        for expert, stacked in enumerate(live):
+            parts = family.fused[template]
+            for part, view in zip(parts, stacked.chunk(len(parts)), strict=True):
+                at = self.find(fill_numbers(part, layer, expert))
+                views |= {} if at is None else {at: view}
+        return views
+
 
 def architecture_of(config: Mapping[str, Any], names: Iterable[str]) -> Architecture:
     """Map tensor names to their parts.
@@ -78,9 +103,11 @@ def architecture_of(config: Mapping[str, Any], names: Iterable[str]) -> Architec
     num_layers = _num_layers(family, config)
     stored = _canonical_names(family, names)
     parts = {at: _part(family, canonical) for canonical, at in stored.items()}
+    num_experts = family.num_experts(config)
     _check_complete(family, num_layers, stored)
+    _check_experts(num_experts, stored)
     tied = _tied(family, config, stored)
-    return Architecture(family.name, num_layers, parts, tied, stored)
+    return Architecture(family.name, num_layers, parts, tied, stored, num_experts)
 
 
 def _family_of(config: Mapping[str, Any]) -> Family:
@@ -119,14 +146,15 @@ def _canonical_names(family: Family, names: Iterable[str]) -> dict[str, str]:
 def _part(family: Family, canonical: str) -> Part:
     role = family.role(canonical)
     assert role is not None, canonical  # `canonical` gives only names that have one
-    return Part(role, split_layer(canonical)[1])
+    _, layer, expert = split_numbers(canonical)
+    return Part(role, layer, expert)
 
 
 def _check_complete(family: Family, num_layers: int, stored: Mapping[str, str]) -> None:
     """Every layer from 0 is there with all its weights, and what one layer has, all have."""
     templates: dict[int | None, set[str]] = {number: set() for number in (None, *range(num_layers))}
     for canonical, at in stored.items():
-        template, number = split_layer(canonical)
+        template, number, _ = split_numbers(canonical)
         if number not in templates:
             raise ArchitectureError(f"tensor {at!r}: config.json says {family.layers} {num_layers}")
         if template not in family.buffers:
@@ -136,8 +164,22 @@ def _check_complete(family: Family, num_layers: int, stored: Mapping[str, str]) 
         raise ArchitectureError(f"the checkpoint lacks {some(lacking)}")
     whole = family.weights(in_layers=True).union(*templates.values())
     for number, found in templates.items():
-        if lacking := sorted(whole - found):
+        if lacking := sorted(whole - found - family.foreign(found)):
             raise ArchitectureError(f"layer {number} of {num_layers} lacks {some(lacking)}")
+        if extra := sorted(found & family.foreign(found)):
+            raise ArchitectureError(f"layer {number} has {some(extra)} although it is a mixture of experts")
+
+
+def _check_experts(num_experts: int, stored: Mapping[str, str]) -> None:
+    experts: dict[tuple[str, int | None], set[int]] = {}
+    for canonical in stored:
+        template, layer, expert = split_numbers(canonical)
+        if expert is not None:
+            experts.setdefault((template, layer), set()).add(expert)
+    for (template, layer), found in experts.items():
+        if found != set(range(num_experts)):
+            has = f"{len(found)} experts up to number {max(found)}"
+            raise ArchitectureError(f"{template!r} has {has} in layer {layer}; config.json says {num_experts}")
 
 
 def _tied(family: Family, config: Mapping[str, Any], stored: Mapping[str, str]) -> dict[str, str]:

@@ -4,20 +4,28 @@
 have its role), `buffers` (whole tensor names that are copied), `layers` (the config's key for their number), `prefix`
 (what some checkpoints leave off), `head` and `embedding`, `tied_by_default` (when the config does not say), `aliases`
 (other spellings), `transposed` (roles whose matrices are stored (in × out)) and `like` (a family whose entries are
-taken over first).
+taken over first; a module whose role is null is taken out again).
+
+Mixtures of experts add `experts` (the config's keys for their number, the first that is there counts), `alternatives`
+(lists of roles of which a layer has one whole and nothing of the others: dense layers between sparse ones) and `fused`
+(a live tensor in which transformers stacks the experts → the matrices that lie under each other for one expert).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from evomerge.errors import ArchitectureError
+
 LAYER = "{layer}"
+EXPERT = "{expert}"
 BUFFER = "buffer"
+KINDS = ("weight", "bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +43,76 @@ class Family:
     buffers: frozenset[str]
     aliases: Mapping[str, str]
     transposed: frozenset[str]
+    experts: tuple[str, ...] = ()
+    alternatives: tuple[tuple[str, ...], ...] = ()
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def canonical(self, name: str) -> str | None:
         """A tensor's full name in this family's own spelling; None where the family has no such tensor."""
         for spelling in (name, self.prefix + name):
-            spelled = self.aliases.get(spelling, spelling)
+            template, layer, expert = split_numbers(spelling)
+            spelled = fill_numbers(self.aliases.get(template, template), layer, expert)
             if self.role(spelled) is not None:
                 return spelled
         return None
 
     def role(self, name: str) -> str | None:
         """The role of a tensor by its canonical name; None where the family has no such tensor."""
-        template, _ = split_layer(name)
+        template, *_ = split_numbers(name)
         if template in self.buffers:
             return BUFFER
         module, _, kind = template.rpartition(".")
-        return self.modules.get(module) if kind in ("weight", "bias") else None
+        return self.modules.get(module) if kind in KINDS else None
 
     def weights(self, *, in_layers: bool) -> set[str]:
         """Templates of the weights that every model of the family has, inside the layers or outside."""
         return {f"{module}.weight" for module in self.modules if (LAYER in module) == in_layers}
 
+    def foreign(self, templates: set[str]) -> set[str]:
+        """Templates that a layer with these does not have, since it has another of the `alternatives`.
 
-def split_layer(name: str) -> tuple[str, int | None]:
-    """A tensor's name with its layer's number cut out, and the number.
+        Of a layer that has none or several of them, the first that it has anything of counts, in the family's order.
+        """
+        roles = [{role for t in templates if (role := self.role(t)) in group} for group in self.alternatives]
+        kept = max(range(len(roles)), key=lambda i: bool(roles[i]), default=None)
+        others = {role for i, group in enumerate(self.alternatives) if i != kept for role in group}
+        return {f"{module}.{kind}" for module, role in self.modules.items() if role in others for kind in KINDS}
 
-    >>> split_layer("model.layers.11.mlp.up_proj.weight")
-    ('model.layers.{layer}.mlp.up_proj.weight', 11)
+    def num_experts(self, config: Mapping[str, Any]) -> int:
+        """How many experts each sparse layer has, by config.json; 0 in a family without any.
+
+        Raises:
+            ArchitectureError: the config does not say.
+        """
+        if not self.experts:
+            return 0
+        key = next((key for key in self.experts if key in config), self.experts[0])
+        number = config.get(key)
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ArchitectureError(f"config.json: {key} is {number!r}; expected a whole number from 1")
+        return number
+
+
+def split_numbers(name: str) -> tuple[str, int | None, int | None]:
+    """A tensor's name with its layer's and its expert's number cut out, and the two numbers.
+
+    >>> split_numbers("model.layers.11.mlp.experts.3.up_proj.weight")
+    ('model.layers.{layer}.mlp.experts.{expert}.up_proj.weight', 11, 3)
+    >>> split_numbers("model.norm.weight")
+    ('model.norm.weight', None, None)
     """
     parts = name.split(".")
-    for at, part in enumerate(parts):
-        if part.isascii() and part.isdigit():
-            return ".".join([*parts[:at], LAYER, *parts[at + 1 :]]), int(part)
-    return name, None
+    numbered = [at for at, part in enumerate(parts) if part.isascii() and part.isdigit()][:2]
+    numbers = [int(parts[at]) for at in numbered]
+    for at, place in zip(numbered, (LAYER, EXPERT), strict=False):
+        parts[at] = place
+    layer, expert = [*numbers, None, None][:2]
+    return ".".join(parts), layer, expert
+
+
+def fill_numbers(template: str, layer: int | None, expert: int | None = None) -> str:
+    """The name that `split_numbers` takes apart."""
+    return template.replace(LAYER, str(layer)).replace(EXPERT, str(expert))
 
 
 @cache
@@ -82,7 +127,8 @@ def _complete(name: str, data: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     if "like" not in entry:
         return entry
     parent = _complete(entry["like"], data)
-    return {**parent, **entry, "modules": {**parent["modules"], **entry.get("modules", {})}}
+    modules = {**parent["modules"], **entry.get("modules", {})}
+    return {**parent, **entry, "modules": {module: role for module, role in modules.items() if role is not None}}
 
 
 def _family(name: str, entry: Mapping[str, Any]) -> Family:
@@ -98,4 +144,7 @@ def _family(name: str, entry: Mapping[str, Any]) -> Family:
         buffers=frozenset(entry["buffers"]),
         aliases=entry.get("aliases", {}),
         transposed=frozenset(entry.get("transposed", ())),
+        experts=tuple(entry.get("experts", ())),
+        alternatives=tuple(map(tuple, entry.get("alternatives", ()))),
+        fused={live: tuple(parts) for live, parts in entry.get("fused", {}).items()},
     )

@@ -16,11 +16,15 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    OlmoeConfig,
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -32,6 +36,8 @@ GROUPED: dict[str, Any] = {**SIZES, "num_key_value_heads": 2}
 GPT2: dict[str, Any] = {
     "vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
+EXPERTS: dict[str, Any] = {"num_experts": 4, "moe_intermediate_size": 24, "num_experts_per_tok": 2}
+SHARED: dict[str, Any] = {**EXPERTS, "shared_expert_intermediate_size": 40}
 FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
     "llama": lambda **more: LlamaConfig(**GROUPED | more),
     "mistral": lambda **more: MistralConfig(**GROUPED | more),
@@ -42,6 +48,10 @@ FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
     "phi3": lambda **more: Phi3Config(**GROUPED | more),
     "gpt2": lambda **more: GPT2Config(**GPT2 | more),
     "gpt_neox": lambda **more: GPTNeoXConfig(**SIZES | more),
+    "mixtral": lambda **more: MixtralConfig(**GROUPED | {"num_local_experts": 4} | more),
+    "qwen2_moe": lambda **more: Qwen2MoeConfig(**GROUPED | SHARED | more),
+    "qwen3_moe": lambda **more: Qwen3MoeConfig(**GROUPED | EXPERTS | {"head_dim": 8} | more),
+    "olmoe": lambda **more: OlmoeConfig(**GROUPED | {"num_experts": 4, "num_experts_per_tok": 2} | more),
 }
 Tiny = Callable[..., PreTrainedModel]
 Save = Callable[..., Path]
