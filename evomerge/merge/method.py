@@ -117,16 +117,16 @@ def _always(shared: Values) -> bool:
     return True
 
 
+def _never(num_sources: int) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """A published merge method as a named preset of primitives.
 
     Attributes:
         name: as recipes spell it.
-def _never(num_sources: int) -> bool:
-    return False
-
-
         title, paper: for people; the paper with its arXiv number.
         merge: block → merged entries θ, float32, new memory; θ[i] depends on the inputs at i, the masks at i and
             `measured` alone.
@@ -138,13 +138,13 @@ def _never(num_sources: int) -> bool:
         measures: over what `measure` runs, given the shared parameters.
         check: raises InvalidInputError where one tensor's parameters are legal each but not together.
         keeps_base: whether, given the shared parameters, a tensor that no source changes is θ0 exactly.
+        baseless: whether, of so many sources, the result is the same whatever the base is.
         grain: what one call of `merge` sees: some entries of a tensor, or the whole tensor.
         requires: kinds of calibration statistics that it reads; empty: it needs no data.
         ordered: whether the sources' order matters (beyond that of two ends): it reads their parameter `order`.
         cost: the dearest thing that it does with a tensor, for planning and for tables.
     """
 
-        baseless: whether, of so many sources, the result is the same whatever the base is.
     name: str
     title: str
     paper: str
@@ -157,8 +157,8 @@ def _never(num_sources: int) -> bool:
     measures: Callable[[Values], Scope] = _nothing
     check: Callable[[Values, Mapping[str, Values]], None] | None = None
     keeps_base: Callable[[Values], bool] = _always
+    baseless: Callable[[int], bool] = _never
     grain: Grain = "entry"
     requires: frozenset[str] = frozenset()
     ordered: bool = False
     cost: Cost = "elementwise"
-    baseless: Callable[[int], bool] = _never

@@ -26,14 +26,14 @@ from evomerge.merge.folded import exclusive, folded
 from evomerge.merge.inputs import open_inputs
 from evomerge.merge.plan import DTYPES, Plan, TensorJob, plan
 from evomerge.merge.resolve import pin
-from evomerge.models.checkpoint import content_hash
 from evomerge.merge.slices import sliced_config
+from evomerge.models.checkpoint import content_hash
 from evomerge.models.family import BUFFER
 from evomerge.models.finite import check_finite
 from evomerge.models.source import AdapterSource, Source
 from evomerge.recipe.schema import ModelRef, Recipe
-from evomerge.recipe.text import load_recipe
 from evomerge.recipe.slices import Slice
+from evomerge.recipe.text import load_recipe
 
 
 class Resident:
