@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, HashMismatchError, InvalidInputError
+from evomerge.merge.calibration.files import pin_calibration
 from evomerge.models.content import content_hash
 from evomerge.models.hub import HUB, locate
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.schema import ModelRef, Recipe
 from evomerge.recipe.text import load_recipe
 
@@ -43,7 +45,13 @@ class _Pinning:
     def recipe(self, recipe: Recipe, root: Path, parents: tuple[Path, ...]) -> Recipe:
         base = self.ref(recipe.base, "base", root, parents)
         sources = {name: self.ref(ref, f"sources.{name}", root, parents) for name, ref in recipe.sources.items()}
-        return recipe.model_copy(update={"base": base, "sources": sources})
+        return recipe.model_copy(update={"base": base, "sources": sources, **self.calibration(recipe, root)})
+
+    def calibration(self, recipe: Recipe, root: Path) -> dict[str, Calibration]:
+        """The recipe's calibration section, where it has one, with its files pinned."""
+        if recipe.calibration is None:
+            return {}
+        return {"calibration": pin_calibration(recipe.calibration, root)}
 
     def ref(self, ref: ModelRef, where: str, root: Path, parents: tuple[Path, ...]) -> ModelRef:
         try:

@@ -1,0 +1,88 @@
+"""What can be collected of a model: the kinds of statistics that a method may require, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from evomerge.errors import InvalidInputError
+from evomerge.recipe.calibration import Calibration
+
+Per = Literal["entry", "matrix", "layer", "model"]
+"""What one statistic belongs to: every entry of a tensor; a linear map; a layer; the whole model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of statistic.
+
+    Attributes:
+        name: as methods require it and find it in `Block.statistics[source]`.
+        text: one line for people.
+        per: what it belongs to: of kinds per `entry` a method sees the entries of its block; of all others the whole.
+        model: which model is run: the source, or the base.
+        items: on which items: the source's own, or those of all sources, one after the other.
+        gradients: whether it needs backward passes.
+    """
+
+    name: str
+    text: str
+    per: Per
+    model: Literal["source", "base"] = "source"
+    items: Literal["own", "all"] = "own"
+    gradients: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("gram", "XᵀX/n over all n tokens, X the inputs of a linear map; (in × in)", "matrix"),
+        Kind("features", "mean input of a linear map over an item's tokens; (items × in)", "matrix"),
+        Kind("base_features", "features of the base on the source's items; (items × in)", "matrix", model="base"),
+        Kind("output_gram", "GᵀG/n over all n tokens, G the gradients of the log-likelihood by a linear map's outputs; "
+             "(out × out)", "matrix", gradients=True),
+        Kind("fisher", "mean over items of the squared gradient of the log-likelihood (diagonal Fisher)", "entry",
+             gradients=True),
+        Kind("second_moment", "Adam's running mean of squared gradients, from the user's file", "entry"),
+        Kind("saliency", "mean over items of |θ·∂L/∂θ|", "entry", gradients=True),
+        Kind("base_saliency", "saliency of the base on the source's items", "entry", model="base", gradients=True),
+        Kind("votes", "θ·∂L/∂θ of the item in the middle: more than half of the items lie at or below it", "entry",
+             gradients=True),
+        Kind("hidden", "mean hidden state after a layer (embedding: before the first), an item a row, items of all "
+             "sources; (items × hidden)", "layer", items="all"),
+        Kind("loss", "mean over items of the negative log-likelihood per token; one number", "model"),
+        Kind("logit_distance", "mean distance of logits to each source's own on that source's items; one number a "
+             "source", "model", items="all"),
+    )
+}  # fmt: skip
+
+MOMENT = "second_moment"
+
+
+def check(method: str, requires: frozenset[str], calibration: Calibration | None, sources: Iterable[str]) -> None:
+    """Refuse a recipe that lacks what its method has to look at.
+
+    Raises:
+        InvalidInputError: no calibration section, or none of its fields covers a source; names the field.
+    """
+    if not requires:
+        return
+    wanted = f"method {method} reads statistics of the models ({', '.join(sorted(requires))})"
+    if calibration is None:
+        raise InvalidInputError("calibration", None, f"a section with `items`: {wanted}")
+    for source in sources:
+        for kind in sorted(kinds_of(requires, calibration, source)):
+            if kind == MOMENT and source not in calibration.moments:
+                allowed = f"a safetensors file with Adam's exp_avg_sq, or without_moments: fisher: {wanted}"
+                raise InvalidInputError(f"calibration.moments.{source}", None, allowed)
+            if kind != MOMENT and calibration.items_of(source) is None:
+                allowed = f"a JSONL file of items, here or in calibration.items for all sources: {wanted}"
+                raise InvalidInputError(f"calibration.sources.{source}", None, allowed)
+
+
+def kinds_of(requires: frozenset[str], calibration: Calibration, source: str) -> frozenset[str]:
+    """What is collected for a source: `fisher` takes the place of second moments that it may lack."""
+    if MOMENT in requires and source not in calibration.moments and calibration.without_moments == "fisher":
+        return requires - {MOMENT} | {"fisher"}
+    return requires
