@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from evomerge.merge.primitives.aggregate import sum_of
+
 # o rows (outputs), i columns (inputs)
 
 Filter = Callable[[Tensor], Tensor]
@@ -65,8 +67,8 @@ def gram_solve(
     if outs is not None:
         return _conjugate_gradient(list(grams), list(targets), list(outs), initial, steps).float()
     gram, pull, precision = _accumulated(grams, targets)
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.clamp_(min=0)
+    found: tuple[Tensor, Tensor] = torch.linalg.eigh(gram)
+    values, vectors = found[0].clamp_(min=0), found[1]
     significant = values > len(values) * precision * values[-1]
     shares = torch.ones_like(values) if degree is None else degree(values)
     inverse = torch.where(significant, shares / values.where(significant, torch.ones_like(values)), 0.0)
@@ -122,7 +124,7 @@ def _conjugate_gradient(
             result.add_(out @ x @ gram)
         return result
 
-    pull = sum((out @ m.double() @ gram for (out, gram), m in zip(pairs, targets, strict=True)), torch.zeros(()))
+    pull = sum_of([out @ m.double() @ gram for (out, gram), m in zip(pairs, targets, strict=True)])
     x = torch.zeros_like(pull) if initial is None else initial.double().clone()
     residual = pull - apply(x)
     direction = residual.clone()
