@@ -177,9 +177,12 @@ def _check_experts(num_experts: int, stored: Mapping[str, str]) -> None:
         if expert is not None:
             experts.setdefault((template, layer), set()).add(expert)
     for (template, layer), found in experts.items():
-        if found != set(range(num_experts)):
-            has = f"{len(found)} experts up to number {max(found)}"
-            raise ArchitectureError(f"{template!r} has {has} in layer {layer}; config.json says {num_experts}")
+        if lacking := sorted(set(range(num_experts)) - found):
+            names = [fill_numbers(template, layer, expert) for expert in lacking]
+            raise ArchitectureError(f"the checkpoint lacks {some(names)}; config.json says {num_experts} experts")
+        if max(found) >= num_experts:
+            name = fill_numbers(template, layer, max(found))
+            raise ArchitectureError(f"tensor {name!r}: config.json says {num_experts} experts")
 
 
 def _tied(family: Family, config: Mapping[str, Any], stored: Mapping[str, str]) -> dict[str, str]:

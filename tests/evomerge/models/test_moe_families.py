@@ -61,7 +61,7 @@ def test_a_layer_is_dense_or_sparse_but_not_both(mixed: tuple[dict[str, Any], li
 @pytest.mark.parametrize(
     ("lost", "message"),
     [
-        ("model.layers.0.mlp.experts.3.up_proj.weight", "has 3 experts up to number 2 in layer 0; config.json says 4"),
+        ("model.layers.0.mlp.experts.3.up_proj.weight", r"lacks 'model\.layers\.0\.mlp\.experts\.3\.up_proj\.weight'"),
         ("model.layers.0.mlp.gate.weight", "layer 0 of 2 lacks 'model.layers.{layer}.mlp.gate.weight'"),
         ("model.layers.1.mlp.up_proj.weight", "layer 1 of 2 lacks 'model.layers.{layer}.mlp.up_proj.weight'"),
         ("model.layers.0.mlp.shared_expert_gate.weight", "layer 0 of 2 lacks"),
