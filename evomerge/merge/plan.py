@@ -129,7 +129,7 @@ def plan(
     for at in placed(recipe, architecture):
         key = (at.part, tuple(sorted(at.sources)))
         if key not in resolved:
-            resolved[key] = _resolve(method, recipe, key[1], at.part, depth) if key[1] else ({}, {})
+            resolved[key] = _resolve(method, recipe, key[1], at.part, depth)
         jobs.append(_job(recipe, method, at, tensors[at.like], changed, resolved[key], architecture, depth))
     return Plan(method, sources, tuple(jobs), recipe.seed)
 
@@ -167,7 +167,7 @@ def _resolve(
     method: Method, recipe: Recipe, sources: tuple[str, ...], part: Part, num_layers: int
 ) -> tuple[Values, Mapping[str, Values]]:
     shared, per_source = resolve(method, recipe.merge, sources, part, num_layers)
-    if method.check is not None:
+    if method.check is not None and sources:
         try:
             method.check(shared, per_source)
         except InvalidInputError as error:
