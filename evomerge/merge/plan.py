@@ -95,7 +95,7 @@ class Plan:
     @property
     def measures(self) -> Literal["nothing", "tensor", "model"]:
         """The widest that the method measures for any tensor."""
-        found = {self.method.measures(job.shared) for job in self.jobs}
+        found = {self.method.measures(job.shared) for job in self.jobs if job.per_source}
         return "model" if "model" in found else "tensor" if "tensor" in found else "nothing"
 
 
