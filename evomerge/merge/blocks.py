@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
+from evomerge.merge.calibration.entries import of_entries, of_whole
 from evomerge.merge.method import Block, Blocks
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.finite import check_finite
@@ -80,7 +81,7 @@ def _entries(
     shape = tuple(work.base.shape[::-1]) if job.transposed else tuple(work.base.shape)
     return Block(
         job.name, base, job.shared, job.per_source, deltas, models, begin, plan.seed, measured,
-        shape, job.part.role, job.part.layer, job.num_layers, work.statistics,
+        shape, job.part.role, job.part.layer, job.num_layers, of_entries(work.statistics, begin, end, device),
     )  # fmt: skip
 
 
@@ -97,7 +98,8 @@ def _whole(block: Block, work: TensorWork) -> Block:
     assert base is not None
     deltas = {source: shaped(tensor) for source, tensor in block.deltas.items()}
     models = {source: shaped(tensor) for source, tensor in block.models.items()}
-    return replace(block, base=base, deltas=deltas, models=models)
+    statistics = of_whole(block.statistics, lambda statistic: cast(Tensor, shaped(statistic)))
+    return replace(block, base=base, deltas=deltas, models=models, statistics=statistics)
 
 
 def measure_model(plan: Plan, works: Callable[[], Iterable[TensorWork]], device: torch.device) -> Mapping[str, float]:

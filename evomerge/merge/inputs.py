@@ -11,6 +11,7 @@ from torch import Tensor
 
 from evomerge.errors import InvalidInputError
 from evomerge.merge.blocks import Operand, TensorWork
+from evomerge.merge.calibration.entries import Found
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import Checkpoint, open_checkpoint
@@ -30,12 +31,14 @@ class Inputs:
     Attributes:
         sources: name → source, in the order of their names.
         deltas: source name → deltas that lie ready; sources without an entry compute theirs when asked.
+        statistics: what calibration collected for a tensor.
     """
 
     base: Checkpoint
     architecture: Architecture
     sources: Mapping[str, Source]
     deltas: Mapping[str, Mapping[str, Tensor]]
+    statistics: Callable[[TensorJob], Found] = lambda job: {}
 
     @property
     def changed(self) -> dict[str, frozenset[str]]:
@@ -51,7 +54,8 @@ class Inputs:
         """The tensors of a job, checked to be finite."""
         if job.factored:
             return TensorWork(job, self._theta0(job), {}, factors=factors_of(job, self.sources))
-        return TensorWork(job, self._theta0(job), {source: self._operand(source, job) for source in job.changed})
+        operands = {source: self._operand(source, job) for source in job.changed}
+        return TensorWork(job, self._theta0(job), operands, {} if job.copy else self.statistics(job))
 
     def works(self, plan: Plan) -> Iterator[TensorWork]:
         """The tensors of all jobs that merge, one after the other."""

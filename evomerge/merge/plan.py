@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from evomerge.errors import InvalidInputError
+from evomerge.merge.calibration.kinds import check as check_calibration
 from evomerge.merge.method import Method, Values
 from evomerge.merge.methods import method_of as find_method
 from evomerge.merge.parameters import check, resolve
@@ -123,6 +124,7 @@ def plan(
     _check_vocabulary(recipe)
     _check_count(method, recipe, sources)
     check(method, recipe.merge)
+    check_calibration(method.name, method.requires, recipe.calibration, sources)
     _check_rules(recipe, architecture, depth)
     resolved: dict[tuple[Part, tuple[str, ...]], tuple[Values, Mapping[str, Values]]] = {}
     jobs = []
