@@ -109,7 +109,8 @@ class Provider:
         self.base, self.architecture = base, architecture
         self.cache, self.device, self.root = cache / "calibration", torch.device(device), root
         self.memory, self.progress = memory, progress
-        self._base = Model(digest, None)
+        self.own = Model(digest, None)
+        """The base itself."""
         self._samples: dict[tuple[str, str | None, Path, int, int, int], list[items.Sample]] = {}
         self._opened: dict[str, Weights] = {}
         self._live: dict[str, Live] = {}
@@ -148,7 +149,7 @@ class Provider:
     def _of(
         self, kind: Kind, source: str, calibration: Calibration, models: Mapping[str, Model]
     ) -> tuple[Weights | None, ...]:
-        model = self._base if kind.model == "base" else models[source]
+        model = self.own if kind.model == "base" else models[source]
         if kind.name == MOMENT:
             return (self._moments(calibration.moments[source], source),)
         if kind.items == "own":
@@ -190,7 +191,7 @@ class Provider:
         adapter = isinstance(model.source, AdapterSource)
         path = self.base.path if model.source is None or adapter else model.source.path
         config = hashlib.sha256((path / "config.json").read_bytes()).hexdigest()
-        return [model.digest, config, self._base.digest if adapter else ""]
+        return [model.digest, config, self.own.digest if adapter else ""]
 
     def _encoded(self, task: _Task, calibration: Calibration) -> list[items.Sample]:
         reader = task.model if task.other is None else task.other
