@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import InvalidInputError
-from evomerge.merge.method import Block, Blocks, Grain, Method, Parameter, Scope, Values
+from evomerge.merge.method import FACTORS, Block, Blocks, Grain, Method, Parameter, Scope, Values
 from evomerge.recipe.schema import ParameterValue
 
 
@@ -46,6 +46,11 @@ class State:
     def zeros(self) -> Tensor:
         """A task vector of zeros, in the basis that the deltas are in."""
         return torch.zeros_like(next(iter(self.deltas.values()), self.block.base))
+
+    @property
+    def size(self) -> int:
+        """Entries of a task vector here, in the basis that the deltas are in."""
+        return next(iter(self.deltas.values()), self.block.base).numel()
 
     @property
     def shared(self) -> Values:
@@ -290,6 +295,9 @@ def _check_order(stages: tuple[Stage, ...]) -> None:
         raise InvalidInputError("merge.pipeline", names, "exactly one stage that adds up (of kind aggregate)")
     at = kinds.index("aggregate")
     for number, stage in enumerate(stages):
+        if number and FACTORS in stage.requires:
+            allowed = "first: it works on adapters' factors, not on task vectors that other stages have changed"
+            raise InvalidInputError(f"merge.pipeline[{number}]", stage.name, allowed)
         if (stage.kind == "post") != (number > at) and number != at:
             where = "after" if stage.kind == "post" else "before"
             raise InvalidInputError(f"merge.pipeline[{number}]", stage.name, f"{where} the stage that adds up")
