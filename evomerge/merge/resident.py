@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge.errors import ArchitectureError, InvalidInputError
 from evomerge.merge.blocks import Operand, TensorWork, measure_model, merge_into
 from evomerge.merge.execute import merge_to_directory
+from evomerge.merge.factored import factors_of, with_factors
 from evomerge.merge.folded import exclusive, folded
 from evomerge.merge.inputs import open_inputs
 from evomerge.merge.plan import DTYPES, Plan, TensorJob, plan
@@ -76,9 +77,10 @@ class Resident:
             NonFiniteError: NaN or infinity came out. The model is then half of this recipe; the next one mends it.
         """
         resident = self._resident_names(recipe)
-        changed = {name: self._inputs.sources[at].changed if at else frozenset() for name, at in resident.items()}
         self._check_depth(recipe)
+        changed = {name: self._inputs.sources[at].changed if at else frozenset() for name, at in resident.items()}
         todo = plan(recipe, self._inputs.base.tensors, self._inputs.architecture, changed)
+        todo = with_factors(todo, {name: self._source(at) for name, at in resident.items()})
         works = {job.name: self._work(job, resident) for job in todo.jobs}
         measured = self._measured(todo, works)
         with torch.no_grad():
@@ -96,6 +98,9 @@ class Resident:
 
     def _measured(self, todo: Plan, works: Mapping[str, TensorWork]) -> Mapping[str, float] | None:
         return measure_model(todo, lambda: works.values(), self._device) if todo.measures == "model" else None
+
+    def _source(self, at: str | None) -> Source | None:
+        return None if at is None else self._inputs.sources[at]
 
     def _work(self, job: TensorJob, resident: Mapping[str, str | None]) -> TensorWork:
         if job.factored:
