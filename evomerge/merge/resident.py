@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.errors import ArchitectureError, InvalidInputError
 from evomerge.merge.blocks import Operand, TensorWork, measure_model, merge_into
+from evomerge.merge.calibration.entries import Found
+from evomerge.merge.calibration.provider import Model, Provider
 from evomerge.merge.execute import merge_to_directory
 from evomerge.merge.factored import factors_of, with_factors
 from evomerge.merge.folded import exclusive, folded
@@ -81,7 +83,8 @@ class Resident:
         changed = {name: self._inputs.sources[at].changed if at else frozenset() for name, at in resident.items()}
         todo = plan(recipe, self._inputs.base.tensors, self._inputs.architecture, changed)
         todo = with_factors(todo, {name: self._source(at) for name, at in resident.items()})
-        works = {job.name: self._work(job, resident) for job in todo.jobs}
+        statistics = self._statistics(recipe, todo, resident)
+        works = {job.name: self._work(job, resident, statistics) for job in todo.jobs}
         measured = self._measured(todo, works)
         with torch.no_grad():
             for job in todo.jobs:
@@ -102,7 +105,30 @@ class Resident:
     def _source(self, at: str | None) -> Source | None:
         return None if at is None else self._inputs.sources[at]
 
-    def _work(self, job: TensorJob, resident: Mapping[str, str | None]) -> TensorWork:
+    def _statistics(
+        self, recipe: Recipe, todo: Plan, resident: Mapping[str, str | None]
+    ) -> Callable[[TensorJob], Found]:
+        """What the method requires, collected by the first recipe that asks for it."""
+        if not todo.method.requires:
+            return lambda job: {}
+        models = {name: self._calibrated(at) for name, at in resident.items()}
+        return self._provider.statistics(todo.method.name, todo.method.requires, recipe.calibration, models).of
+
+    @cached_property
+    def _provider(self) -> Provider:
+        base = self._inputs.base
+        digest = self._recipe.base.sha256 or content_hash(base.path)
+        return Provider(base, self._inputs.architecture, digest, self._cache, device=self._device)
+
+    def _calibrated(self, at: str | None) -> Model:
+        if at is None:
+            return self._provider.own
+        source = self._inputs.sources[at]
+        return Model(self._recipe.sources[at].sha256 or content_hash(source.path), source)
+
+    def _work(
+        self, job: TensorJob, resident: Mapping[str, str | None], statistics: Callable[[TensorJob], Found]
+    ) -> TensorWork:
         if job.factored:
             found = factors_of(job, {name: self._source(resident[name]) for name in job.changed})
             here = {name: factors.to(self._device) for name, factors in found.items()}
@@ -110,7 +136,7 @@ class Resident:
         operands = {name: self._operand(resident[name], job.tensor_of(name), job.theta0) for name in job.changed}
         theta0 = job.theta0
         base = self._base[theta0] if theta0 is not None else operands[job.changed[0]].tensor
-        return TensorWork(job, base, operands)
+        return TensorWork(job, base, operands, {} if job.copy else statistics(job))
 
     def _operand(self, source: str | None, tensor: str, theta0: str | None) -> Operand:
         """A resident source's tensor; the base's own where the source (None: it is the base) leaves it alone."""
