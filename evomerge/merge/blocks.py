@@ -12,7 +12,8 @@ from torch import Tensor
 from evomerge.merge.calibration.entries import of_entries, of_whole
 from evomerge.merge.method import Block, Blocks
 from evomerge.merge.plan import Plan, TensorJob
-from evomerge.models.finite import check_finite
+from evomerge.models.factors import Factors
+from evomerge.models.finite import check_finite, is_finite
 
 BLOCK = 1 << 16
 """Entries merged at a time on a CPU: a handful of float32 blocks fit in a core's second-level cache."""
@@ -27,10 +28,13 @@ class Operand:
     Attributes:
         kind: which of the two `tensor` is.
         tensor: contiguous; a delta is float32, weights are as stored. Must not be written to.
+        unchecked: the tensor's name and whose it is, for an error, where nobody has looked for NaN and infinity yet:
+            then every block is looked through as it is read, while it is in the cache.
     """
 
     kind: Literal["delta", "weights"]
     tensor: Tensor
+    unchecked: tuple[str, str] | None = None
 
     def delta(self, base: Tensor, begin: int, end: int) -> Tensor:
         """δ[begin:end], flat, float32; `base` holds the same entries of θ0."""
@@ -43,28 +47,58 @@ class Operand:
         return part + base if self.kind == "delta" else part
 
     def _part(self, begin: int, end: int, device: torch.device) -> Tensor:
-        return self.tensor.view(-1)[begin:end].to(device=device, dtype=torch.float32)
+        return widened(self.tensor, begin, end, device, self.unchecked)
+
+
+def widened(
+    tensor: Tensor, begin: int, end: int, device: torch.device, unchecked: tuple[str, str] | None = None
+) -> Tensor:
+    """Entries of a tensor, flat, float32.
+
+    Raises:
+        NonFiniteError: they are `unchecked` and hold NaN or infinity.
+    """
+    part = tensor.view(-1)[begin:end]
+    if unchecked is not None and not is_finite(part):
+        check_finite(tensor, *unchecked)
+    return part.to(device=device, dtype=torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorWork:
-    """A job with its tensors: θ0 as stored, the operands of the sources that change it, and calibration statistics."""
+    """A job with its tensors: θ0 as stored, the operands of the sources that change it, and calibration statistics.
+
+    A job that reads factors has them in place of operands. `unchecked` is for θ0 what it is for operands.
+    """
 
     job: TensorJob
     base: Tensor
     operands: Mapping[str, Operand]
     statistics: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    factors: Mapping[str, Factors] = field(default_factory=dict)
+    unchecked: tuple[str, str] | None = None
 
 
-def blocks_of(plan: Plan, work: TensorWork, measured: Mapping[str, float], device: torch.device) -> Iterator[Block]:
-    """A tensor in blocks: one, in the tensor's shape, for methods of grain `tensor`."""
+Span = tuple[int, int]
+"""The first entry of a tensor and the one after the last."""
+
+
+def blocks_of(
+    plan: Plan, work: TensorWork, measured: Mapping[str, float], device: torch.device, span: Span | None = None
+) -> Iterator[Block]:
+    """A tensor, or a span of it, in blocks: one, in the tensor's shape, for methods of grain `tensor`."""
     if plan.method.grain == "tensor":
         yield _whole(_entries(plan, work, measured, device, 0, work.base.numel()), work)
         return
-    size = work.base.numel()
+    for begin, end in _steps(span or (0, work.base.numel()), device):
+        yield _entries(plan, work, measured, device, begin, end)
+
+
+def _steps(span: Span, device: torch.device) -> Iterator[Span]:
+    """A span in blocks, at least one."""
     length = BLOCK if device.type == "cpu" else DEVICE_BLOCK
-    for begin in range(0, max(size, 1), length):
-        yield _entries(plan, work, measured, device, begin, min(begin + length, size))
+    for begin in range(span[0], max(span[1], span[0] + 1), length):
+        yield begin, min(begin + length, span[1])
 
 
 def _entries(
@@ -72,7 +106,7 @@ def _entries(
 ) -> Block:
     """Consecutive entries, flat."""
     job = work.job
-    base = work.base.view(-1)[begin:end].to(device=device, dtype=torch.float32)
+    base = widened(work.base, begin, end, device, work.unchecked)
     parts: dict[str, Tensor | None] = dict.fromkeys(job.per_source)
     for source, operand in work.operands.items():
         at = operand.delta if plan.method.domain == "delta" else operand.model
@@ -82,6 +116,7 @@ def _entries(
     return Block(
         job.name, base, job.shared, job.per_source, deltas, models, begin, plan.seed, measured,
         shape, job.part.role, job.part.layer, job.num_layers, of_entries(work.statistics, begin, end, device),
+        {source: work.factors.get(source) for source in parts} if job.factored else {},
     )  # fmt: skip
 
 
@@ -127,20 +162,65 @@ def merge_into(out: Tensor, plan: Plan, work: TensorWork, measured: Mapping[str,
         measured: what was measured over the whole model; None where the method measures each tensor, if at all.
 
     Raises:
-        NonFiniteError: NaN or infinity in the result.
+        NonFiniteError: NaN or infinity in an operand that nobody has checked, or in the result.
     """
     flat = out.view(-1)
+    for _ in merged_pieces(plan, work, measured, out.device, lambda begin, end: flat[begin:end]):
+        pass
+
+
+def merged_pieces(
+    plan: Plan,
+    work: TensorWork,
+    measured: Mapping[str, float] | None,
+    device: torch.device,
+    place: Callable[[int, int], Tensor],
+    span: Span | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """One tensor, or a span of its entries, merged piece by piece: (first entry, entries in their final dtype).
+
+    Args:
+        measured: as for `merge_into`.
+        device: where the work is done.
+        place: (first, last + 1) → memory for these entries, flat, of the final dtype.
+        span: all by default; grain `tensor` knows no other.
+
+    Raises:
+        NonFiniteError: as `merge_into`.
+    """
     if work.job.copy:
-        flat.copy_(work.base.view(-1))
-        if out.dtype != work.base.dtype:
-            check_finite(out, work.job.name, f"the base model as {out.dtype}")
+        yield from _copied(work, place, span or (0, work.base.numel()), device)
         return
     if measured is None:
-        measured = {}
-        if plan.method.measures(work.job.shared) == "tensor":
-            measured = _measure(plan, lambda: blocks_of(plan, work, {}, out.device))
-    for block in blocks_of(plan, work, measured, out.device):
-        merged = flat[block.offset : block.offset + block.base.numel()]
-        result = plan.method.merge(block)
-        merged.copy_((result.t() if work.job.transposed and plan.method.grain == "tensor" else result).reshape(-1))
-        check_finite(merged, work.job.name, "the merged model")
+        measured = measure_tensor(plan, work, device)
+    for block in blocks_of(plan, work, measured, device, span):
+        merged = plan.method.merge(block)
+        if work.job.transposed and plan.method.grain == "tensor":
+            merged = merged.t()
+        flat = merged.reshape(-1)
+        for begin, end in _steps((0, flat.numel()), device):
+            piece = place(block.offset + begin, block.offset + end)
+            piece.copy_(flat[begin:end])
+            if not is_finite(piece):
+                check_finite(piece, work.job.name, "the merged model")
+            yield block.offset + begin, piece
+
+
+def measure_tensor(plan: Plan, work: TensorWork, device: torch.device) -> Mapping[str, float]:
+    """What the method measures over one tensor before it merges it."""
+    if plan.method.measures(work.job.shared) != "tensor":
+        return {}
+    return _measure(plan, lambda: blocks_of(plan, work, {}, device))
+
+
+def _copied(
+    work: TensorWork, place: Callable[[int, int], Tensor], span: Span, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    for begin, end in _steps(span, device):
+        part, piece = work.base.view(-1)[begin:end], place(begin, end)
+        if work.unchecked is not None and not is_finite(part):
+            check_finite(work.base, *work.unchecked)
+        piece.copy_(part)
+        if piece.dtype != part.dtype and not is_finite(piece):
+            check_finite(piece, work.job.name, f"the base model as {piece.dtype}")
+        yield begin, piece

@@ -1,34 +1,35 @@
 """`evomerge merge`: a recipe to a model directory, out of core.
 
-One tensor is in memory at a time: its operands and the result. Everything is written beside `out` and renamed when it
-is whole.
+Everything is written in a hidden directory beside `out`, which takes its name when it is whole. A merge that is killed
+leaves its finished shards there, and the same merge goes on from them.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from evomerge.errors import CheckpointError, InvalidInputError
-from evomerge.merge.blocks import measure_model, merge_into
+from evomerge.errors import InvalidInputError
+from evomerge.merge.blocks import measure_model
+from evomerge.merge.budget import Unit, check_memory, promised, units_of
+from evomerge.merge.engine import Progress, Resources, merge_units, one_thread_a_kernel
+from evomerge.merge.factored import with_factors
+from evomerge.merge.fingerprint import check_circle, fingerprint
 from evomerge.merge.folded import folded
 from evomerge.merge.inputs import Inputs, open_inputs
 from evomerge.merge.plan import Plan, plan
 from evomerge.merge.resolve import pin
 from evomerge.merge.sidecar import write_sidecar
+from evomerge.models.layout import Entry, lay_out
+from evomerge.models.partial import Partial, partial
 from evomerge.models.source import AdapterSource
 from evomerge.models.stream import ShardWriter
 from evomerge.recipe.schema import Recipe
 from evomerge.recipe.text import load_recipe
-
-Progress = Callable[[int, int], None]
-"""Called with tensors done and tensors in all."""
 
 
 def merge_to_directory(
@@ -38,6 +39,9 @@ def merge_to_directory(
     root: Path,
     progress: Progress | None = None,
     check_hashes: bool = True,
+    threads: int | None = None,
+    memory: int | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Build the model that a recipe describes: weights, config, tokenizer, chat template and the recipe itself.
 
@@ -47,73 +51,104 @@ def merge_to_directory(
         recipe: what to build.
         out: the directory to make; it may exist if it is empty.
         root: relative locations in the recipe are under it.
-        progress: told of every tensor that is done.
+        progress: told of bytes written and bytes in all.
         check_hashes: whether to read all weights beforehand and compare them with the recipe's hashes.
+        threads: tensors merged at a time; by default one a core that this process may use.
+        memory: bytes of tensors that may be in memory at a time, beside the interpreter and its libraries; by default
+            (number of sources + 2) × the largest tensor in float32.
+        device: where the arithmetic is done: `cpu`, or `cuda` (with `:1` and so on).
 
     Returns:
         `out`.
 
     Raises:
-        InvalidInputError: `out` is in use, the recipe is illegal, or recipes refer to each other in a circle.
+        InvalidInputError: `out` is in use, the recipe is illegal, recipes refer to each other in a circle, `memory` is
+            too small for the method, or there is no such device.
         HashMismatchError: weights are not the ones that the recipe names.
-        CheckpointError, ArchitectureError, NonFiniteError: see there. Nothing is left behind.
+        CheckpointError: files are missing, corrupt or cannot be written, or another merge is writing `out`.
+        ArchitectureError, NonFiniteError: see there. No error leaves anything behind; a kill leaves what is finished.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInputError("out", str(out), "a directory that does not exist yet or is empty")
-    return _build(pin(recipe, root) if check_hashes else recipe, out, root, progress, ())
+    asked = _Asked(threads or usable_cores(), memory, _device(device))
+    return _build(pin(recipe, root) if check_hashes else recipe, out, root, asked, progress, ())
 
 
-def _build(recipe: Recipe, out: Path, root: Path, progress: Progress | None, above: tuple[Path, ...]) -> Path:
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the caller allows."""
+
+    threads: int
+    memory: int | None
+    device: torch.device
+
+    def resources(self, todo: Plan, units: Sequence[Unit], shapes: Mapping[str, tuple[int, ...]]) -> Resources:
+        memory = self.memory if self.memory is not None else max(promised(todo, shapes), *(u.memory for u in units), 0)
+        check_memory(todo, units, memory)
+        return Resources(self.threads, memory, self.device)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InvalidInputError("device", name, "cpu or cuda") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidInputError("device", name, f"cpu: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidInputError("device", name, "cpu or cuda")
+    return device
+
+
+def _build(
+    recipe: Recipe, out: Path, root: Path, asked: _Asked, progress: Progress | None, above: tuple[Path, ...]
+) -> Path:
     """`above` holds the recipe files that wait for this one."""
-    with _scratch(out) as scratch:
+    with partial(out, fingerprint(recipe, root, above)) as at:
 
         def build(path: Path) -> Path:
-            return _build_source(path, scratch, above)
+            return _build_source(path.resolve(), at.scratch, asked, above)
 
         with open_inputs(recipe, root, build) as inputs:
-            todo = plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed)
-            _write(recipe, todo, inputs, out, scratch, progress)
+            todo = with_factors(plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed), inputs.sources)
+            _write(recipe, todo, inputs, at, asked, progress)
+        at.publish()
     return out
 
 
-@contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """A folder on the disk of `out` that is gone afterwards."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        made = tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".parts", dir=out.parent)
-    except OSError as error:
-        raise CheckpointError(f"{out}: cannot be written: {error.strerror or error}") from error
-    try:
-        yield Path(made)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+def _build_source(path: Path, scratch: Path, asked: _Asked, above: tuple[Path, ...]) -> Path:
+    """The model of a recipe that is a source; what a killed merge has built already is taken."""
+    check_circle(path, above)
+    recipe = load_recipe(path)
+    out = scratch / fingerprint(recipe, path.parent, (*above, path))
+    return out if out.exists() else _build(recipe, out, path.parent, asked, None, (*above, path))
 
 
-def _build_source(path: Path, scratch: Path, above: tuple[Path, ...]) -> Path:
-    path = path.resolve()
-    if path in above:
-        circle = " → ".join(p.name for p in (*above, path))
-        raise InvalidInputError("sources", str(path), f"recipes that do not refer to each other in a circle ({circle})")
-    out = scratch / str(len(list(scratch.iterdir())))
-    return _build(load_recipe(path), out, path.parent, None, (*above, path))
-
-
-def _write(recipe: Recipe, todo: Plan, inputs: Inputs, out: Path, scratch: Path, progress: Progress | None) -> None:
-    measured: Mapping[str, float] | None = None
+def _write(recipe: Recipe, todo: Plan, inputs: Inputs, at: Partial, asked: _Asked, progress: Progress | None) -> None:
     if todo.measures == "model":
-        inputs = _with_folded(inputs, scratch)  # they are read several times
-        measured = measure_model(todo, lambda: inputs.works(todo), torch.device("cpu"))
-    with ShardWriter(out, recipe.shard_bytes) as writer:
-        for done, job in enumerate(todo.jobs):
-            work = inputs.work(job)
-            result = torch.empty(work.base.shape, dtype=job.dtype)
-            merge_into(result, todo, work, measured)
-            writer.add(job.name, result)
-            if progress is not None:
-                progress(done + 1, len(todo.jobs))
-        places = [source.path for source in inputs.sources.values()]
-        write_sidecar(inputs.base.path, inputs.base.config, recipe, writer.directory, places)
+        inputs = _with_folded(inputs, at.scratch)  # they are read several times
+    shapes = {job.name: inputs.shape(job) for job in todo.jobs}
+    shards = lay_out([Entry(job.name, job.dtype, shapes[job.name]) for job in todo.jobs], recipe.shard_bytes)
+    with ShardWriter(at, shards) as writer:
+        missing = [job for job in todo.jobs if job.name in writer.missing]
+        units = units_of(todo, missing, shapes, inputs.computed)
+        resources = asked.resources(todo, units, shapes)
+        measured = _measured(todo, inputs, asked.device) if missing else None
+        merge_units(todo, units, inputs, writer, resources, measured, progress)
+    places = [source.path for source in inputs.sources.values()]
+    write_sidecar(inputs.base.path, inputs.base.config, recipe, at.model, places)
+
+
+def _measured(todo: Plan, inputs: Inputs, device: torch.device) -> Mapping[str, float] | None:
+    if todo.measures != "model":
+        return None
+    with one_thread_a_kernel():
+        return measure_model(todo, lambda: inputs.works(todo), device)
 
 
 def _with_folded(inputs: Inputs, scratch: Path) -> Inputs:

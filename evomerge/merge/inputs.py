@@ -10,8 +10,9 @@ from types import TracebackType
 from torch import Tensor
 
 from evomerge.errors import InvalidInputError
-from evomerge.merge.blocks import Operand, TensorWork
+from evomerge.merge.blocks import Operand, Span, TensorWork
 from evomerge.merge.calibration.entries import Found
+from evomerge.merge.factored import factors_of
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import Checkpoint, open_checkpoint
@@ -57,6 +58,11 @@ class Inputs:
         operands = {source: self._operand(source, job) for source in job.changed}
         return TensorWork(job, self._theta0(job), operands, {} if job.copy else self.statistics(job))
 
+    def shape(self, job: TensorJob) -> tuple[int, ...]:
+        """The shape of a job's result, as it is stored."""
+        like = job.theta0 if job.theta0 is not None else job.tensor_of(job.changed[0])
+        return self.base.tensors[like].shape
+
     def works(self, plan: Plan) -> Iterator[TensorWork]:
         """The tensors of all jobs that merge, one after the other."""
         return (self.work(job) for job in plan.jobs)
@@ -80,6 +86,18 @@ class Inputs:
             return Operand("weights", base if delta is None else delta + base)
         assert delta is not None, f"{name} lists {tensor} as changed"
         return Operand("delta", delta)
+
+    @property
+    def computed(self) -> frozenset[str]:
+        """Sources whose tensors are computed whole when they are asked for."""
+        return frozenset(
+            name
+            for name, source in self.sources.items()
+            if isinstance(source, AdapterSource) and name not in self.deltas
+        )
+
+    def release(self, work: TensorWork, span: Span | None) -> None:
+        """Let pages of mapped files go that have been read."""
 
     def __enter__(self) -> Inputs:
         return self

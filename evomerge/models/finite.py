@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evomerge.errors import NonFiniteError
 
+_BITS: dict[torch.dtype, tuple[torch.dtype, type[np.unsignedinteger], int, int]] = {
+    torch.bfloat16: (torch.int16, np.uint16, 0x7F80, 0xFF80),
+    torch.float16: (torch.int16, np.uint16, 0x7C00, 0xFC00),
+    torch.float32: (torch.int32, np.uint32, 0x7F800000, 0xFF800000),
+}
+"""dtype → integers of its size, and the bits of +inf and -inf: beyond them, in the order of the signed integers and of
+the unsigned ones, lie the NaNs and nothing else."""
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a contiguous tensor holds neither NaN nor infinity; the bits are looked at, which costs a CPU a fraction
+    of looking at the numbers."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return True
+    if tensor.device.type != "cpu" or tensor.dtype not in _BITS:
+        return bool(torch.isfinite(tensor).all())
+    signed, unsigned, highest, lowest = _BITS[tensor.dtype]
+    bits = tensor.detach().view(-1).view(signed).numpy()
+    return bool(bits.max() < highest and bits.view(unsigned).max() < lowest)
+
 
 def check_finite(tensor: Tensor, name: str, where: str) -> None:
-    """Check that a floating tensor holds neither NaN nor infinity; one pass, no memory.
+    """Check that a floating tensor holds neither NaN nor infinity.
 
     Raises:
         NonFiniteError: it does; the message says how many and the first index.
@@ -20,10 +41,7 @@ def check_finite(tensor: Tensor, name: str, where: str) -> None:
     evomerge.errors.NonFiniteError: source 'math': tensor 'head.weight' holds NaN or infinity in 1 of 2 entries, \
 first at [1]
     """
-    if tensor.numel() == 0:
-        return
-    low, high = torch.aminmax(tensor)  # NaN anywhere makes both NaN
-    if bool(torch.isfinite(low)) and bool(torch.isfinite(high)):
+    if is_finite(tensor.contiguous()):
         return
     bad = (~torch.isfinite(tensor)).nonzero()
     raise NonFiniteError(

@@ -8,19 +8,16 @@ import torch
 from evomerge.errors import CheckpointError, HashMismatchError, InvalidInputError
 from evomerge.merge.resolve import pin
 from evomerge.models.content import content_hash
-from evomerge.models.stream import ShardWriter
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.recipe.text import dump_json, dump_yaml
+from evomerge.testing.directories import save_tensors
 
 LINEAR = Merge(method="linear")
 
 
 def write(at: Path, value: float) -> Path:
     """A checkpoint of one tensor: enough to be hashed."""
-    with ShardWriter(at, 10**9) as writer:
-        writer.add("x.weight", torch.full((4,), value))
-        (writer.directory / "config.json").write_text("{}")
-    return at
+    return save_tensors(at, {"x.weight": torch.full((4,), value)}, files={"config.json": "{}"})
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import open_checkpoint
-from evomerge.models.stream import ShardWriter
+from evomerge.testing.directories import save_tensors
 
 Save = Callable[..., Path]
 
@@ -29,12 +29,8 @@ def whole(tmp_path: Path) -> Path:
 @pytest.fixture
 def sharded(tmp_path: Path) -> Path:
     """The same, a tensor in each file."""
-    out = tmp_path / "sharded"
-    with ShardWriter(out, shard_bytes=1) as writer:
-        writer.add("a.weight", torch.arange(6.0).reshape(2, 3))
-        writer.add("b.weight", torch.ones(4))
-        (writer.directory / "config.json").write_text("{}")
-    return out
+    tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4)}
+    return save_tensors(tmp_path / "sharded", tensors, 1, {"config.json": "{}"})
 
 
 def directory(at: Path, tensors: dict[str, torch.Tensor], config: str = "{}") -> Path:

@@ -12,17 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evomerge.models.checkpoint import content_hash
-from evomerge.models.stream import ShardWriter
+from evomerge.testing.directories import save_tensors
 
 TENSORS = {"b.weight": torch.arange(6.0).reshape(2, 3), "a.weight": torch.ones(4, dtype=torch.bfloat16)}
 
 
 def write(at: Path, tensors: dict[str, Tensor], shard_bytes: int = 10**9) -> Path:
-    with ShardWriter(at, shard_bytes) as writer:
-        for name, tensor in tensors.items():
-            writer.add(name, tensor)
-        (writer.directory / "config.json").write_text("{}")
-    return at
+    return save_tensors(at, tensors, shard_bytes, {"config.json": "{}"})
 
 
 def write_adapter(at: Path, config: dict[str, Any]) -> Path:

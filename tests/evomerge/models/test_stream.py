@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import random
 import resource
 import shutil
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +20,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
-from evomerge.models.stream import HEADER_BYTES, ShardWriter
+from evomerge.models.layout import HEADER_BYTES, Entry, lay_out
+from evomerge.models.partial import partial
+from evomerge.models.stream import ShardWriter
 from evomerge.models.weights import open_weights
+from evomerge.testing.directories import save_tensors
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
@@ -31,10 +36,7 @@ def tensors_of(batch: list[tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Te
 
 
 def write(out: Path, tensors: dict[str, Tensor], shard_bytes: int) -> Path:
-    with ShardWriter(out, shard_bytes) as writer:
-        for name, tensor in tensors.items():
-            writer.add(name, tensor)
-    return out
+    return save_tensors(out, tensors, shard_bytes)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -104,14 +106,17 @@ def test_views_are_written_in_their_own_order(tmp_path: Path) -> None:
     assert torch.equal(weights.read("row"), matrix[:, 1])
 
 
-def test_an_odd_tensor_may_be_reused_by_the_caller_at_once(tmp_path: Path) -> None:
-    buffer = torch.ones(3)
-    with ShardWriter(tmp_path / "m", 10**6) as writer:
-        writer.add("a", buffer)
-        buffer.zero_()
-        writer.add("b", buffer)
+def test_pieces_in_any_order_from_several_threads_give_the_same_bytes(tmp_path: Path) -> None:
+    tensors = {f"t{i}": torch.randn(997 + i) for i in range(20)}
+    shards = lay_out([Entry(name, t.dtype, tuple(t.shape)) for name, t in tensors.items()], 20_000)
+    pieces = [(name, at) for name, t in tensors.items() for at in range(0, len(t), 100)]
+    random.Random(1).shuffle(pieces)
+    with partial(tmp_path / "pieces", "key") as at:
+        with ShardWriter(at, shards) as writer, ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda p: writer.write(p[0], tensors[p[0]][p[1] : p[1] + 100], p[1]), pieces))
+        at.publish()
 
-    assert open_weights(tmp_path / "m", "model").read("a").sum() == 3
+    assert contents(tmp_path / "pieces") == contents(write(tmp_path / "whole", tensors, 20_000))
 
 
 def test_a_shard_is_closed_when_its_header_is_full(tmp_path: Path) -> None:
@@ -124,13 +129,15 @@ def test_a_shard_is_closed_when_its_header_is_full(tmp_path: Path) -> None:
 
 
 def test_nothing_is_visible_until_all_is_written(tmp_path: Path) -> None:
-    out = tmp_path / "m"
-    with ShardWriter(out, 8) as writer:
-        writer.add("a", torch.ones(8))
-        writer.add("b", torch.ones(8))
-        (writer.directory / "config.json").write_text("{}")
+    out, tensors = tmp_path / "m", {"a": torch.ones(8), "b": torch.ones(8)}
+    with partial(out, "key") as at:
+        with ShardWriter(at, lay_out([Entry(n, t.dtype, tuple(t.shape)) for n, t in tensors.items()], 8)) as writer:
+            for name, tensor in tensors.items():
+                writer.write(name, tensor)
+        (at.model / "config.json").write_text("{}")
 
         assert not out.exists()
+        at.publish()
     assert "config.json" in contents(out)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
@@ -154,13 +161,11 @@ def test_a_refused_write_is_a_clear_error_and_leaves_nothing(tmp_path: Path, roo
 FULL_DISK = """
 import sys, torch
 from pathlib import Path
-from evomerge.models.stream import ShardWriter
+from evomerge.testing.directories import save_tensors
 from evomerge.errors import CheckpointError
 at = Path(sys.argv[1])
 try:
-    with ShardWriter(at / "m", 300_000) as writer:
-        for i in range(100):
-            writer.add(f"t{i}", torch.ones(25_000))
+    save_tensors(at / "m", {f"t{i}": torch.ones(25_000) for i in range(100)}, 300_000)
 except CheckpointError as error:
     print(error, list(at.iterdir()))
 """
@@ -193,16 +198,8 @@ def test_only_a_new_or_empty_directory_is_taken(tmp_path: Path) -> None:
 
 def test_the_callers_mistakes_are_value_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shard_bytes is 0"):
-        ShardWriter(tmp_path / "m", 0)
-    with pytest.raises(ValueError, match="inside its `with` block"):
-        _ = ShardWriter(tmp_path / "m", 1).directory
+        lay_out([], 0)
     with pytest.raises(ValueError, match="'a' was added twice"):
-        write_twice(tmp_path / "m")
+        lay_out([Entry("a", torch.float32, (1,))] * 2, 8)
     with pytest.raises(CheckpointError, match="no tensor was written"):
         write(tmp_path / "m", {}, 8)
-
-
-def write_twice(out: Path) -> None:
-    with ShardWriter(out, 8) as writer:
-        writer.add("a", torch.ones(1))
-        writer.add("a", torch.ones(1))

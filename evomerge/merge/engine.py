@@ -1,0 +1,138 @@
+"""All tensors of a plan, several at a time: what is read, merged and written overlaps.
+
+Tensors are taken in the order of the files. Large ones are cut into spans where the method allows it, and each worker
+thread merges one block after the other and writes it while it is still in the cache. How much is under way at a time
+is bounded by a budget of memory. No byte depends on how many threads there are or who does what.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evomerge.merge import blocks
+from evomerge.merge.blocks import merged_pieces
+from evomerge.merge.budget import Unit
+from evomerge.merge.inputs import Inputs
+from evomerge.merge.plan import Plan
+from evomerge.models.stream import ShardWriter
+
+Progress = Callable[[int, int], None]
+"""Called with bytes written and bytes in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a merge may use.
+
+    Attributes:
+        threads: tensors, or spans of them, at a time.
+        memory: bytes of tensors that are in memory at a time.
+        device: where the arithmetic is done.
+    """
+
+    threads: int
+    memory: int
+    device: torch.device
+
+
+def merge_units(
+    plan: Plan,
+    units: list[Unit],
+    inputs: Inputs,
+    writer: ShardWriter,
+    resources: Resources,
+    measured: Mapping[str, float] | None,
+    progress: Progress | None,
+) -> None:
+    """Merge and write all units.
+
+    Raises:
+        CheckpointError, NonFiniteError: the first that a unit met; no further ones are begun.
+    """
+    total = sum(unit.num_bytes for unit in units)
+    done = 0
+    scratch = threading.local()
+
+    def work(unit: Unit) -> int:
+        _merge(plan, unit, inputs, writer, resources.device, measured, scratch)
+        return unit.num_bytes
+
+    with one_thread_a_kernel(), ThreadPoolExecutor(resources.threads, "merge", _one_thread) as pool:
+        for finished in _in_budget(pool, work, units, resources):
+            done += finished
+            if progress is not None:
+                progress(done, total)
+
+
+def _in_budget(
+    pool: ThreadPoolExecutor, work: Callable[[Unit], int], units: list[Unit], resources: Resources
+) -> Iterator[int]:
+    """Results as they come; units begin in order, as many at a time as threads and memory allow."""
+    running: dict[Future[int], int] = {}
+    try:
+        for unit in units:
+            while running and (
+                len(running) > resources.threads or sum(running.values()) + unit.memory > resources.memory
+            ):
+                yield from _finished(running)
+            running[pool.submit(work, unit)] = unit.memory
+        while running:
+            yield from _finished(running)
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _finished(running: dict[Future[int], int]) -> Iterator[int]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        del running[future]
+        yield future.result()
+
+
+def _merge(
+    plan: Plan,
+    unit: Unit,
+    inputs: Inputs,
+    writer: ShardWriter,
+    device: torch.device,
+    measured: Mapping[str, float] | None,
+    scratch: threading.local,
+) -> None:
+    tensors = inputs.work(unit.job)
+    length = blocks.BLOCK if device.type == "cpu" else blocks.DEVICE_BLOCK
+
+    def place(begin: int, end: int) -> Tensor:
+        """Memory of this thread, used again for every piece."""
+        kept: Tensor | None = getattr(scratch, "piece", None)
+        if kept is None or kept.dtype != unit.job.dtype or kept.numel() < end - begin:
+            kept = scratch.piece = torch.empty(max(length, end - begin), dtype=unit.job.dtype, device=device)
+        return kept[: end - begin]
+
+    with torch.no_grad():
+        for first, piece in merged_pieces(plan, tensors, measured, device, place, unit.span):
+            writer.write(unit.job.name, piece, first)
+    inputs.release(tensors, unit.span)
+
+
+@contextmanager
+def one_thread_a_kernel() -> Iterator[None]:
+    """Kernels of torch and BLAS run in the thread that calls them: the merge has threads of its own, and sums that a
+    library splits among threads would depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
