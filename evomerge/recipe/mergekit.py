@@ -48,6 +48,8 @@ DEFAULTS: Mapping[str, Mapping[str, Scalar]] = {
         "election": "mass",
         "sign_ties": "majority",
         "scope": "global",
+        "rescale": "none",
+        "divisor": "absolute",
     },
     "dare_linear": {"weight": 1.0, "density": 0.1, "lambda": 1.0, "normalize": False, "rescale": "inverse"},
     "dare_ties": {
@@ -58,8 +60,9 @@ DEFAULTS: Mapping[str, Mapping[str, Scalar]] = {
         "election": "mass",
         "sign_ties": "majority",
         "rescale": "inverse",
+        "divisor": "absolute",
     },
-    "passthrough": {},
+    "passthrough": {"scale": 1.0},
 }
 """What a recipe means where it says nothing: as `evomerge.merge.methods` declares, a package above this one."""
 

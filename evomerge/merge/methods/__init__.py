@@ -11,11 +11,51 @@ from importlib.metadata import entry_points
 
 from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.merge.method import Method
-from evomerge.merge.methods import dare, linear, passthrough, slerp, task_arithmetic, ties
+from evomerge.merge.methods import (
+    arcee_fusion,
+    breadcrumbs,
+    core,
+    dare,
+    della,
+    karcher,
+    lego,
+    linear,
+    lora,
+    model_stock,
+    nearswap,
+    nuslerp,
+    passthrough,
+    ram,
+    sce,
+    slerp,
+    task_arithmetic,
+    ties,
+    ttmm,
+)
 from evomerge.recipe.schema import Merge
 
 GROUP = "evomerge.methods"
-FAMILIES = (linear, task_arithmetic, slerp, ties, dare, passthrough)
+FAMILIES = (
+    linear,
+    task_arithmetic,
+    slerp,
+    ties,
+    dare,
+    passthrough,
+    nuslerp,
+    karcher,
+    breadcrumbs,
+    della,
+    sce,
+    model_stock,
+    nearswap,
+    arcee_fusion,
+    ram,
+    lora,
+    lego,
+    core,
+    ttmm,
+)
 
 
 def _plugged_in() -> Iterator[Method]:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from torch import Tensor
 
 from evomerge.merge import standard as p
-from evomerge.merge.method import Block, Blocks, Method, Parameter, Values
+from evomerge.merge.method import Block, Blocks, Method, Values
 from evomerge.merge.methods import task_arithmetic, ties
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import weighted_sum
-from evomerge.merge.primitives.measure import total
-from evomerge.merge.primitives.rescale import inverse, match_l1
+from evomerge.merge.primitives.rescale import inverse, matching
 from evomerge.merge.primitives.sparsify import bernoulli, drop, mask_key, resolved
 
 PAPER = "Yu et al. 2024, Language Models are Super Mario (DARE), arXiv:2311.03099"
-RESCALE = Parameter(
-    "rescale",
-    "inverse",
-    choices=("inverse", "l1", "none"),
-    text="what makes up for dropped entries: 1/p (the paper), the L1 norm of the tensor (mergekit), or nothing",
-)
+NORMS = ("l1", "l2", "linf")
 
 
 def _dropped(block: Block) -> dict[str, Tensor]:
@@ -42,7 +36,7 @@ def _factors(block: Block, measured: Mapping[str, float]) -> dict[str, float]:
     rule = block.shared["rescale"]
     if rule == "none":
         return dict.fromkeys(block.deltas, 1.0)
-    if rule == "l1":
+    if rule in NORMS:
         return {source: measured.get(source, 1.0) for source in block.deltas}
     return {source: inverse(resolved(weights.number(v, "density"))) for source, v in block.per_source.items()}
 
@@ -52,24 +46,22 @@ def _sparsified(block: Block, measured: Mapping[str, float]) -> dict[str, Tensor
     return {source: kept.mul_(factors[source]) for source, kept in _dropped(block).items()}
 
 
-def _l1_factors(blocks: Blocks) -> dict[str, float]:
-    before: dict[str, float] = {}
-    after: dict[str, float] = {}
+def _matching(blocks: Blocks) -> dict[str, float]:
+    """The factors that bring what is left to a norm of the whole; none if nothing asks for them."""
+    rule = str(next(iter(blocks())).shared["rescale"])
+    return matching(rule, _pairs(blocks)) if rule in NORMS else {}
+
+
+def _pairs(blocks: Blocks) -> Iterator[tuple[str, Tensor, Tensor]]:
     for block in blocks():
         for source, kept in _dropped(block).items():
             delta = block.deltas[source]
-            assert delta is not None
-            before[source] = before.get(source, 0.0) + total(delta.abs())
-            after[source] = after.get(source, 0.0) + total(kept.abs_())
-    return {source: match_l1(before[source], after[source]) for source in before}
-
-
-def _measure_linear(blocks: Blocks) -> Mapping[str, float]:
-    return _l1_factors(blocks)
+            assert delta is not None, "only sources with a task vector are dropped from"
+            yield source, delta, kept
 
 
 def _measure_ties(blocks: Blocks) -> Mapping[str, float]:
-    factors = _l1_factors(blocks) if next(iter(blocks())).shared["rescale"] == "l1" else {}
+    factors = _matching(blocks)
     return {**factors, **ties.majority(blocks, lambda block: _sparsified(block, factors))}
 
 
@@ -85,12 +77,12 @@ def _merge_ties(block: Block) -> Tensor:
     return ties.consensus(block, _sparsified(block, block.measured))
 
 
-def _needs_l1(shared: Values) -> Literal["tensor", "nothing"]:
-    return "tensor" if shared["rescale"] == "l1" else "nothing"
+def _needs_norm(shared: Values) -> Literal["tensor", "nothing"]:
+    return "tensor" if shared["rescale"] in NORMS else "nothing"
 
 
-def _needs_l1_or_majority(shared: Values) -> Literal["tensor", "nothing"]:
-    return "tensor" if shared["sign_ties"] == "majority" else _needs_l1(shared)
+def _needs_norm_or_majority(shared: Values) -> Literal["tensor", "nothing"]:
+    return "tensor" if shared["sign_ties"] == "majority" else _needs_norm(shared)
 
 
 DARE_LINEAR = Method(
@@ -98,10 +90,10 @@ DARE_LINEAR = Method(
     title="DARE",
     paper=PAPER,
     merge=_merge_linear,
-    parameters=(p.weight(), p.density(0.1, low=0.05), p.LAMBDA, p.normalize(False), RESCALE),
+    parameters=(p.weight(), p.density(0.1, low=0.05), p.LAMBDA, p.normalize(False), p.RESCALE),
     stochastic=True,
-    measure=_measure_linear,
-    measures=_needs_l1,
+    measure=_matching,
+    measures=_needs_norm,
     check=task_arithmetic.check,
 )
 
@@ -117,11 +109,12 @@ DARE_TIES = Method(
         p.normalize(True),
         p.ELECTION,
         p.SIGN_TIES,
-        RESCALE,
+        p.RESCALE,
+        p.DIVISOR,
     ),
     stochastic=True,
     measure=_measure_ties,
-    measures=_needs_l1_or_majority,
+    measures=_needs_norm_or_majority,
     check=ties.check,
 )
 

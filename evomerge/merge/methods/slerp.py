@@ -6,17 +6,14 @@ recipe's digest does not depend on the order in which sources are written, so it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from evomerge.errors import InvalidInputError
-from evomerge.merge.method import Block, Blocks, Method, Parameter, Values
+from evomerge.merge.method import Block, Blocks, Method, Parameter
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import affine, slerp_weights, weighted_sum
 from evomerge.merge.primitives.measure import inner
-
-Position = Callable[[Values, Mapping[str, Values]], float]
 
 
 def _ends(block: Block) -> tuple[Tensor, Tensor]:
@@ -36,41 +33,20 @@ def _measure(blocks: Blocks) -> Mapping[str, float]:
     return products
 
 
-def _merge_at(position: Position) -> Callable[[Block], Tensor]:
-    def merge(block: Block) -> Tensor:
-        a, b = _ends(block)
-        t = position(block.shared, block.per_source)
-        pair = slerp_weights(t, block.measured["aa"], block.measured["bb"], block.measured["ab"])
-        if pair is None or a is b:
-            return affine({"a": a, "b": b}, {"a": 1 - t, "b": t})
-        return weighted_sum({"a": a, "b": b}, {"a": pair[0], "b": pair[1]}, like=block.base)
-
-    return merge
-
-
-def _from_t(shared: Values, per_source: Mapping[str, Values]) -> float:
-    return weights.number(shared, "t")
-
-
-def _from_weights(shared: Values, per_source: Mapping[str, Values]) -> float:
-    """w itself from the base to one source; wb / (wa + wb) between two."""
-    w = list(weights.of_sources(per_source).values())
-    return w[0] if len(w) == 1 else list(weights.normalised({"a": w[0], "b": w[1]}).values())[1]
-
-
-def _check_weights(shared: Values, per_source: Mapping[str, Values]) -> None:
-    w = weights.of_sources(per_source)
-    if len(w) == 2:
-        weights.check_sum(w)
-    if not 0 <= (t := _from_weights(shared, per_source)) <= 1:
-        raise InvalidInputError("weight", w, f"weights that give a position in [0, 1] on the arc, not {t:.6g}")
+def _merge(block: Block) -> Tensor:
+    a, b = _ends(block)
+    t = weights.number(block.shared, "t")
+    pair = slerp_weights(t, block.measured["aa"], block.measured["bb"], block.measured["ab"])
+    if pair is None or a is b:
+        return affine({"a": a, "b": b}, {"a": 1 - t, "b": t})
+    return weighted_sum({"a": a, "b": b}, {"a": pair[0], "b": pair[1]}, like=block.base)
 
 
 SLERP = Method(
     name="slerp",
     title="SLERP",
     paper="Shoemake 1985, Animating Rotation with Quaternion Curves, doi:10.1145/325165.325242",
-    merge=_merge_at(_from_t),
+    merge=_merge,
     parameters=(
         Parameter(
             "t", 0.5, low=0.0, high=1.0, legal=(0.0, 1.0), text="position on the arc from the first to the second"
@@ -83,20 +59,4 @@ SLERP = Method(
     measures=lambda shared: "tensor",
 )
 
-NUSLERP = Method(
-    name="nuslerp",
-    title="SLERP by weights",
-    paper="Shoemake 1985, Animating Rotation with Quaternion Curves, doi:10.1145/325165.325242; weights as in mergekit",
-    merge=_merge_at(_from_weights),
-    parameters=(
-        Parameter("weight", 0.5, low=0.0, high=1.0, per_source=True, legal=(0.0, float("inf")), text="pull on the arc"),
-    ),
-    domain="weights",
-    num_sources=(1, 2),
-    baseless=lambda num_sources: num_sources == 2,
-    measure=_measure,
-    measures=lambda shared: "tensor",
-    check=_check_weights,
-)
-
-METHODS = (SLERP, NUSLERP)
+METHODS = (SLERP,)

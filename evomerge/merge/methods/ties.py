@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -13,10 +14,13 @@ from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import agreeing, agreeing_weight, sum_of
 from evomerge.merge.primitives.elect import elect, settle
 from evomerge.merge.primitives.measure import kth_magnitudes, total
+from evomerge.merge.primitives.rescale import inverse, matching
 from evomerge.merge.primitives.sparsify import trim
 
 TIE = "tie sign"
 """Name of the measured majority of elected signs."""
+FACTOR = "factor of "
+"""Before a source's name: what its survivors are scaled by."""
 
 Sparsify = Callable[[Block], dict[str, Tensor]]
 """Block → source name → its surviving entries; sources without any may be missing."""
@@ -26,7 +30,7 @@ def consensus(block: Block, survivors: dict[str, Tensor]) -> Tensor:
     """Steps 2 and 3 of TIES on weighted task vectors: θ0 + λ · (Σ of agreeing entries [/ Σ|w| of those that agree]).
 
     The paper divides by the number of agreeing entries, which this is for weights of 1. With negative weights
-    mergekit's Σw would turn a subtraction back into an addition, so we divide by Σ|w|.
+    mergekit's Σw (`divisor: signed`) turns a subtraction back into an addition, so by default we divide by Σ|w|.
     """
     w = weights.of_sources(block.per_source)
     weighted = {s: x * w[s] for s, x in survivors.items() if w[s] != 0}
@@ -37,7 +41,8 @@ def consensus(block: Block, survivors: dict[str, Tensor]) -> Tensor:
     magnitudes = agreeing(votes, signs)
     merged = sum_of(magnitudes).mul_(signs)
     if block.shared["normalize"]:
-        merged.div_(agreeing_weight(magnitudes, [w[s] for s in weighted]))
+        signed = block.shared["divisor"] == "signed"
+        merged.div_(agreeing_weight(magnitudes, [w[s] for s in weighted], signed=signed))
     return merged.mul_(weights.number(block.shared, "lambda")).add_(block.base)
 
 
@@ -60,16 +65,27 @@ def check(shared: Values, per_source: Mapping[str, Values]) -> None:
         weights.check_sum(weights.of_sources(per_source), magnitudes=True)
 
 
-def _trimmed(block: Block, thresholds: Mapping[str, float]) -> dict[str, Tensor]:
-    return {s: trim(d, thresholds[s]) for s, d in block.deltas.items() if d is not None}
+def _trimmed(block: Block, measured: Mapping[str, float]) -> dict[str, Tensor]:
+    return {s: trim(d, measured[s]) for s, d in block.deltas.items() if d is not None}
+
+
+def _sparsified(block: Block, measured: Mapping[str, float]) -> dict[str, Tensor]:
+    trimmed = _trimmed(block, measured)
+    rule = block.shared["rescale"]
+    if rule == "none":
+        return trimmed
+    if rule == "inverse":
+        return {s: x * inverse(density) for s, x in trimmed.items() if (density := _densities(block)[s])}
+    return {s: x * measured[FACTOR + s] for s, x in trimmed.items()}
 
 
 def _merge(block: Block) -> Tensor:
-    return consensus(block, _trimmed(block, block.measured))
+    return consensus(block, _sparsified(block, block.measured))
 
 
 def _measure(blocks: Blocks) -> Mapping[str, float]:
-    densities = _densities(next(iter(blocks())))
+    first = next(iter(blocks()))
+    densities = _densities(first)
 
     def rows() -> Iterator[tuple[int, Mapping[str, Tensor | None]]]:
         for block in blocks():
@@ -78,8 +94,18 @@ def _measure(blocks: Blocks) -> Mapping[str, float]:
                 raise InvalidInputError("density", _densities(block), expected)
             yield block.base.numel(), block.deltas
 
-    thresholds = kth_magnitudes(rows, densities)
-    return {**thresholds, **majority(blocks, lambda block: _trimmed(block, thresholds))}
+    measured = dict(kth_magnitudes(rows, densities))
+    if (rule := str(first.shared["rescale"])) in ("l1", "l2", "linf"):
+        measured |= {FACTOR + s: factor for s, factor in matching(rule, _pairs(blocks, dict(measured))).items()}
+    return {**measured, **majority(blocks, lambda block: _sparsified(block, measured))}
+
+
+def _pairs(blocks: Blocks, thresholds: Mapping[str, float]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    for block in blocks():
+        for source, kept in _trimmed(block, thresholds).items():
+            delta = block.deltas[source]
+            assert delta is not None, "only sources with a task vector are trimmed"
+            yield source, delta, kept
 
 
 def _densities(block: Block) -> dict[str, float]:
@@ -99,6 +125,8 @@ TIES = Method(
         p.ELECTION,
         p.SIGN_TIES,
         p.SCOPE,
+        replace(p.RESCALE, default="none"),
+        p.DIVISOR,
     ),
     measure=_measure,
     measures=lambda shared: "model" if shared["scope"] == "global" else "tensor",

@@ -44,8 +44,22 @@ def affine(models: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
     Equal models give exactly that model, and a weight of 1 beside zeros gives exactly its model: a plain weighted sum
     misses both by a rounding.
     """
-    anchor = max(weights, key=lambda source: abs(weights[source]))
-    result = models[anchor].clone()
+    anchor = _heaviest(weights)
+    return _add_differences(models[anchor].clone(), models, weights, anchor)
+
+
+def combination(models: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Σ w·θ for any weights, as exact as `affine` for nearly equal models: (Σ w)·θa + Σ w·(θ − θa)."""
+    anchor = _heaviest(weights)
+    return _add_differences(models[anchor] * sum(weights.values()), models, weights, anchor)
+
+
+def _heaviest(weights: Mapping[str, float]) -> str:
+    return max(weights, key=lambda source: abs(weights[source]))
+
+
+def _add_differences(result: Tensor, models: Mapping[str, Tensor], weights: Mapping[str, float], anchor: str) -> Tensor:
+    """Add Σ w·(θ − θa) in place."""
     scratch: Tensor | None = None
     for source, model in models.items():
         if source != anchor and weights[source] != 0 and model is not models[anchor]:
@@ -62,16 +76,20 @@ def agreeing(votes: Sequence[Tensor], signs: Tensor) -> list[Tensor]:
     return [torch.mul(x, signs).clamp_(min=0) for x in votes]
 
 
-def agreeing_weight(magnitudes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Σ|w| over the sources whose entry agrees, 1 where none does: what a disjoint mean divides by.
+def agreeing_weight(votes: Sequence[Tensor], weights: Sequence[float], *, signed: bool = False) -> Tensor:
+    """Σ|w| over the sources whose entry is not 0, 1 where none is: what a disjoint mean divides by.
 
     With weights of 1 it is the paper's count of entries.
 
     Args:
-        magnitudes: from `agreeing`.
+        votes: entries that agree, as from `agreeing`, all others 0.
+        signed: add w instead of |w|, as mergekit does: entries whose weights cancel are divided by 1.
     """
-    like = magnitudes[0]
-    parts = [torch.gt(x, 0, out=torch.empty_like(like)).mul_(abs(w)) for x, w in zip(magnitudes, weights, strict=True)]
+    like = votes[0]
+    parts = [
+        torch.ne(x, 0, out=torch.empty_like(like)).mul_(w if signed else abs(w))
+        for x, w in zip(votes, weights, strict=True)
+    ]
     result = sum_of(parts)
     return result.add_(torch.eq(result, 0, out=torch.empty_like(like)))
 
@@ -80,12 +98,15 @@ SLERP_MAX_COSINE = 0.9995
 """Above this |cos| two vectors count as parallel and slerp becomes lerp: 1/sin ω amplifies rounding without bound."""
 
 
-def slerp_weights(t: float, aa: float, bb: float, ab: float) -> tuple[float, float] | None:
+def slerp_weights(
+    t: float, aa: float, bb: float, ab: float, max_cosine: float = SLERP_MAX_COSINE
+) -> tuple[float, float] | None:
     """The two coefficients of spherical interpolation from a to b, or None where it should be linear.
 
     Args:
         t: position, 0 at a, 1 at b.
         aa, bb, ab: inner products ⟨a,a⟩, ⟨b,b⟩, ⟨a,b⟩.
+        max_cosine: above this |cos| it is linear.
 
     Source: Shoemake 1985, Animating rotation with quaternion curves; the angle is that of the flattened tensors.
 
@@ -94,7 +115,7 @@ def slerp_weights(t: float, aa: float, bb: float, ab: float) -> tuple[float, flo
     """
     norm = math.sqrt(aa) * math.sqrt(bb)
     cosine = ab / norm if norm > 0 else 1.0
-    if abs(cosine) > SLERP_MAX_COSINE:
+    if abs(cosine) > max_cosine:
         return None
     omega = math.acos(cosine)
     return math.sin((1 - t) * omega) / math.sin(omega), math.sin(t * omega) / math.sin(omega)

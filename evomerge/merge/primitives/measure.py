@@ -23,12 +23,12 @@ _PENDING = 1 << 15
 
 
 def count_kept(density: float, size: int) -> int:
-    """How many of `size` entries a density keeps: the nearest whole number, but at least one unless the density is 0.
+    """How many of `size` entries a density keeps: rounded down, but at least one unless the density is 0.
 
     >>> count_kept(0.2, 10), count_kept(0.01, 10), count_kept(0.0, 10)
     (2, 1, 0)
     """
-    return max(1, round(density * size)) if density > 0 and size else 0
+    return max(1, int(density * size)) if density > 0 and size else 0
 
 
 def kth_magnitudes(rows: Rows, densities: Mapping[str, float]) -> dict[str, float]:
@@ -184,3 +184,15 @@ def total(values: Tensor) -> float:
 def inner(a: Tensor, b: Tensor) -> float:
     """Σ a·b in float64."""
     return total(a.double() * b.double())
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Σ over the last dimension in float64, in an order that threads do not change."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sum(values.numpy(), axis=-1, dtype=np.float64))
+    return values.sum(dim=-1, dtype=torch.float64)
+
+
+def row_inner(a: Tensor, b: Tensor) -> Tensor:
+    """Σ a·b over the last dimension in float64."""
+    return row_sums(a.double() * b.double())

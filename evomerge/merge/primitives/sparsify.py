@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 _DRAWS_PER_COUNT = 8
 """32-bit numbers in one Philox-4x64 counter value."""
+_RESOLUTION = 2**32
 
 
 def trim(delta: Tensor, threshold: float) -> Tensor:
@@ -26,9 +29,32 @@ def trim(delta: Tensor, threshold: float) -> Tensor:
     return torch.nn.functional.hardshrink(delta, float(below))
 
 
+def above(delta: Tensor, threshold: float) -> Tensor:
+    """Zero the entries whose magnitude is not greater than a threshold.
+
+    >>> above(torch.tensor([3.0, -1.0, 0.5]), threshold=1.0)
+    tensor([3., 0., 0.])
+    """
+    return torch.nn.functional.hardshrink(delta, threshold)
+
+
+def band(delta: Tensor, low: float, high: float) -> Tensor:
+    """Zero the entries whose magnitude lies below `low` or above `high`; entries equal to either are kept.
+
+    Source: Davari & Belilovsky 2023, Model Breadcrumbs, arXiv:2312.06795, section 3.
+
+    >>> band(torch.tensor([3.0, -1.0, 0.5, -2.0]), low=1.0, high=2.0)
+    tensor([ 0., -1.,  0., -2.])
+    """
+    kept = trim(delta, low)
+    if math.isinf(high):
+        return kept
+    return torch.le(delta.abs(), high, out=torch.empty_like(delta)).mul_(kept)
+
+
 def resolved(density: float) -> float:
     """The probability that a mask of this density really has: a whole number of 2⁻³²."""
-    return round(density * 2**32) / 2**32
+    return round(density * _RESOLUTION) / _RESOLUTION
 
 
 def mask_key(seed: int, source: str, tensor: str) -> int:
@@ -55,13 +81,47 @@ def bernoulli(key: int, density: float, offset: int, length: int) -> Tensor:
     Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3 (Philox); the raw stream is one that NumPy
     promises to keep.
     """
-    bound = round(resolved(density) * 2**32)
-    if bound >= 2**32:
+    bound = round(resolved(density) * _RESOLUTION)
+    if bound >= _RESOLUTION:
         return torch.ones(length)
+    return torch.from_numpy((_draws(key, offset, length) < np.uint32(bound)).astype(np.float32))
+
+
+def _draws(key: int, offset: int, length: int) -> npt.NDArray[np.uint32]:
     first, skipped = divmod(offset, _DRAWS_PER_COUNT)
     raw = np.random.Philox(key=key, counter=first).random_raw((skipped + length + 1) // 2)
-    draws = raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + length]
-    return torch.from_numpy((draws < np.uint32(bound)).astype(np.float32))
+    return raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + length]
+
+
+def probabilities_by_rank(delta: Tensor, density: float, epsilon: float) -> Tensor:
+    """The probability that an entry is kept: from `density − epsilon` for the smallest magnitude of its row to
+    `density + epsilon` for the largest, linear in the rank between; equal magnitudes in memory order.
+
+    Args:
+        delta: [rows, columns].
+        density, epsilon: density ± epsilon in [0, 1].
+
+    Returns:
+        float64, of delta's shape; whole numbers of 2⁻³². `density` for rows of one entry.
+
+    Source: Deep et al. 2024, DELLA-Merging, arXiv:2406.11617, section 3.1 (window size = 2 epsilon).
+    """
+    columns = delta.shape[1]
+    order = delta.abs().argsort(dim=1, stable=True)
+    position = torch.arange(columns, dtype=torch.float64, device=delta.device) / max(columns - 1, 1)
+    by_rank = density + epsilon * (2 * position - 1 if columns > 1 else position)
+    bounds = (by_rank * _RESOLUTION).round() / _RESOLUTION
+    return torch.empty_like(delta, dtype=torch.float64).scatter_(1, order, bounds.expand_as(delta))
+
+
+def bernoulli_of(key: int, probabilities: Tensor, offset: int) -> Tensor:
+    """A mask as `bernoulli` makes it, every entry with a probability of its own (a whole number of 2⁻³²).
+
+    Returns:
+        float32 tensor of 0 and 1, of the probabilities' shape, where they are.
+    """
+    draws = _draws(key, offset, probabilities.numel()).astype(np.float64).reshape(tuple(probabilities.shape))
+    return (torch.from_numpy(draws).to(probabilities.device) < probabilities * _RESOLUTION).float()
 
 
 def drop(delta: Tensor, keep: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from evomerge.merge.stage import Stage
-from evomerge.merge.stages import post, sparsify, sums
+from evomerge.merge.stages import elect, lora, post, random, rescale, sparsify, sums
 
-STAGES: dict[str, Stage] = {stage.name: stage for module in (sparsify, sums, post) for stage in module.STAGES}
+STAGES: dict[str, Stage] = {
+    stage.name: stage for module in (lora, sparsify, random, rescale, elect, sums, post) for stage in module.STAGES
+}

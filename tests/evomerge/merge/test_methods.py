@@ -159,7 +159,7 @@ def test_ties_is_what_the_paper_computes(seed: int, density: float) -> None:
     found = merge("ties", base, models, density=density, **{"lambda": 0.5})
 
     deltas = torch.stack([m - base for m in models.values()])
-    kept = max(1, round(density * SIZE))
+    kept = max(1, int(density * SIZE))
     threshold = deltas.abs().sort(dim=1, descending=True).values[:, kept - 1 : kept]
     deltas = torch.where(deltas.abs() >= threshold, deltas, 0.0)
     signs = deltas.sum(0).sign()

@@ -1,0 +1,83 @@
+"""Arcee Fusion: take over the entries of a source that matter most, leave the others at the base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from evomerge.merge.method import Block, Method, Parameter
+from evomerge.merge.primitives import weights
+from evomerge.merge.primitives.measure import kth_largest, row_sums
+from evomerge.merge.primitives.rows import row_slices
+
+_EPS = 1e-8
+"""Added to every probability, as in mergekit."""
+_QUARTILES = {"q1": 0.25, "median": 0.5, "q3": 0.75}
+
+
+def _merge(block: Block) -> Tensor:
+    """θ0 + δ where |δ|·KL(softmax θ ‖ softmax θ0), KL by rows, is at least median + factor·(q3 − q1).
+
+    The quartiles are exact; mergekit takes them of a random sample where a tensor has more than 10⁶ entries.
+    """
+    (delta,) = block.deltas.values()
+    if delta is None:
+        return block.base.clone()
+    columns = block.base.shape[-1] if block.base.dim() else 1
+    base, delta = block.base.reshape(-1, columns), delta.reshape(-1, columns)
+    importance = torch.empty_like(base)
+    for part in row_slices(base):
+        importance[part] = delta[part].abs().mul_(_divergence(base[part], delta[part]))
+    least = _threshold(importance, weights.number(block.shared, "iqr_factor"))
+    for part in row_slices(base):  # the result takes the place of the importance
+        chosen = importance[part].ge(least).to(base.dtype)
+        torch.add(chosen.mul_(delta[part]), base[part], out=importance[part])
+    return importance.reshape(block.base.shape)
+
+
+def _divergence(base: Tensor, delta: Tensor) -> Tensor:
+    """KL(softmax θ ‖ softmax θ0) of every row: [rows, 1], float32."""
+    p = torch.softmax((base + delta).double(), dim=-1).add_(_EPS)
+    q = torch.softmax(base.double(), dim=-1).add_(_EPS)
+    return row_sums(p * (p / q).log_()).clamp_(min=0).float().unsqueeze(1)
+
+
+def _threshold(importance: Tensor, factor: float) -> float:
+    """Quartiles are entries: the one at position ⌊q·(n − 1)⌋ from below."""
+
+    def rows() -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+        for part in row_slices(importance):
+            block = importance[part]
+            yield block.numel(), dict.fromkeys(_QUARTILES, block)
+
+    found = kth_largest(rows, {name: partial(_rank, share) for name, share in _QUARTILES.items()})
+    return found["median"] + factor * (found["q3"] - found["q1"])
+
+
+def _rank(share: float, size: int) -> int:
+    return size - int(share * (size - 1))
+
+
+ARCEE_FUSION = Method(
+    name="arcee_fusion",
+    title="Arcee Fusion",
+    paper="Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257",
+    merge=_merge,
+    parameters=(
+        Parameter(
+            "iqr_factor",
+            1.5,
+            low=0.5,
+            high=3.0,
+            text="how many interquartile ranges above the median an entry must lie",
+        ),
+    ),
+    num_sources=(1, 1),
+    grain="tensor",
+    cost="sort",
+)
+
+METHODS = (ARCEE_FUSION,)

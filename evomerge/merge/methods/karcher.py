@@ -1,0 +1,133 @@
+"""Means of several models on the sphere: Karcher's mean, and the normalised mean direction (Multi-SLERP)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from torch import Tensor
+
+from evomerge.errors import InvalidInputError
+from evomerge.merge import standard as p
+from evomerge.merge.method import Block, Blocks, Method, Parameter, Values
+from evomerge.merge.primitives import sphere, weights
+from evomerge.merge.primitives.aggregate import combination
+from evomerge.merge.primitives.measure import inner
+
+ORIGIN = Parameter(
+    "origin",
+    "zero",
+    choices=("zero", "base"),
+    text="the sphere's centre: 0 (the models' own weights), or the base (their task vectors)",
+)
+
+
+def _points(block: Block) -> dict[str, Tensor]:
+    """The models as vectors from the origin."""
+    models = {source: block.base if model is None else model for source, model in block.models.items()}
+    if block.shared.get("origin") == "base":
+        return {source: model - block.base for source, model in models.items()}
+    return models
+
+
+def _measure(
+    coefficients: Callable[[sphere.Floats, Block], Mapping[str, float]],
+) -> Callable[[Blocks], Mapping[str, float]]:
+    """The coefficients that follow from the inner products of the whole tensors."""
+
+    def measure(blocks: Blocks) -> Mapping[str, float]:
+        first = next(iter(blocks()))
+        gram = np.zeros((len(first.models), len(first.models)))
+        for block in blocks():
+            points = list(_points(block).values())
+            for i, a in enumerate(points):
+                for j in range(i + 1):
+                    gram[i, j] += inner(a, points[j])
+        return coefficients(gram + np.tril(gram, -1).T, first)
+
+    return measure
+
+
+def _merge(block: Block) -> Tensor:
+    merged = combination(_points(block), block.measured)
+    return merged.add_(block.base) if block.shared.get("origin") == "base" else merged
+
+
+def _karcher(gram: sphere.Floats, block: Block) -> Mapping[str, float]:
+    w = weights.normalised(weights.of_sources(block.per_source))
+    steps, tol = int(weights.number(block.shared, "max_iter")), weights.number(block.shared, "tol")
+    if len(w) == 1:
+        return w
+    found = sphere.karcher(gram, np.array(list(w.values())), steps, tol)
+    return dict(zip(w, found.tolist(), strict=True))
+
+
+def _multislerp(gram: sphere.Floats, block: Block) -> Mapping[str, float]:
+    w = weights.of_sources(block.per_source)
+    if block.shared["normalize_weights"]:
+        w = weights.normalised(w)
+    if len(w) == 1:
+        return dict.fromkeys(w, 1.0)
+    found = sphere.normalised_mean(gram, np.array(list(w.values())), weights.number(block.shared, "eps"))
+    if found is None and len(w) > 2:
+        raise InvalidInputError("weight", w, f"weights under which the directions of {block.name} do not cancel")
+    return w if found is None else dict(zip(w, found.tolist(), strict=True))
+
+
+def _check_karcher(shared: Values, per_source: Mapping[str, Values]) -> None:
+    weights.check_sum(weights.of_sources(per_source))
+
+
+def _check_multislerp(shared: Values, per_source: Mapping[str, Values]) -> None:
+    if shared["normalize_weights"]:
+        weights.check_sum(weights.of_sources(per_source))
+
+
+KARCHER = Method(
+    name="karcher",
+    title="Karcher mean",
+    paper="Karcher 1977, Riemannian Center of Mass and Mollifier Smoothing, doi:10.1002/cpa.3160300502; "
+    "of models as in mergekit, arXiv:2403.13257",
+    merge=_merge,
+    parameters=(
+        Parameter(
+            "weight", 1.0, low=0.0, high=1.5, per_source=True, legal=(0.0, float("inf")), text="pull of a source"
+        ),
+        Parameter("max_iter", 10.0, low=1.0, high=20.0, legal=(0.0, 1000.0), text="most steps of the iteration"),
+        Parameter(
+            "tol", 1e-5, low=1e-8, high=1e-3, scale="log", legal=(0.0, 1.0), text="a step so short ends the iteration"
+        ),
+    ),
+    domain="weights",
+    measure=_measure(_karcher),
+    measures=lambda shared: "tensor",
+    check=_check_karcher,
+    baseless=lambda num_sources: True,
+)
+MULTISLERP = Method(
+    name="multislerp",
+    title="Multi-SLERP",
+    paper="Goddard 2025, Multi-SLERP, https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
+    merge=_merge,
+    parameters=(
+        p.weight(),
+        Parameter("normalize_weights", True, text="divide the weights by their sum"),
+        ORIGIN,
+        Parameter(
+            "eps",
+            1e-8,
+            low=1e-10,
+            high=1e-4,
+            scale="log",
+            legal=(0.0, 1.0),
+            text="length of the mean direction below which directions count as cancelled",
+        ),
+    ),
+    domain="weights",
+    measure=_measure(_multislerp),
+    measures=lambda shared: "tensor",
+    check=_check_multislerp,
+    keeps_base=lambda shared: bool(shared["normalize_weights"]) or shared["origin"] == "base",
+)
+
+METHODS = (KARCHER, MULTISLERP)

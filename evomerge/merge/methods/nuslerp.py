@@ -1,0 +1,136 @@
+"""Spherical interpolation by weights: of whole tensors, rows or columns, of models or of task vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomerge.errors import InvalidInputError
+from evomerge.merge.method import Block, Method, Parameter, Values
+from evomerge.merge.methods.karcher import ORIGIN
+from evomerge.merge.primitives import weights
+from evomerge.merge.primitives.aggregate import affine, slerp_weights, weighted_sum
+from evomerge.merge.primitives.measure import inner, row_inner
+from evomerge.merge.primitives.rows import row_slices
+
+MAX_COSINE = 1 - 5e-13
+"""Only what is parallel up to the rounding of float64 is interpolated linearly, as in mergekit's operator."""
+
+
+def _merge(block: Block) -> Tensor:
+    t = _position(block.per_source)
+    if block.shared["nuslerp_flatten"] or block.base.dim() < 2:
+        return _whole(block, t)
+    # mergekit's names: with row_wise vectors run along the first dimension (a matrix's columns), without along the last
+    return _along(block, t, first=bool(block.shared["nuslerp_row_wise"]))
+
+
+def _position(per_source: Mapping[str, Values]) -> float:
+    """w itself from the base to one source; wb / (wa + wb) between two."""
+    w = list(weights.of_sources(per_source).values())
+    return w[0] if len(w) == 1 else list(weights.normalised({"a": w[0], "b": w[1]}).values())[1]
+
+
+def _ends(block: Block, part: slice, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows of the vectors a and b between which to interpolate."""
+    base = block.base.view(shape)[part]
+    models = [base if model is None else model.view(shape)[part] for model in block.models.values()]
+    if len(models) == 1:
+        models = [base, *models]
+    if block.shared["origin"] == "base":
+        return models[0] - base, models[1] - base
+    return models[0], models[1]
+
+
+def _parts(block: Block, shape: tuple[int, int]) -> list[slice]:
+    return list(row_slices(block.base.view(shape)))
+
+
+def _finished(block: Block, part: slice, shape: tuple[int, int], merged: Tensor) -> Tensor:
+    return merged.add_(block.base.view(shape)[part]) if block.shared["origin"] == "base" else merged
+
+
+def _whole(block: Block, t: float) -> Tensor:
+    """The angle is that of the flattened tensors."""
+    shape = (block.base.numel(), 1)
+    aa = bb = ab = 0.0
+    for part in _parts(block, shape):
+        a, b = _ends(block, part, shape)
+        aa, bb, ab = aa + inner(a, a), bb + inner(b, b), ab + inner(a, b)
+    pair = slerp_weights(t, aa, bb, ab, MAX_COSINE)
+    result = torch.empty_like(block.base).view(shape)
+    for part in _parts(block, shape):
+        a, b = _ends(block, part, shape)
+        merged = (
+            affine({"a": a, "b": b}, {"a": 1 - t, "b": t})
+            if pair is None
+            else weighted_sum({"a": a, "b": b}, {"a": pair[0], "b": pair[1]}, like=a)
+        )
+        result[part] = _finished(block, part, shape, merged)
+    return result.view(block.base.shape)
+
+
+def _along(block: Block, t: float, *, first: bool) -> Tensor:
+    """An angle for every vector along the first dimension, or along the last."""
+    shape = (len(block.base), -1) if first else (-1, block.base.shape[-1])
+    matrix = block.base.reshape(shape)
+    whole = (matrix.shape[0], matrix.shape[1])
+    products = np.zeros((3, whole[1] if first else whole[0]))
+    for part in _parts(block, whole):
+        a, b = _ends(block, part, whole)
+        for k, (x, y) in enumerate(((a, a), (b, b), (a, b))):
+            if first:
+                products[k] += row_inner(x.t(), y.t()).cpu().numpy()
+            else:
+                products[k, part] = row_inner(x, y).cpu().numpy()
+    pairs = [slerp_weights(t, aa, bb, ab, MAX_COSINE) or (1 - t, t) for aa, bb, ab in products.T.tolist()]
+    scales = torch.tensor(pairs, dtype=torch.float32, device=block.base.device)  # [vectors, 2]
+    result = torch.empty_like(matrix)
+    for part in _parts(block, whole):
+        a, b = _ends(block, part, whole)
+        own = scales.t().unsqueeze(1) if first else scales[part].t().unsqueeze(2)
+        result[part] = _finished(block, part, whole, _combined(a, b, own[0], own[1], near_b=t > 0.5))
+    return result.view(block.base.shape)
+
+
+def _combined(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor, *, near_b: bool) -> Tensor:
+    """wa·a + wb·b around the nearer end, so that equal vectors give exactly that vector."""
+    if near_b:
+        return (a - b).mul_(of_a).add_(b * (of_a + of_b))
+    return (b - a).mul_(of_b).add_(a * (of_a + of_b))
+
+
+def _check(shared: Values, per_source: Mapping[str, Values]) -> None:
+    w = weights.of_sources(per_source)
+    if len(w) == 2:
+        weights.check_sum(w)
+    if not 0 <= (t := _position(per_source)) <= 1:
+        raise InvalidInputError("weight", w, f"weights that give a position in [0, 1] on the arc, not {t:.6g}")
+
+
+NUSLERP = Method(
+    name="nuslerp",
+    title="SLERP by weights",
+    paper="Shoemake 1985, Animating Rotation with Quaternion Curves, doi:10.1145/325165.325242; weights as in mergekit",
+    merge=_merge,
+    parameters=(
+        Parameter("weight", 0.5, low=0.0, high=1.0, per_source=True, legal=(0.0, float("inf")), text="pull on the arc"),
+        Parameter("nuslerp_flatten", True, text="one angle for the whole tensor"),
+        Parameter(
+            "nuslerp_row_wise",
+            False,
+            text="without nuslerp_flatten: vectors along the first dimension instead of the last, as mergekit has it",
+        ),
+        ORIGIN,
+    ),
+    domain="weights",
+    num_sources=(1, 2),
+    baseless=lambda num_sources: num_sources == 2,
+    check=_check,
+    grain="tensor",
+)
+
+METHODS = (NUSLERP,)
