@@ -65,24 +65,28 @@ class AlignedSource:
         self._source.close()
 
 
-def open_aligned_source(name: str, path: Path, base: Checkpoint, spec: Align, root: Path, cache: Path | None) -> Source:
+def open_aligned_source(
+    spec: Align | None, root: Path, cache: Path | None, name: str, path: Path, base: Checkpoint, **options: bool
+) -> Source:
     """Open a source and put its units into the base's order.
 
     Args:
-        name: the recipe's name for it.
-        path: its directory.
+        spec: how; None opens it as it is.
         root: the location of items is under it.
-        cache: a directory that keeps maps by the content of both models and the recipe's section; made if missing.
+        cache: a directory that keeps maps by the content of both models and of `spec`; made if missing.
+        name, path, base, options: as for `open_source`.
 
     Raises:
         InvalidInputError: it is an adapter, which has the base's units anyway; or activations of experts are asked for.
         CheckpointError, ArchitectureError, HashMismatchError: as `open_source`; or the items cannot be read.
     """
+    if spec is None:
+        return open_source(name, path, base, **options)
     if is_adapter(path):
         raise InvalidInputError(f"align.{name}", spec.method, "no alignment: an adapter has the units of its base")
     if isinstance(spec, AlignByNames):
         return open_named_source(name, path, base, spec)
-    source = open_source(name, path, base)
+    source = open_source(name, path, base, **options)
     if not source.changed:
         return source
     architecture = architecture_of_checkpoint(base)
