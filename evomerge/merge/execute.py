@@ -16,6 +16,7 @@ import torch
 from evomerge.errors import InvalidInputError
 from evomerge.merge.blocks import measure_model
 from evomerge.merge.budget import Unit, check_memory, promised, units_of
+from evomerge.merge.calibration.calibrated import calibrated
 from evomerge.merge.engine import Progress, Resources, merge_units, one_thread_a_kernel
 from evomerge.merge.factored import with_factors
 from evomerge.merge.fingerprint import check_circle, fingerprint
@@ -42,6 +43,7 @@ def merge_to_directory(
     threads: int | None = None,
     memory: int | None = None,
     device: str = "cpu",
+    cache: Path | None = None,
 ) -> Path:
     """Build the model that a recipe describes: weights, config, tokenizer, chat template and the recipe itself.
 
@@ -57,6 +59,8 @@ def merge_to_directory(
         memory: bytes of tensors that may be in memory at a time, beside the interpreter and its libraries; by default
             (number of sources + 2) × the largest tensor in float32.
         device: where the arithmetic is done: `cpu`, or `cuda` (with `:1` and so on).
+        cache: a directory that keeps the statistics of models which some methods read; by default they are collected
+            for this merge alone.
 
     Returns:
         `out`.
@@ -70,7 +74,7 @@ def merge_to_directory(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInputError("out", str(out), "a directory that does not exist yet or is empty")
-    asked = _Asked(threads or usable_cores(), memory, _device(device))
+    asked = _Asked(threads or usable_cores(), memory, _device(device), cache)
     return _build(pin(recipe, root) if check_hashes else recipe, out, root, asked, progress, ())
 
 
@@ -86,6 +90,7 @@ class _Asked:
     threads: int
     memory: int | None
     device: torch.device
+    cache: Path | None
 
     def resources(self, todo: Plan, units: Sequence[Unit], shapes: Mapping[str, tuple[int, ...]]) -> Resources:
         memory = self.memory if self.memory is not None else max(promised(todo, shapes), *(u.memory for u in units), 0)
@@ -115,6 +120,7 @@ def _build(
             return _build_source(path.resolve(), at.scratch, asked, above)
 
         with open_inputs(recipe, root, build) as inputs:
+            inputs = calibrated(inputs, recipe, asked.cache or at.scratch, root=root, device=asked.device)
             todo = with_factors(plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed), inputs.sources)
             _write(recipe, todo, inputs, at, asked, progress)
         at.publish()
