@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from evomerge.errors import InvalidInputError
 from evomerge.merge.calibration.kinds import KINDS
 
 Found = Mapping[str, Mapping[str, Tensor]]
@@ -33,3 +34,15 @@ def of_whole(found: Found, shaped: Callable[[Tensor], Tensor]) -> Found:
 
 def _per_entry(kind: str) -> bool:
     return kind in KINDS and KINDS[kind].per == "entry"
+
+
+def needed(found: Found, source: str, *kinds: str) -> Tensor:
+    """A statistic of a source: of the first of these kinds that there is.
+
+    Raises:
+        InvalidInputError: there is none, which only a file of the user's own can be the reason for.
+    """
+    for kind in kinds:
+        if kind in found.get(source, {}):
+            return found[source][kind]
+    raise InvalidInputError(f"calibration: {source}", None, f"{' or '.join(kinds)} for every tensor that is merged")

@@ -8,6 +8,7 @@ from typing import Literal
 
 from evomerge.errors import InvalidInputError
 from evomerge.recipe.calibration import Calibration
+from evomerge.recipe.schema import Recipe
 
 Per = Literal["entry", "matrix", "layer", "model"]
 """What one statistic belongs to: every entry of a tensor; a linear map; a layer; the whole model."""
@@ -60,11 +61,26 @@ KINDS: dict[str, Kind] = {
 MOMENT = "second_moment"
 
 
-def check(method: str, requires: frozenset[str], calibration: Calibration | None, sources: Iterable[str]) -> None:
-    """Refuse a recipe that lacks what its method has to look at.
+def check(method: str, requires: frozenset[str], recipe: Recipe) -> None:
+    """Refuse a recipe that lacks what its method has to look at, or changes the models that it would look at.
 
     Raises:
-        InvalidInputError: no calibration section, or none of its fields covers a source; names the field.
+        InvalidInputError: no calibration section, or none of its fields covers a source; sources that are aligned or
+            get another vocabulary first: statistics are of the models as they are stored; names the field.
+    """
+    if requires and recipe.align:
+        raise InvalidInputError("align", sorted(recipe.align), f"nothing: method {method} reads statistics of sources")
+    if requires and recipe.tokenizer not in ("same", "base"):
+        allowed = f"same: method {method} reads statistics of models, whose entries are in the models' own vocabulary"
+        raise InvalidInputError("tokenizer", recipe.tokenizer, allowed)
+    check_items(method, requires, recipe.calibration, recipe.sources)
+
+
+def check_items(method: str, requires: frozenset[str], calibration: Calibration | None, sources: Iterable[str]) -> None:
+    """The part of `check` that asks where statistics come from.
+
+    Raises:
+        InvalidInputError: as there.
     """
     if not requires:
         return

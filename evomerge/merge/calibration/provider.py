@@ -130,7 +130,7 @@ class Provider:
             HashMismatchError: the items are not the ones that the recipe names.
             CheckpointError, NonFiniteError: a model does not run, or gives NaN or infinity.
         """
-        kinds.check(method, requires, calibration, models)
+        kinds.check_items(method, requires, calibration, models)
         if calibration is None:
             return Statistics({})
         try:
@@ -268,7 +268,7 @@ class _Renamed(Weights):
 
 def _items(calibration: Calibration, source: str) -> FileRef:
     found = calibration.items_of(source)
-    assert found is not None, "kinds.check refuses sources without items"
+    assert found is not None, "kinds.check_items refuses sources without items"
     return found
 
 
