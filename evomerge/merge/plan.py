@@ -124,7 +124,7 @@ def plan(
     _check_vocabulary(recipe)
     _check_count(method, recipe, sources)
     check(method, recipe.merge)
-    check_calibration(method.name, method.requires, recipe.calibration, sources)
+    check_calibration(method.name, method.requires, recipe)
     _check_rules(recipe, architecture, depth)
     resolved: dict[tuple[Part, tuple[str, ...]], tuple[Values, Mapping[str, Values]]] = {}
     jobs = []
