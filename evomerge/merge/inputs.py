@@ -10,6 +10,7 @@ from types import TracebackType
 from torch import Tensor
 
 from evomerge.errors import InvalidInputError
+from evomerge.merge.align.source import open_aligned_source
 from evomerge.merge.blocks import Operand, Span, TensorWork
 from evomerge.merge.calibration.entries import Found
 from evomerge.merge.factored import factors_of
@@ -18,7 +19,7 @@ from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import Checkpoint, open_checkpoint
 from evomerge.models.finite import check_finite
 from evomerge.models.hub import locate
-from evomerge.models.source import AdapterSource, Source, architecture_of_checkpoint, open_source
+from evomerge.models.source import AdapterSource, Source, architecture_of_checkpoint
 from evomerge.recipe.schema import ModelRef, Recipe
 
 BuildRecipe = Callable[[Path], Path]
@@ -108,18 +109,20 @@ class Inputs:
         self.base.close()
 
 
-def open_inputs(recipe: Recipe, root: Path, build: BuildRecipe) -> Inputs:
+def open_inputs(recipe: Recipe, root: Path, build: BuildRecipe, cache: Path | None = None) -> Inputs:
     """Open what a recipe names and check that it fits together.
 
     Args:
         root: relative locations are under it.
         build: makes the model of a recipe that is itself a source.
+        cache: a directory that remembers how units were aligned.
 
     Raises:
         CheckpointError, ArchitectureError: files are missing or corrupt, models do not fit together.
     """
+    align = recipe.align or {}
     base = open_checkpoint(_directory(recipe.base, root, build))
-    sources = {name: open_source(name, _directory(ref, root, build), base) for name, ref in recipe.sources.items()}
+    sources = {name: open_aligned_source(align.get(name), root, cache, name, _directory(ref, root, build), base) for name, ref in recipe.sources.items()}
     return Inputs(base, architecture_of_checkpoint(base), dict(sorted(sources.items())), {})
 
 

@@ -57,7 +57,7 @@ class Resident:
     def __init__(self, recipe: Recipe, *, device: str = "cpu", cache: Path | None = None) -> None:
         self._cache = self._scratch() if cache is None else cache
         self._recipe, self._device = recipe, torch.device(device)
-        self._inputs = open_inputs(recipe, Path(), self._built)
+        self._inputs = open_inputs(recipe, Path(), self._built, self._cache)
         self._base = {name: self._inputs.base.read(name).contiguous() for name in self._inputs.base.tensors}
         self._operands = {name: self._operands_of(name, source) for name, source in self._inputs.sources.items()}
         self._check_base()
@@ -164,11 +164,12 @@ class Resident:
             raise InvalidInputError("base", recipe.base.location, f"the resident base {self._recipe.base.location}")
         if recipe.dtype != self._recipe.dtype:
             raise InvalidInputError("dtype", recipe.dtype, f"the resident model's {self._recipe.dtype}")
-        return {name: self._resident_name(name, ref) for name, ref in recipe.sources.items()}
+        return {name: self._resident_name(name, ref, recipe) for name, ref in recipe.sources.items()}
 
-    def _resident_name(self, name: str, ref: ModelRef) -> str | None:
+    def _resident_name(self, name: str, ref: ModelRef, recipe: Recipe) -> str | None:
+        align = (recipe.align or {}).get(name)
         for at, resident in self._recipe.sources.items():
-            if _same(ref, resident):
+            if _same(ref, resident) and align == (self._recipe.align or {}).get(at):
                 return at
         if _same(ref, self._recipe.base):
             return None
@@ -205,12 +206,15 @@ class Resident:
         """
         live: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            at, tensor = self._inputs.architecture.find(name), parameter.data
-            if at is None or self._base[at].shape != tensor.shape or not tensor.is_contiguous():
-                shape = "no such tensor" if at is None else f"{list(self._base[at].shape)}"
-                raise ArchitectureError(f"live tensor {name!r} is {list(tensor.shape)}; the checkpoint has {shape}")
-            if live.setdefault(at, tensor).data_ptr() != tensor.data_ptr():
-                raise ArchitectureError(f"live tensor {name!r} does not share its memory with {at!r}, its tied twin")
+            parts = self._inputs.architecture.parts_of(name, parameter.data)
+            if not parts:
+                raise ArchitectureError(f"live tensor {name!r}: the checkpoint has no such tensor")
+            for at, tensor in parts.items():
+                if self._base[at].shape != tensor.shape or not tensor.is_contiguous():
+                    has = f"{list(tensor.shape)}; the checkpoint has {list(self._base[at].shape)}"
+                    raise ArchitectureError(f"live tensor {name!r} is {has}")
+                if live.setdefault(at, tensor).data_ptr() != tensor.data_ptr():
+                    raise ArchitectureError(f"live tensor {name!r} does not share its memory with {at!r}, its twin")
         weights = {n for n, p in self._inputs.architecture.parts.items() if p.role != BUFFER}
         if lost := sorted(weights - set(live) - set(self._inputs.architecture.tied)):
             raise ArchitectureError(f"the live model has no place for {lost[:3]} of {self._inputs.base.path}")

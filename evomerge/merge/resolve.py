@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, HashMismatchError, InvalidInputError
+from evomerge.merge.align.pin import pin_align
 from evomerge.merge.calibration.files import pin_calibration
 from evomerge.models.content import content_hash
 from evomerge.models.hub import HUB, locate
@@ -45,7 +46,9 @@ class _Pinning:
     def recipe(self, recipe: Recipe, root: Path, parents: tuple[Path, ...]) -> Recipe:
         base = self.ref(recipe.base, "base", root, parents)
         sources = {name: self.ref(ref, f"sources.{name}", root, parents) for name, ref in recipe.sources.items()}
-        return recipe.model_copy(update={"base": base, "sources": sources, **self.calibration(recipe, root)})
+        align = None if recipe.align is None else pin_align(recipe.align, root)
+        files = {"align": align, **self.calibration(recipe, root)}
+        return recipe.model_copy(update={"base": base, "sources": sources, **files})
 
     def calibration(self, recipe: Recipe, root: Path) -> dict[str, Calibration]:
         """The recipe's calibration section, where it has one, with its files pinned."""
