@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from evomerge.errors import InvalidInputError
-from evomerge.merge.method import FACTORS
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.factors import Factors
 from evomerge.models.source import Source
@@ -23,8 +22,12 @@ def with_factors(todo: Plan, sources: Mapping[str, Source | None]) -> Plan:
         InvalidInputError: the method works on LoRA factors, and a source is no LoRA adapter or has no factors for a
             tensor for which another has them.
     """
-    if FACTORS not in todo.method.requires:
+    if not todo.method.factored:
         return todo
+    if any(job.origin is not None for job in todo.jobs):
+        raise InvalidInputError(
+            "slices", "slices", f"no slices with method {todo.method.name}, which reads LoRA factors"
+        )
     for name, source in sources.items():
         if source is not None and source.changed and not source.factored:
             allowed = f"a LoRA adapter: {todo.method.name} works on LoRA factors, and this source has none"

@@ -71,7 +71,7 @@ class Block:
         num_layers: of the model.
         statistics: source name (`""`: the base) → kind → what calibration collected for this tensor, for methods that
             require it.
-        factors: for methods that require them: source name → the two factors of its δ, None where δ = 0; `deltas` then
+        factors: for methods that read them: source name → the two factors of its δ, None where δ = 0; `deltas` then
             hold nothing. Empty where no source has factors (an adapter's norms, say): then there are `deltas` as usual.
     """
 
@@ -101,8 +101,6 @@ class Block:
 
 Kind = Literal["matrix", "vocabulary", "vector"]
 """A linear map inside the model; a table with a row for each token or position; all else (norms, biases, …)."""
-FACTORS = "factors"
-"""In `Method.requires`: the method reads LoRA factors."""
 VOCABULARY = ("embedding", "head", "position")
 """Roles whose matrices are tables of tokens or positions."""
 
@@ -146,8 +144,8 @@ class Method:
         keeps_base: whether, given the shared parameters, a tensor that no source changes is θ0 exactly.
         baseless: whether, of so many sources, the result is the same whatever the base is.
         grain: what one call of `merge` sees: some entries of a tensor, or the whole tensor.
-        requires: kinds of calibration statistics that it reads; empty: it needs no data. `FACTORS` among them are no
-            data: the method reads LoRA factors, so that every source must be an adapter.
+        requires: kinds of calibration statistics that it reads; empty: it needs no data.
+        factored: it reads LoRA factors, so that every source must be an adapter.
         combine: block with factors → factors of the merged task vector, for methods whose result stays of low rank: an
             adapter is made of them without a singular value decomposition.
         ordered: whether the sources' order matters (beyond that of two ends): it reads their parameter `order`.
@@ -169,6 +167,7 @@ class Method:
     baseless: Callable[[int], bool] = _never
     grain: Grain = "entry"
     requires: frozenset[str] = frozenset()
+    factored: bool = False
     combine: Callable[[Block], Factors] | None = None
     ordered: bool = False
     cost: Cost = "elementwise"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import InvalidInputError
-from evomerge.merge.method import FACTORS, Block, Blocks, Grain, Method, Parameter, Scope, Values
+from evomerge.merge.method import Block, Blocks, Grain, Method, Parameter, Scope, Values
 from evomerge.recipe.schema import ParameterValue
 
 
@@ -120,7 +120,7 @@ class Stage:
             (slices of the tensor's first dimension; a vector is one row).
         measure: states → floats that `apply` finds in `state.measured`.
         measures: over what `measure` runs, given the shared parameters.
-        stochastic, ordered, requires, cost, check: as in `Method`.
+        stochastic, ordered, requires, factored, cost, check: as in `Method`. A factored stage comes first.
     """
 
     name: str
@@ -135,6 +135,7 @@ class Stage:
     stochastic: bool = False
     ordered: bool = False
     requires: frozenset[str] = frozenset()
+    factored: bool = False
     cost: Literal["elementwise", "sort", "svd", "solve", "training"] = "elementwise"
     check: Callable[[Values, Mapping[str, Values]], None] | None = None
 
@@ -182,6 +183,7 @@ def compose(
         check=chain.check,
         grain=chain.grain,
         requires=frozenset[str]().union(*(s.requires for s in stages)),
+        factored=any(s.factored for s in stages),
         ordered=any(s.ordered for s in stages),
         cost=max((s.cost for s in stages), key=_COSTS.index),
     )
@@ -295,7 +297,7 @@ def _check_order(stages: tuple[Stage, ...]) -> None:
         raise InvalidInputError("merge.pipeline", names, "exactly one stage that adds up (of kind aggregate)")
     at = kinds.index("aggregate")
     for number, stage in enumerate(stages):
-        if number and FACTORS in stage.requires:
+        if number and stage.factored:
             allowed = "first: it works on adapters' factors, not on task vectors that other stages have changed"
             raise InvalidInputError(f"merge.pipeline[{number}]", stage.name, allowed)
         if (stage.kind == "post") != (number > at) and number != at:

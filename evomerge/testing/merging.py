@@ -19,6 +19,7 @@ from evomerge.merge.blocks import Operand, TensorWork, measure_model, merge_into
 from evomerge.merge.method import Method
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.architecture import Part
+from evomerge.models.factors import Factors
 
 Tensors = Mapping[str, Tensor]
 """Tensor name → values."""
@@ -33,6 +34,7 @@ def merge_tensors(
     layers: Mapping[str, int] | None = None,
     num_layers: int = 1,
     statistics: Mapping[str, Mapping[str, Mapping[str, Tensor]]] | None = None,
+    factors: Mapping[str, Mapping[str, Factors]] | None = None,
     seed: int = 0,
     **parameters: Any,
 ) -> dict[str, Tensor]:
@@ -44,6 +46,7 @@ def merge_tensors(
         roles: tensor name → role; by default `mlp.up`, which is a matrix where the tensor has two dimensions.
         layers: tensor name → layer; by default 0.
         statistics: tensor name → source (`""`: the base) → kind → what calibration collected.
+        factors: tensor name → source → its LoRA factors, in place of that tensor's models.
         parameters: the method's; a mapping gives one value a source (`weight={"a": 2.0}`), others keep the default.
 
     Returns:
@@ -52,7 +55,8 @@ def merge_tensors(
     Raises:
         InvalidInputError: as the method's check.
     """
-    sources = tuple(sorted(models))
+    low_rank = factors or {}
+    sources = tuple(sorted({*models, *(source for found in low_rank.values() for source in found)}))
     assert set(parameters) <= {p.name for p in method.parameters}, "parameters that the method has not"
     shared = {p.name: parameters.get(p.name, p.default) for p in method.parameters if not p.per_source}
     per_source = {s: {p.name: _of(parameters, p.name, s, p.default) for p in method.parameters if p.per_source}
@@ -62,10 +66,14 @@ def merge_tensors(
     works = []
     for name, tensor in base.items():
         part = Part((roles or {}).get(name, "mlp.up"), (layers or {}).get(name, 0))
-        changed = tuple(s for s in sources if name in models[s])
-        job = TensorJob(name, torch.float32, False, False, shared, per_source, changed, part, num_layers)
-        operands = {s: Operand("weights", models[s][name].contiguous()) for s in changed}
-        works.append(TensorWork(job, tensor.contiguous(), operands, (statistics or {}).get(name, {})))
+        factored = low_rank.get(name, {})
+        changed = tuple(s for s in sources if (s in factored if factored else name in models.get(s, {})))
+        job = TensorJob(
+            name, torch.float32, False, False, shared, per_source, changed, part, num_layers, factored=bool(factored)
+        )
+        operands = {} if factored else {s: Operand("weights", models[s][name].contiguous()) for s in changed}
+        collected = (statistics or {}).get(name, {})
+        works.append(TensorWork(job, tensor.contiguous(), operands, collected, factors=factored))
     plan = Plan(method, sources, tuple(work.job for work in works), seed)
     measured = measure_model(plan, lambda: works, torch.device("cpu")) if plan.measures == "model" else None
     merged = {}

@@ -1,0 +1,92 @@
+"""Merges of LoRA adapters between bases that all of them share: core space without loss, joint diagonalisation with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from evomerge.merge import standard as p
+from evomerge.merge.method import Block, Method, Parameter
+from evomerge.merge.methods.lora import merged_by, present
+from evomerge.merge.methods.task_arithmetic import check, coefficients
+from evomerge.merge.primitives import joint, weights
+from evomerge.merge.primitives.lora import core_space
+from evomerge.merge.stage import compose
+from evomerge.merge.stages.elect import DISJOINT_MEAN, ELECT
+from evomerge.merge.stages.lora import CORE
+from evomerge.merge.stages.post import SCALE
+from evomerge.merge.stages.random import BERNOULLI
+from evomerge.merge.stages.sparsify import TRIM
+from evomerge.merge.stages.sums import SUM, WEIGH
+from evomerge.models.factors import Factors
+
+RANK = Parameter(
+    "rank",
+    16.0,
+    low=8.0,
+    high=256.0,
+    scale="log",
+    legal=(1.0, 65536.0),
+    text="shared components (k), at most the sum of the ranks",
+)
+ITERATIONS = Parameter("iterations", 10.0, low=1.0, high=100.0, legal=(1.0, 10000.0), text="rounds of alternation")
+FORM = Parameter(
+    "form",
+    "full",
+    choices=("full", "diagonal"),
+    text="each adapter's part: a full matrix (JD-Full) or a diagonal (JD-Diag)",
+)
+
+
+def _shares(block: Block) -> Mapping[str, float]:
+    return coefficients(block.shared, block.per_source)
+
+
+def _combine(block: Block) -> Factors:
+    factors = present(block)
+    core = core_space(factors)
+    shares = _shares(block)
+    solve = joint.full if block.shared["form"] == "full" else joint.diagonal
+    cores = torch.stack([core.cores[source].double() for source in factors])
+    components = min(round(weights.number(block.shared, "rank")), *cores.shape[1:])
+    found = solve(cores, components, round(weights.number(block.shared, "iterations")))
+    left, right = found.combined(torch.tensor([shares[source] for source in factors]))
+    return Factors((right.mT @ core.V.mT).float(), (core.U @ left).float())
+
+
+JOINT_DIAGONAL = Method(
+    name="joint_diagonal",
+    title="Joint diagonalisation (JD-Full, JD-Diag)",
+    paper=(
+        "Brüel Gabrielsson et al. 2024, Compress then Serve: Serving Thousands of LoRA Adapters with Little Overhead, "
+        "arXiv:2407.00066"
+    ),
+    merge=merged_by(_combine, _shares),
+    parameters=(p.weight(), p.LAMBDA, p.normalize(False), RANK, ITERATIONS, FORM),
+    check=check,
+    grain="tensor",
+    factored=True,
+    combine=_combine,
+    cost="svd",
+)
+
+_CORE_PAPER = "Panariello et al. 2025, Accurate and Efficient Low-Rank Model Merging in Core Space, arXiv:2509.17786"
+
+CORE_TIES = compose(
+    "core_ties",
+    "TIES in core space",
+    f"{_CORE_PAPER}; Yadav et al. 2023, TIES-Merging, arXiv:2306.01708",
+    (CORE, TRIM, WEIGH, ELECT, DISJOINT_MEAN, SCALE),
+    defaults={"density": 0.1},
+    fixed={"scope": "tensor"},
+)
+CORE_DARE = compose(
+    "core_dare",
+    "DARE in core space",
+    f"{_CORE_PAPER}; Yu et al. 2024, DARE, arXiv:2311.03099",
+    (CORE, BERNOULLI, WEIGH, SUM, SCALE),
+    defaults={"density": 0.7},
+)
+
+METHODS = (JOINT_DIAGONAL, CORE_TIES, CORE_DARE)
