@@ -13,24 +13,35 @@ from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.merge.method import Method
 from evomerge.merge.methods import (
     arcee_fusion,
+    averages,
     breadcrumbs,
+    cabs,
+    consensus,
     core,
     dare,
     della,
+    doge,
+    energy,
+    informed,
     karcher,
     lego,
     linear,
+    lines,
     lora,
     model_stock,
     nearswap,
     nuslerp,
     passthrough,
+    pcb,
+    quantised,
     ram,
     sce,
     slerp,
+    sparse,
     task_arithmetic,
     ties,
     ttmm,
+    widen,
 )
 from evomerge.recipe.schema import Merge
 
@@ -55,6 +66,17 @@ FAMILIES = (
     lego,
     core,
     ttmm,
+    averages,
+    cabs,
+    consensus,
+    doge,
+    energy,
+    informed,
+    lines,
+    pcb,
+    quantised,
+    sparse,
+    widen,
 )
 
 

@@ -3,8 +3,48 @@
 from __future__ import annotations
 
 from evomerge.merge.stage import Stage
-from evomerge.merge.stages import elect, lora, post, random, rescale, sparsify, sums
+from evomerge.merge.stages import (
+    columns,
+    compete,
+    consensus,
+    elect,
+    energy,
+    exclusive,
+    gaps,
+    lora,
+    norms,
+    pick,
+    post,
+    quantise,
+    random,
+    rescale,
+    schedule,
+    sparsify,
+    sums,
+    weigh,
+)
 
 STAGES: dict[str, Stage] = {
-    stage.name: stage for module in (lora, sparsify, random, rescale, elect, sums, post) for stage in module.STAGES
+    stage.name: stage
+    for module in (
+        lora,
+        sparsify,
+        random,
+        rescale,
+        elect,
+        sums,
+        post,
+        columns,
+        compete,
+        consensus,
+        energy,
+        exclusive,
+        gaps,
+        norms,
+        pick,
+        quantise,
+        schedule,
+        weigh,
+    )
+    for stage in module.STAGES
 }
