@@ -11,6 +11,7 @@ from evomerge.merge.stages import (
     energy,
     exclusive,
     gaps,
+    informed_masks,
     lora,
     norms,
     pick,
@@ -45,6 +46,7 @@ STAGES: dict[str, Stage] = {
         quantise,
         schedule,
         weigh,
+        informed_masks,
     )
     for stage in module.STAGES
 }
