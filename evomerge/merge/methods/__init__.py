@@ -24,6 +24,7 @@ from evomerge.merge.methods import (
     doge,
     energy,
     informed,
+    interference,
     karcher,
     layerwise,
     lego,
@@ -42,6 +43,7 @@ from evomerge.merge.methods import (
     sce,
     slerp,
     sparse,
+    spectral,
     task_arithmetic,
     ties,
     ttmm,
@@ -85,6 +87,8 @@ FAMILIES = (
     regression,
     located,
     layerwise,
+    spectral,
+    interference,
 )
 
 

@@ -12,6 +12,7 @@ from evomerge.merge.stages import (
     exclusive,
     gaps,
     informed_masks,
+    interference,
     lora,
     norms,
     pick,
@@ -21,6 +22,8 @@ from evomerge.merge.stages import (
     rescale,
     schedule,
     sparsify,
+    spectral,
+    spectral_sums,
     sums,
     weigh,
 )
@@ -47,6 +50,9 @@ STAGES: dict[str, Stage] = {
         schedule,
         weigh,
         informed_masks,
+        spectral,
+        spectral_sums,
+        interference,
     )
     for stage in module.STAGES
 }

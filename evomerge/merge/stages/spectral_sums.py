@@ -1,0 +1,224 @@
+"""Stages that add task vectors up by their singular values and vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from evomerge.merge import standard as p
+from evomerge.merge.method import Parameter
+from evomerge.merge.primitives import spectral, weights
+from evomerge.merge.primitives.aggregate import sum_of, weighted_sum
+from evomerge.merge.primitives.sparsify import mask_key
+from evomerge.merge.stage import Stage, State
+from evomerge.merge.stages.spectral import SVD, is_matrix, rank_of_share
+
+OTHERS = Parameter(
+    "others",
+    "mean",
+    choices=("mean", "sum", "base"),
+    text="embeddings, heads, norms and biases: the mean of the task vectors, their sum, or the base's own",
+)
+RANK_SHARE = Parameter(
+    "rank_share",
+    0.0,
+    low=0.05,
+    high=1.0,
+    legal=(0.0, 1.0),
+    text="share of min(out, in) singular values that each source brings; 0: one over the number of sources",
+)
+RANK_RULE = Parameter(
+    "rank_rule",
+    "share",
+    choices=("share", "effective"),
+    text="the same number for each source, or min(out, in) dealt out by the sources' effective ranks",
+)
+POOL_SHARE = Parameter(
+    "pool_share",
+    0.0,
+    low=0.05,
+    high=1.0,
+    legal=(0.0, 1.0),
+    text="share of all sources' components that is kept; 0: one over the number of sources",
+)
+COMMON_SHARE = Parameter(
+    "common_share",
+    0.8,
+    low=0.0,
+    high=1.0,
+    legal=(0.0, 1.0),
+    text="share of the directions that the sum of the task vectors takes; the sources share the rest",
+)
+PROJECTION = Parameter(
+    "projection",
+    0.5,
+    low=0.1,
+    high=0.9,
+    legal=(0.0, 1.0),
+    text="share of the merged singular values whose directions are closed to the next source",
+)
+
+
+def other(state: State) -> State:
+    """The sum of what is no matrix, as `others` says."""
+    rule = state.shared["others"]
+    if rule == "base":
+        return state.with_merged(state.zeros)
+    return state.with_merged(_times(state, 1.0 if rule == "sum" else 1 / state.num_sources))
+
+
+def _times(state: State, factor: float) -> Tensor:
+    return weighted_sum(state.deltas, dict.fromkeys(state.deltas, factor), like=state.zeros)
+
+
+def _sum_matrices(state: State) -> State:
+    return state.with_merged(_times(state, 1.0)) if is_matrix(state) else other(state)
+
+
+def stacked(parts: list[spectral.Svd]) -> spectral.Svd:
+    """Components of several decompositions beside each other; their vectors are no longer orthogonal."""
+    return spectral.Svd(
+        torch.cat([part.left for part in parts], dim=1),
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.right for part in parts]),
+    )
+
+
+def _tsv(state: State) -> State:
+    """Δ = polar(U) Σ polar(V)ᵀ with U, Σ, V the leading components of all sources, stacked."""
+    if not is_matrix(state) or not state.deltas:
+        return other(state)
+    parts = stacked(_leading(state))
+    merged = (spectral.polar(parts.left) * parts.values.float()) @ spectral.polar(parts.right)
+    return state.with_merged(merged)
+
+
+def _leading(state: State) -> list[spectral.Svd]:
+    """The components that each source brings."""
+    deltas = list(state.deltas.values())
+    shape = deltas[0].shape
+    share = weights.number(state.shared, "rank_share")
+    count = rank_of_share(share, shape) if share else max(1, min(shape) // state.num_sources)
+    if state.shared["rank_rule"] == "effective":
+        parts = [spectral.svd(delta) for delta in deltas]
+        ranks = [spectral.effective_rank(part.values) for part in parts]
+        room = min(1.0, min(shape) / max(sum(ranks), 1.0))
+        return [part.first(max(1, int(rank * room))) for part, rank in zip(parts, ranks, strict=True)]
+    if state.shared["svd"] == "randomized":
+        key = mask_key(0, "test matrix", state.block.name)
+        return [spectral.randomized_svd(delta, count, key) for delta in deltas]
+    return [spectral.svd(delta).first(count) for delta in deltas]
+
+
+def _pool(state: State) -> State:
+    """Δ = Σ σ u vᵀ over the largest components of all sources together."""
+    if not is_matrix(state) or not state.deltas:
+        return other(state)
+    parts = stacked([spectral.svd(delta) for delta in state.deltas.values()])
+    share = weights.number(state.shared, "pool_share") or 1 / state.num_sources
+    count = max(1, int(share * state.num_sources * min(state.block.base.shape) + 1e-9))
+    if count >= len(parts.values):
+        return state.with_merged(parts.matrix)
+    least = parts.values.sort(descending=True, stable=True).values[count - 1]
+    # equal ones stay together: which of them comes first would be the order of names
+    return state.with_merged(parts.with_values(parts.values * (parts.values >= least)).matrix)
+
+
+def _common_and_own(state: State) -> State:
+    """Δ = σ̄ polar(U) polar(V)ᵀ: leading directions of the sum, and of what each source has beside them."""
+    if not is_matrix(state) or not state.deltas:
+        return other(state)
+    size, sources = min(state.block.base.shape), state.num_sources
+    own = round((size - int(weights.number(state.shared, "common_share") * size + 1e-9)) / sources)
+    total = _times(state, 1.0)
+    # where the sum's rank ends early, there is nothing more to have in common
+    common = spectral.svd(total)
+    common = common.first(min(size - own * sources, spectral.numerical_rank(common.values, total.shape)))
+    parts = [common]
+    for delta in state.deltas.values() if own else ():
+        rest = spectral.svd(delta - common.left @ (common.left.t() @ delta))
+        parts.append(rest.first(min(own, spectral.numerical_rank(rest.values, delta.shape))))
+    both = stacked(parts)
+    if not len(both.values):
+        return state.with_merged(state.zeros)
+    merged = (spectral.polar(both.left) * float(both.values.mean())) @ spectral.polar(both.right)
+    return state.with_merged(merged)
+
+
+def _project(state: State) -> State:
+    """Δ ← Δ + what of the next τ lies off Δ's leading directions and off its diagonal; Στ for what is no matrix."""
+    turns = sorted(state.deltas, key=lambda source: (weights.number(state.of(source), "order"), source))
+    deltas = [state.deltas[source] for source in turns]
+    if not deltas:
+        return state.with_merged(state.zeros)
+    if not is_matrix(state):
+        return state.with_merged(sum_of(deltas))
+    share = weights.number(state.shared, "projection")
+    merged = deltas[0].clone()
+    for delta in deltas[1:]:
+        merged += off(delta, spectral.svd(merged), share)
+    return state.with_merged(merged)
+
+
+def off(delta: Tensor, parts: spectral.Svd, share: float) -> Tensor:
+    """U P Vᵀ with P = Uᵀ τ V, its diagonal and its leading block set to 0, for complete bases U and V.
+
+    The bases are never completed: what P loses is taken from τ. The leading block has as many directions as stay
+    under `share` of the singular values' sum.
+
+    Source: Tang et al. 2025, OPCM, arXiv:2501.09522, eq. 7 and 8.
+    """
+    below = parts.values.cumsum(0)
+    lead = parts.first(int((below <= share * below[-1]).sum()) if len(below) else 0)
+    rest_left, rest_right = parts.left[:, len(lead.values) :], parts.right[len(lead.values) :]
+    diagonal = ((rest_left.t() @ delta) * rest_right).sum(dim=1)
+    block = lead.left @ ((lead.left.t() @ delta @ lead.right.t()) @ lead.right)
+    return delta - block - (rest_left * diagonal) @ rest_right
+
+
+SUM_MATRICES = Stage(
+    name="sum_matrices",
+    kind="aggregate",
+    text="add matrices up; embeddings, heads and vectors as `others` says",
+    apply=_sum_matrices,
+    parameters=(OTHERS,),
+)
+TSV = Stage(
+    name="task_singular_vectors",
+    kind="aggregate",
+    text="stack the leading singular vectors of all sources, make them orthonormal, put them together again",
+    apply=_tsv,
+    parameters=(RANK_SHARE, RANK_RULE, SVD, OTHERS),
+    grain="tensor",
+    cost="svd",
+)
+POOL = Stage(
+    name="pool_components",
+    kind="aggregate",
+    text="add up the largest singular components of all sources together",
+    apply=_pool,
+    parameters=(POOL_SHARE, OTHERS),
+    grain="tensor",
+    cost="svd",
+)
+COMMON_AND_OWN = Stage(
+    name="common_and_own",
+    kind="aggregate",
+    text="join leading directions of the sum with each source's own, all with the mean singular value",
+    apply=_common_and_own,
+    parameters=(COMMON_SHARE, OTHERS),
+    grain="tensor",
+    cost="svd",
+)
+PROJECT = Stage(
+    name="project_sequentially",
+    kind="aggregate",
+    text="add the sources one after the other, each without what the sum so far already spans",
+    apply=_project,
+    parameters=(PROJECTION, p.ORDER),
+    grain="tensor",
+    ordered=True,
+    cost="svd",
+)
+
+STAGES = (SUM_MATRICES, TSV, POOL, COMMON_AND_OWN, PROJECT)
