@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
@@ -14,11 +15,27 @@ from evomerge.merge.method import Block, Blocks
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.factors import Factors
 from evomerge.models.finite import check_finite, is_finite
+from evomerge.models.weights import Place
 
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Entries merged at a time on a CPU: a handful of float32 blocks fit in a core's second-level cache."""
 DEVICE_BLOCK = 1 << 26
 """The same elsewhere, where a kernel's launch must be worth its while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A tensor in a file that nobody has looked at for NaN and infinity: every block is, while it is in the cache.
+
+    Attributes:
+        name: as the file's owner calls it, for an error.
+        whose: "source 'math' (/models/math)", likewise; None for what may hold anything (a buffer).
+        place: where its bytes lie.
+    """
+
+    name: str
+    whose: str | None
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +45,12 @@ class Operand:
     Attributes:
         kind: which of the two `tensor` is.
         tensor: contiguous; a delta is float32, weights are as stored. Must not be written to.
-        unchecked: the tensor's name and whose it is, for an error, where nobody has looked for NaN and infinity yet:
-            then every block is looked through as it is read, while it is in the cache.
+        fresh: set where it is read from a file block by block.
     """
 
     kind: Literal["delta", "weights"]
     tensor: Tensor
-    unchecked: tuple[str, str] | None = None
+    fresh: Fresh | None = None
 
     def delta(self, base: Tensor, begin: int, end: int) -> Tensor:
         """δ[begin:end], flat, float32; `base` holds the same entries of θ0."""
@@ -47,28 +63,54 @@ class Operand:
         return part + base if self.kind == "delta" else part
 
     def _part(self, begin: int, end: int, device: torch.device) -> Tensor:
-        return widened(self.tensor, begin, end, device, self.unchecked)
+        return _widened(self.tensor, begin, end, device, self.fresh)
 
 
-def widened(
-    tensor: Tensor, begin: int, end: int, device: torch.device, unchecked: tuple[str, str] | None = None
-) -> Tensor:
+def _widened(tensor: Tensor, begin: int, end: int, device: torch.device, fresh: Fresh | None) -> Tensor:
     """Entries of a tensor, flat, float32.
 
     Raises:
-        NonFiniteError: they are `unchecked` and hold NaN or infinity.
+        NonFiniteError: they are fresh and hold NaN or infinity.
     """
-    part = tensor.view(-1)[begin:end]
-    if unchecked is not None and not is_finite(part):
-        check_finite(tensor, *unchecked)
-    return part.to(device=device, dtype=torch.float32)
+    if fresh is None or device.type != "cpu" or end - begin <= BLOCK:
+        part = _stored(tensor, begin, end, fresh)
+        wide = part.to(device=device, dtype=torch.float32)
+        return wide.clone() if fresh is not None and wide.data_ptr() == part.data_ptr() else wide
+    wide = torch.empty(end - begin)
+    for first, last in _steps((begin, end), device):
+        wide[first - begin : last - begin] = _stored(tensor, first, last, fresh)
+    return wide
+
+
+def _stored(tensor: Tensor, begin: int, end: int, fresh: Fresh | None) -> Tensor:
+    """Entries of a tensor, flat, as stored: in memory that is used again at the next call where they are fresh."""
+    if fresh is None:
+        return tensor.view(-1)[begin:end]
+    item = tensor.element_size()
+    part = _buffer((end - begin) * item)
+    fresh.place.read(begin * item, part.numpy().data)
+    entries = part.view(tensor.dtype)
+    if fresh.whose is not None and not is_finite(entries):
+        check_finite(tensor, fresh.name, fresh.whose)
+    return entries
+
+
+def _buffer(num_bytes: int) -> Tensor:
+    """Bytes of this thread's own."""
+    kept: Tensor | None = getattr(_LOCAL, "bytes", None)
+    if kept is None or kept.numel() < num_bytes:
+        kept = _LOCAL.bytes = torch.empty(num_bytes, dtype=torch.uint8)
+    return kept[:num_bytes]
+
+
+_LOCAL = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
 class TensorWork:
     """A job with its tensors: θ0 as stored, the operands of the sources that change it, and calibration statistics.
 
-    A job that reads factors has them in place of operands. `unchecked` is for θ0 what it is for operands.
+    A job that reads factors has them in place of operands. `fresh` is for θ0 what it is for operands.
     """
 
     job: TensorJob
@@ -76,7 +118,7 @@ class TensorWork:
     operands: Mapping[str, Operand]
     statistics: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     factors: Mapping[str, Factors] = field(default_factory=dict)
-    unchecked: tuple[str, str] | None = None
+    fresh: Fresh | None = None
 
 
 Span = tuple[int, int]
@@ -106,11 +148,14 @@ def _entries(
 ) -> Block:
     """Consecutive entries, flat."""
     job = work.job
-    base = widened(work.base, begin, end, device, work.unchecked)
     parts: dict[str, Tensor | None] = dict.fromkeys(job.per_source)
-    for source, operand in work.operands.items():
-        at = operand.delta if plan.method.domain == "delta" else operand.model
-        parts[source] = at(base, begin, end)
+    if _needs_base(plan, work):
+        base = _widened(work.base, begin, end, device, work.fresh)
+        for source, operand in work.operands.items():
+            parts[source] = (operand.delta if plan.method.domain == "delta" else operand.model)(base, begin, end)
+    else:
+        for source, operand in work.operands.items():
+            parts[source] = base = _widened(operand.tensor, begin, end, device, operand.fresh)
     deltas, models = (parts, {}) if plan.method.domain == "delta" else ({}, parts)
     shape = tuple(work.base.shape[::-1]) if job.transposed else tuple(work.base.shape)
     return Block(
@@ -118,6 +163,13 @@ def _entries(
         shape, job.part.role, job.part.layer, job.num_layers, of_entries(work.statistics, begin, end, device),
         {source: work.factors.get(source) for source in parts} if job.factored else {},
     )  # fmt: skip
+
+
+def _needs_base(plan: Plan, work: TensorWork) -> bool:
+    """Whether θ0 has to be read: not for an average of models that are all there in full."""
+    models = [operand for operand in work.operands.values() if operand.kind == "weights"]
+    number = len(work.job.per_source)
+    return plan.method.domain == "delta" or not plan.method.baseless(number) or len(models) < max(number, 1)
 
 
 def _whole(block: Block, work: TensorWork) -> Block:
@@ -217,9 +269,7 @@ def _copied(
     work: TensorWork, place: Callable[[int, int], Tensor], span: Span, device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
     for begin, end in _steps(span, device):
-        part, piece = work.base.view(-1)[begin:end], place(begin, end)
-        if work.unchecked is not None and not is_finite(part):
-            check_finite(work.base, *work.unchecked)
+        part, piece = _stored(work.base, begin, end, work.fresh), place(begin, end)
         piece.copy_(part)
         if piece.dtype != part.dtype and not is_finite(piece):
             check_finite(piece, work.job.name, f"the base model as {piece.dtype}")

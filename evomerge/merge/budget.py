@@ -50,7 +50,7 @@ def units_of(plan: Plan, jobs: Sequence[TensorJob], shapes: Shapes, computed: fr
 
 def _units(plan: Plan, job: TensorJob, size: int, computed: frozenset[str]) -> Iterator[Unit]:
     item = job.dtype.itemsize
-    whole = computed.intersection(job.changed)
+    whole = computed.intersection(("", *job.changed))
     if plan.method.grain == "tensor" and not job.copy:
         yield Unit(job, None, size * item, FLOAT32 * size * (len(job.per_source) + 2))
         return

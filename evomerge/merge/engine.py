@@ -7,6 +7,7 @@ is bounded by a budget of memory. No byte depends on how many threads there are 
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -64,7 +65,7 @@ def merge_units(
         _merge(plan, unit, inputs, writer, resources.device, measured, scratch)
         return unit.num_bytes
 
-    with one_thread_a_kernel(), ThreadPoolExecutor(resources.threads, "merge", _one_thread) as pool:
+    with one_thread_a_kernel(), kept_memory(), ThreadPoolExecutor(resources.threads, "merge", _one_thread) as pool:
         for finished in _in_budget(pool, work, units, resources):
             done += finished
             if progress is not None:
@@ -119,7 +120,28 @@ def _merge(
     with torch.no_grad():
         for first, piece in merged_pieces(plan, tensors, measured, device, place, unit.span):
             writer.write(unit.job.name, piece, first)
-    inputs.release(tensors, unit.span)
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Let glibc keep what is freed: else every block of some hundred KiB comes from the kernel anew, page by page,
+    which takes as long as the arithmetic. Afterwards what is free goes back."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(_MMAP_THRESHOLD, 1 << 25)  # larger ones come and go as before
+    libc.mallopt(_TRIM_THRESHOLD, 1 << 26)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 17)
+        libc.mallopt(_TRIM_THRESHOLD, 1 << 17)
+        libc.malloc_trim(0)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD; 128 KiB each by default."""
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 from evomerge.errors import InvalidInputError
+from evomerge.merge.adapter_output import write_adapter
 from evomerge.merge.blocks import measure_model
 from evomerge.merge.budget import Unit, check_memory, promised, units_of
 from evomerge.merge.calibration.calibrated import calibrated
-from evomerge.merge.engine import Progress, Resources, merge_units, one_thread_a_kernel
+from evomerge.merge.engine import Progress, Resources, kept_memory, merge_units, one_thread_a_kernel
 from evomerge.merge.factored import with_factors
 from evomerge.merge.fingerprint import check_circle, fingerprint
 from evomerge.merge.folded import folded
@@ -29,6 +30,7 @@ from evomerge.models.layout import Entry, lay_out
 from evomerge.models.partial import Partial, partial
 from evomerge.models.source import AdapterSource
 from evomerge.models.stream import ShardWriter
+from evomerge.recipe.output import Output
 from evomerge.recipe.schema import Recipe
 from evomerge.recipe.text import load_recipe
 
@@ -122,7 +124,10 @@ def _build(
         with open_inputs(recipe, root, build) as inputs:
             inputs = calibrated(inputs, recipe, asked.cache or at.scratch, root=root, device=asked.device)
             todo = with_factors(plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed), inputs.sources)
-            _write(recipe, todo, inputs, at, asked, progress)
+            if recipe.output is None:
+                _write(recipe, todo, inputs, at, asked, progress)
+            else:
+                _write_adapter(recipe, recipe.output, todo, inputs, at, asked, progress)
         at.publish()
     return out
 
@@ -146,14 +151,23 @@ def _write(recipe: Recipe, todo: Plan, inputs: Inputs, at: Partial, asked: _Aske
         resources = asked.resources(todo, units, shapes)
         measured = _measured(todo, inputs, asked.device) if missing else None
         merge_units(todo, units, inputs, writer, resources, measured, progress)
-    places = [source.path for source in inputs.sources.values()]
-    write_sidecar(inputs.base.path, inputs.base.config, recipe, at.model, places)
+    places = {name: source.path for name, source in inputs.sources.items()}
+    write_sidecar(inputs.base.path, inputs.base.config, recipe, at.model, places, inputs.vocabulary)
+
+
+def _write_adapter(
+    recipe: Recipe, output: Output, todo: Plan, inputs: Inputs, at: Partial, asked: _Asked, progress: Progress | None
+) -> None:
+    if todo.measures == "model":
+        inputs = _with_folded(inputs, at.scratch)
+    measured = _measured(todo, inputs, asked.device)
+    write_adapter(recipe, output, todo, inputs, at.model, measured=measured, threads=asked.threads, progress=progress)
 
 
 def _measured(todo: Plan, inputs: Inputs, device: torch.device) -> Mapping[str, float] | None:
     if todo.measures != "model":
         return None
-    with one_thread_a_kernel():
+    with one_thread_a_kernel(), kept_memory():
         return measure_model(todo, lambda: inputs.works(todo), device)
 
 

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from evomerge.errors import InvalidInputError
 from evomerge.merge.align.source import open_aligned_source
-from evomerge.merge.blocks import Operand, Span, TensorWork
+from evomerge.merge.blocks import Fresh, Operand, TensorWork
 from evomerge.merge.calibration.entries import Found
 from evomerge.merge.factored import factors_of
 from evomerge.merge.plan import Plan, TensorJob
+from evomerge.merge.vocabularies import Base, in_one_vocabulary
 from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import Checkpoint, open_checkpoint
 from evomerge.models.finite import check_finite
 from evomerge.models.hub import locate
-from evomerge.models.source import AdapterSource, Source, architecture_of_checkpoint
+from evomerge.models.source import AdapterSource, CheckpointSource, Source, architecture_of_checkpoint
+from evomerge.models.vocabulary import Merged
 from evomerge.recipe.schema import ModelRef, Recipe
 
 BuildRecipe = Callable[[Path], Path]
@@ -34,13 +36,15 @@ class Inputs:
         sources: name → source, in the order of their names.
         deltas: source name → deltas that lie ready; sources without an entry compute theirs when asked.
         statistics: what calibration collected for a tensor.
+        vocabulary: of the merged model, where it is not simply that of all.
     """
 
-    base: Checkpoint
+    base: Base
     architecture: Architecture
     sources: Mapping[str, Source]
     deltas: Mapping[str, Mapping[str, Tensor]]
     statistics: Callable[[TensorJob], Found] = lambda job: {}
+    vocabulary: Merged | None = None
 
     @property
     def changed(self) -> dict[str, frozenset[str]]:
@@ -53,11 +57,12 @@ class Inputs:
         return {name: info.shape for name, info in self.base.tensors.items()}
 
     def work(self, job: TensorJob) -> TensorWork:
-        """The tensors of a job, checked to be finite."""
+        """The tensors of a job, checked to be finite or checked as they are read."""
+        base, fresh = self._theta0(job)
         if job.factored:
-            return TensorWork(job, self._theta0(job), {}, factors=factors_of(job, self.sources))
+            return TensorWork(job, base, {}, factors=factors_of(job, self.sources), fresh=fresh)
         operands = {source: self._operand(source, job) for source in job.changed}
-        return TensorWork(job, self._theta0(job), operands, {} if job.copy else self.statistics(job))
+        return TensorWork(job, base, operands, {} if job.copy else self.statistics(job), fresh=fresh)
 
     def shape(self, job: TensorJob) -> tuple[int, ...]:
         """The shape of a job's result, as it is stored."""
@@ -68,17 +73,22 @@ class Inputs:
         """The tensors of all jobs that merge, one after the other."""
         return (self.work(job) for job in plan.jobs)
 
-    def _theta0(self, job: TensorJob) -> Tensor:
+    def _theta0(self, job: TensorJob) -> tuple[Tensor, Fresh | None]:
         if job.theta0 is None:
             first = job.changed[0]
-            return self.sources[first].weights(job.tensor_of(first)).contiguous()
-        base = self.base.read(job.theta0)
+            return self.sources[first].weights(job.tensor_of(first)).contiguous(), None
+        base, whose = self.base.read(job.theta0), f"the base model ({self.base.path})"
+        if isinstance(self.base, Checkpoint):
+            return base, Fresh(job.theta0, None if job.buffer else whose, self.base.place(job.theta0))
         if not job.buffer:
-            check_finite(base, job.theta0, f"the base model ({self.base.path})")
-        return base
+            check_finite(base, job.theta0, whose)
+        return base, None
 
     def _operand(self, name: str, job: TensorJob) -> Operand:
         source, tensor = self.sources[name], job.tensor_of(name)
+        if isinstance(source, CheckpointSource):
+            fresh = Fresh(tensor, source.whose, source.place(tensor))
+            return Operand("weights", source.stored(tensor), fresh)
         if not isinstance(source, AdapterSource):
             return Operand("weights", source.weights(tensor).contiguous())
         delta = self.deltas[name].get(tensor) if name in self.deltas else source.delta(tensor)
@@ -90,15 +100,10 @@ class Inputs:
 
     @property
     def computed(self) -> frozenset[str]:
-        """Sources whose tensors are computed whole when they are asked for."""
-        return frozenset(
-            name
-            for name, source in self.sources.items()
-            if isinstance(source, AdapterSource) and name not in self.deltas
-        )
-
-    def release(self, work: TensorWork, span: Span | None) -> None:
-        """Let pages of mapped files go that have been read."""
+        """Sources (`""`: the base) whose tensors are computed whole when they are asked for."""
+        mapped = {name for name, source in self.sources.items() if isinstance(source, CheckpointSource)}
+        base = () if isinstance(self.base, Checkpoint) else ("",)
+        return frozenset((*base, *(set(self.sources) - mapped - set(self.deltas))))
 
     def __enter__(self) -> Inputs:
         return self
@@ -119,11 +124,19 @@ def open_inputs(recipe: Recipe, root: Path, build: BuildRecipe, cache: Path | No
 
     Raises:
         CheckpointError, ArchitectureError: files are missing or corrupt, models do not fit together.
+        InvalidInputError: their vocabularies differ, and the recipe does not say what to do about it.
     """
     align = recipe.align or {}
-    base = open_checkpoint(_directory(recipe.base, root, build))
-    sources = {name: open_aligned_source(align.get(name), root, cache, name, _directory(ref, root, build), base) for name, ref in recipe.sources.items()}
-    return Inputs(base, architecture_of_checkpoint(base), dict(sorted(sources.items())), {})
+    stored = open_checkpoint(_directory(recipe.base, root, build))
+    opened = {
+        name: open_aligned_source(
+            align.get(name), root, cache, name, _directory(ref, root, build), stored, own_vocabulary=True
+        )
+        for name, ref in sorted(recipe.sources.items())
+    }
+    architecture = architecture_of_checkpoint(stored)
+    base, sources, vocabulary = in_one_vocabulary(recipe, stored, opened, architecture)
+    return Inputs(base, architecture, sources, {}, vocabulary=vocabulary)
 
 
 def is_recipe(path: Path) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evomerge.errors import CheckpointError
 from evomerge.models.content import content_hash
-from evomerge.models.weights import TensorInfo, Weights, open_weights, read_json
+from evomerge.models.weights import Place, TensorInfo, Weights, open_weights, read_json
 
 __all__ = ["MERGED_DTYPES", "Checkpoint", "TensorInfo", "content_hash", "is_merged", "open_checkpoint"]
 
@@ -55,6 +55,10 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         """The tensor as stored: a view of the mapped file that must not be written to."""
         return self._weights.read(name)
+
+    def place(self, name: str) -> Place:
+        """Where a tensor's bytes lie; valid until the checkpoint is closed."""
+        return self._weights.place(name)
 
     def close(self) -> None:
         """Let the files go; tensors that were read stay valid."""

@@ -16,7 +16,10 @@ from evomerge.models.checkpoint import Checkpoint, is_merged, open_checkpoint
 from evomerge.models.factors import Factors
 from evomerge.models.family import BUFFER, families
 from evomerge.models.finite import check_finite
-from evomerge.models.weights import some
+from evomerge.models.weights import Place, some
+
+VOCABULARY = ("embedding", "head")
+"""Roles whose tensors have a row for each token."""
 
 
 class Source(Protocol):
@@ -95,9 +98,26 @@ class CheckpointSource:
 
     def weights(self, name: str) -> Tensor:
         """θk as stored."""
-        stored = self._checkpoint.read(self._stored[name])
-        check_finite(stored, name, f"source {self.name!r} ({self.path})")
+        stored = self.stored(name)
+        check_finite(stored, name, self.whose)
         return stored
+
+    def stored(self, name: str) -> Tensor:
+        """θk as stored, not looked at yet."""
+        return self._checkpoint.read(self._stored[name])
+
+    def place(self, name: str) -> Place:
+        """Where θk's bytes lie; valid until the source is closed."""
+        return self._checkpoint.place(self._stored[name])
+
+    @property
+    def whose(self) -> str:
+        """What to call it in an error."""
+        return f"source {self.name!r} ({self.path})"
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of θk, without reading it: a table may have another number of rows than the base's."""
+        return self._checkpoint.tensors[self._stored[name]].shape
 
     def close(self) -> None:
         """Let the files go."""
@@ -136,13 +156,14 @@ class AdapterSource:
         self._adapter.close()
 
 
-def open_source(name: str, path: Path, base: Checkpoint) -> Source:
+def open_source(name: str, path: Path, base: Checkpoint, *, own_vocabulary: bool = False) -> Source:
     """Open a checkpoint or a LoRA adapter as a source of `base`.
 
     Args:
         name: the recipe's name for it, for messages.
         path: its directory.
         base: the open base model; the source reads it too.
+        own_vocabulary: embedding and head may have another number of rows than the base's: the caller sees to it.
 
     Raises:
         CheckpointError: files are missing or corrupt.
@@ -153,7 +174,9 @@ def open_source(name: str, path: Path, base: Checkpoint) -> Source:
         adapter = open_adapter(path)
         return AdapterSource(name, base, adapter, _match_adapter(name, adapter, base, architecture))
     checkpoint = open_checkpoint(path)
-    return CheckpointSource(name, base, checkpoint, _match_checkpoint(name, checkpoint, base, architecture))
+    return CheckpointSource(
+        name, base, checkpoint, _match_checkpoint(name, checkpoint, base, architecture, own_vocabulary)
+    )
 
 
 def architecture_of_checkpoint(checkpoint: Checkpoint) -> Architecture:
@@ -176,7 +199,9 @@ def architecture_of_checkpoint(checkpoint: Checkpoint) -> Architecture:
     return architecture
 
 
-def _match_checkpoint(name: str, source: Checkpoint, base: Checkpoint, architecture: Architecture) -> dict[str, str]:
+def _match_checkpoint(
+    name: str, source: Checkpoint, base: Checkpoint, architecture: Architecture, own_vocabulary: bool
+) -> dict[str, str]:
     """Base tensor name → the source's own name of it."""
     other = architecture_of_checkpoint(source)
     _check_config(name, source, base, architecture, other)
@@ -186,7 +211,10 @@ def _match_checkpoint(name: str, source: Checkpoint, base: Checkpoint, architect
     _check_extra(name, source, architecture, other)
     matched = {at: found for at, found in stored.items() if found is not None}
     for at, found in matched.items():
-        _check_shape(name, at, source.tensors[found].shape, base)
+        shape = source.tensors[found].shape
+        if own_vocabulary and architecture.parts[at].role in VOCABULARY:
+            shape = (base.tensors[at].shape[0], *shape[1:])
+        _check_shape(name, at, shape, base)
         if not is_merged(source.tensors[found]):
             raise CheckpointError(f"source {name!r} ({source.path}): {found!r} is {source.tensors[found].dtype}")
     return matched

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,39 @@ class TensorInfo:
     file: str
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lies, for reading a part of it into memory of one's own.
+
+    That costs what mapping the pages would, and afterwards the part is in the cache and no page is held.
+
+    Attributes:
+        handle: of the open file.
+        offset: of the tensor's first byte.
+    """
+
+    handle: int
+    offset: int
+
+    def read(self, first: int, into: memoryview) -> None:
+        """Fill `into` with the tensor's bytes from `first` on.
+
+        Raises:
+            CheckpointError: the file has become shorter.
+        """
+        at = self.offset + first
+        while len(into):
+            number = os.preadv(self.handle, [into], at)
+            if number == 0:
+                raise CheckpointError(f"a weights file ends at byte {at}: it was changed while it was read")
+            into, at = into[number:], at + number
+
+    def expect(self, first: int, length: int) -> None:
+        """Ask the system to begin to read these bytes from the disk."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.handle, self.offset + first, length, os.POSIX_FADV_WILLNEED)
+
+
 class Weights:
     """The tensors of one directory, in the order of its files. Reading needs no lock."""
 
@@ -43,6 +78,8 @@ class Weights:
         self.directory = directory
         self.tensors = tensors
         self._handles = dict(handles)
+        self._places: dict[str, Place] = {}
+        self._lock = threading.Lock()
 
     def read(self, name: str) -> Tensor:
         """The tensor as stored, a view of the mapped file: it must not be written to.
@@ -58,9 +95,20 @@ class Weights:
         tensor: Tensor = handle.get_tensor(name)
         return tensor
 
+    def place(self, name: str) -> Place:
+        """Where a tensor's bytes lie; valid until the weights are closed."""
+        with self._lock:
+            if not self._places:
+                for file in sorted(self._handles):
+                    self._places |= _places(self.directory / file)
+        return self._places[name]
+
     def close(self) -> None:
         """Let the files go; tensors that were read stay valid."""
         self._handles.clear()
+        for handle in {place.handle for place in self._places.values()}:
+            os.close(handle)
+        self._places.clear()
 
 
 def open_weights(directory: Path, stem: str) -> Weights:
@@ -118,6 +166,16 @@ def _open_file(path: Path) -> tuple[Any, dict[str, TensorInfo]]:
         raise CheckpointError(f"{path}: not a whole safetensors file ({path.stat().st_size} bytes): {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _places(path: Path) -> dict[str, Place]:
+    """From the header, which is known to be good: eight bytes of length, then JSON with offsets behind it."""
+    handle = os.open(path, os.O_RDONLY)
+    start = 8 + int.from_bytes(os.pread(handle, 8, 0), "little")
+    header = json.loads(os.pread(handle, start - 8, 8))
+    return {
+        name: Place(handle, start + line["data_offsets"][0]) for name, line in header.items() if name != "__metadata__"
+    }
 
 
 def _info(handle: Any, name: str, path: Path) -> TensorInfo:
