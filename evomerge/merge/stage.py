@@ -99,6 +99,10 @@ def _never(shared: Values) -> bool:
     return False
 
 
+def _always(shared: Values) -> bool:
+    return True
+
+
 def by_scope(shared: Values) -> Scope:
     """The whole model with `scope: global`, else every tensor apart. Stages that measure by this one rule need a few
     entries at a time, however many of them a chain has."""
@@ -120,6 +124,7 @@ class Stage:
             (slices of the tensor's first dimension; a vector is one row).
         measure: states → floats that `apply` finds in `state.measured`.
         measures: over what `measure` runs, given the shared parameters.
+        needed: whether, given the shared parameters, there is anything to measure; if not, `state.measured` is empty.
         stochastic, ordered, requires, factored, cost, check: as in `Method`. A factored stage comes first.
     """
 
@@ -132,6 +137,7 @@ class Stage:
     rowwise: Callable[[Values], bool] = _never
     measure: Callable[[States], Mapping[str, float]] | None = None
     measures: Callable[[Values], Scope] = _nothing
+    needed: Callable[[Values], bool] = _always
     stochastic: bool = False
     ordered: bool = False
     requires: frozenset[str] = frozenset()
@@ -209,10 +215,11 @@ class _Chain:
 
     def measures(self, shared: Values) -> Scope:
         """The widest that has to be measured beforehand."""
-        scopes = {s.measures(self.values(shared)) for s in self.stages if s.measure is not None}
+        shared = self.values(shared)
+        scopes = {s.measures(shared) for s in self.stages if s.measure is not None and s.needed(shared)}
         if "model" in scopes:
             return "model"
-        return "tensor" if "tensor" in scopes and self.in_parts(self.values(shared)) else "nothing"
+        return "tensor" if "tensor" in scopes and self.in_parts(shared) else "nothing"
 
     def in_parts(self, shared: Values) -> bool:
         """Whether no stage needs more than some entries, or some rows, of a tensor at a time."""
@@ -224,8 +231,10 @@ class _Chain:
         shared = self.values(next(iter(blocks())).shared)
         measured: dict[str, float] = {}
         for number, stage in enumerate(self.stages):
+            if stage.measure is None or not stage.needed(shared):
+                continue
             scope = stage.measures(shared)
-            if stage.measure is not None and (scope == "model" or (scope == "tensor" and self.in_parts(shared))):
+            if scope == "model" or (scope == "tensor" and self.in_parts(shared)):
                 found = stage.measure(partial(self._states, blocks, number, dict(measured)))
                 measured |= {f"{number}:{key}": value for key, value in found.items()}
         return measured
@@ -269,8 +278,8 @@ class _Chain:
     def _measured(self, state: State, number: int, measured: Mapping[str, float]) -> State:
         """The state with what stage `number` has measured; measured now where a whole tensor is all that it takes."""
         stage = self.stages[number]
-        if stage.measure is None:
-            return state
+        if stage.measure is None or not stage.needed(state.shared):
+            return replace(state, measured={})
         if stage.measures(state.shared) == "tensor" and not self.in_parts(state.shared):
             return replace(state, measured=stage.measure(lambda: [state]))
         prefix = f"{number}:"

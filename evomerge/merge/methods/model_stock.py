@@ -10,7 +10,7 @@ from torch import Tensor
 from evomerge.merge.method import Block, Method, Parameter
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import sum_of
-from evomerge.merge.primitives.measure import row_inner
+from evomerge.merge.primitives.measure import inner, row_inner
 from evomerge.merge.primitives.rows import row_slices
 
 _SINGULAR = 1e-6
@@ -20,25 +20,25 @@ _SINGULAR = 1e-6
 def _merge(block: Block) -> Tensor:
     """θ0 + t·mean δ, t = N·c / (1 + (N − 1)·c), c the mean cosine of the pairs."""
     deltas = [torch.zeros_like(block.base) if d is None else d for d in block.deltas.values()]
-    rows = block.base.reshape(-1, block.base.shape[-1] if block.base.dim() else 1)
-    ratio = _ratios([d.reshape(rows.shape) for d in deltas], block)
+    filters = bool(block.shared["filter_wise"]) and block.base.dim() > 1
+    rows = block.base.reshape(-1, block.base.shape[-1] if filters else 1)
+    deltas = [d.view(rows.shape) for d in deltas]
+    ratio = _ratios(deltas, weights.number(block.shared, "norm_floor"), filters=filters)
     result = torch.empty_like(rows)
     for part in row_slices(rows):
-        mean = sum_of([d.reshape(rows.shape)[part] for d in deltas]).div_(len(deltas))
-        torch.add(mean.mul_(ratio[part] if len(ratio) > 1 else ratio), rows[part], out=result[part])
-    return result.reshape(block.base.shape)
+        mean = sum_of([d[part] for d in deltas]).div_(len(deltas))
+        torch.add(mean.mul_(ratio[part] if filters else ratio), rows[part], out=result[part])
+    return result.view(block.base.shape)
 
 
-def _ratios(deltas: list[Tensor], block: Block) -> Tensor:
+def _ratios(deltas: list[Tensor], norm_floor: float, *, filters: bool) -> Tensor:
     """t, float32: [rows, 1] with `filter_wise`, [1, 1] without."""
-    filters = bool(block.shared["filter_wise"]) and block.base.dim() > 1
     norms = [_products(d, d, filters).sqrt() for d in deltas]
-    least = weights.number(block.shared, "norm_floor")
     cosine = torch.zeros_like(norms[0])
     pairs = list(combinations(range(len(deltas)), 2))
     for i, j in pairs:
         product = norms[i] * norms[j]
-        usable = product.clamp(min=least)
+        usable = product.clamp(min=norm_floor)
         dots = _products(deltas[i], deltas[j], filters)
         cosine += torch.where(product > 0, dots / usable.where(usable > 0, 1.0), 0.0).clamp_(-1, 1)
     cosine /= len(pairs)
@@ -49,8 +49,11 @@ def _ratios(deltas: list[Tensor], block: Block) -> Tensor:
 
 def _products(a: Tensor, b: Tensor, filters: bool) -> Tensor:
     """⟨a, b⟩ in float64: [rows, 1], or [1, 1] over the whole tensor."""
-    parts = [row_inner(a[part], b[part]) for part in row_slices(a)]
-    return torch.cat(parts).unsqueeze(1) if filters else torch.stack([x.sum() for x in parts]).sum().view(1, 1)
+    if filters:
+        return torch.cat([row_inner(a[part], b[part]) for part in row_slices(a)]).unsqueeze(1)
+    a, b = a.view(-1), b.view(-1)
+    whole = sum(inner(a[part], b[part]) for part in row_slices(a))
+    return torch.tensor([[whole]], dtype=torch.float64, device=a.device)
 
 
 MODEL_STOCK = Method(

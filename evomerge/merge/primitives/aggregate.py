@@ -32,6 +32,8 @@ def weighted_sum(tensors: Mapping[str, Tensor | None], weights: Mapping[str, flo
             continue
         if result is None:
             result = torch.mul(tensor, weights[source])
+        elif weights[source] == 1:
+            result.add_(tensor)
         else:
             scratch = torch.mul(tensor, weights[source], out=scratch)
             result.add_(scratch)

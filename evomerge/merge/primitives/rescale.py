@@ -9,6 +9,8 @@ from torch import Tensor
 
 from evomerge.merge.primitives.measure import inner, total
 
+NORMS = ("l1", "l2", "linf")
+
 
 def inverse(density: float) -> float:
     """1/p: keeps the expectation of every entry; 0 when nothing is kept.
@@ -22,7 +24,7 @@ def matching(norm: str, pairs: Iterable[tuple[str, Tensor, Tensor]]) -> dict[str
     """Per source the factor that gives what survives the norm of the whole; 1 when nothing is left to scale.
 
     Args:
-        norm: `l1`, `l2` or `linf`.
+        norm: one of NORMS.
         pairs: source, task vector, its surviving entries; block by block.
     """
     before: dict[str, float] = {}

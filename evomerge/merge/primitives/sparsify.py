@@ -107,11 +107,23 @@ def probabilities_by_rank(delta: Tensor, density: float, epsilon: float) -> Tens
     Source: Deep et al. 2024, DELLA-Merging, arXiv:2406.11617, section 3.1 (window size = 2 epsilon).
     """
     columns = delta.shape[1]
-    order = delta.abs().argsort(dim=1, stable=True)
+    order = _ascending(delta)
     position = torch.arange(columns, dtype=torch.float64, device=delta.device) / max(columns - 1, 1)
     by_rank = density + epsilon * (2 * position - 1 if columns > 1 else position)
     bounds = (by_rank * _RESOLUTION).round() / _RESOLUTION
     return torch.empty_like(delta, dtype=torch.float64).scatter_(1, order, bounds.expand_as(delta))
+
+
+def _ascending(delta: Tensor) -> Tensor:
+    """Indices that sort the magnitudes of every row, equal ones in memory order."""
+    columns = delta.shape[1]
+    if delta.device.type != "cpu" or columns > _RESOLUTION:
+        return delta.abs().argsort(dim=1, stable=True)
+    # bits of non-negative floats order like the floats; NumPy sorts such keys several times faster than indices
+    keys = delta.abs().view(torch.int32).numpy().astype(np.int64) << 32
+    keys |= np.arange(columns, dtype=np.int64)
+    keys.sort(axis=1)
+    return torch.from_numpy(keys & (_RESOLUTION - 1))
 
 
 def bernoulli_of(key: int, probabilities: Tensor, offset: int) -> Tensor:

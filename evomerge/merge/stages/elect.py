@@ -19,11 +19,9 @@ _TIE = "tie sign"
 
 
 def _majority(states: States) -> Mapping[str, float]:
-    """The sign of the sum of all elected signs, for entries whose votes are even; + for `sign_ties: positive`."""
+    """The sign of the sum of all elected signs, for entries whose votes are even."""
     count = 0
     for state in states():
-        if state.shared["sign_ties"] == "positive":
-            return {_TIE: 1.0}
         if state.deltas:
             signs = elect(list(state.deltas.values()), str(state.shared["election"]))
             count += int(total(signs))  # whole numbers: exact in any order
@@ -34,7 +32,7 @@ def _elect(state: State) -> State:
     if not state.deltas:
         return state
     votes = list(state.deltas.values())
-    signs = settle(elect(votes, str(state.shared["election"])), state.measured[_TIE])
+    signs = settle(elect(votes, str(state.shared["election"])), state.measured.get(_TIE, 1.0))
     return state.with_deltas({s: x.mul_(signs) for s, x in zip(state.deltas, agreeing(votes, signs), strict=True)})
 
 
@@ -127,6 +125,7 @@ ELECT = Stage(
     parameters=(p.ELECTION, p.SIGN_TIES),
     measure=_majority,
     measures=by_scope,
+    needed=lambda shared: shared["sign_ties"] == "majority",
 )
 AMPLIFY = Stage(
     name="amplify",

@@ -8,7 +8,8 @@ from evomerge.merge.stage import Stage, State
 
 
 def _scale(state: State) -> State:
-    return state.with_merged(state.sum * weights.number(state.shared, "lambda"))
+    factor = weights.number(state.shared, "lambda")
+    return state if factor == 1 else state.with_merged(state.sum * factor)
 
 
 SCALE = Stage("scale", "post", "multiply the merged task vector by λ", _scale, (p.LAMBDA,))

@@ -11,7 +11,7 @@ from evomerge.errors import InvalidInputError
 from evomerge.merge import standard as p
 from evomerge.merge.method import Parameter, Values
 from evomerge.merge.primitives import weights
-from evomerge.merge.primitives.rescale import inverse, matching
+from evomerge.merge.primitives.rescale import NORMS, inverse, matching
 from evomerge.merge.primitives.sparsify import (
     bernoulli,
     bernoulli_of,
@@ -59,8 +59,7 @@ def _measure(dropping: Dropping) -> Callable[[States], Mapping[str, float]]:
                 yield source, delta, dropping(state, source, delta)
 
     def measure(states: States) -> Mapping[str, float]:
-        rule = str(next(iter(states())).shared["rescale"])
-        return matching(rule, pairs(states)) if rule in ("l1", "l2", "linf") else {}
+        return matching(str(next(iter(states())).shared["rescale"]), pairs(states))
 
     return measure
 
@@ -84,6 +83,10 @@ def _check_window(shared: Values, per_source: Mapping[str, Values]) -> None:
             raise InvalidInputError(f"epsilon of source {source!r} at density {density:g}", epsilon, allowed)
 
 
+def _by_norm(shared: Values) -> bool:
+    return shared["rescale"] in NORMS
+
+
 BERNOULLI = Stage(
     name="bernoulli",
     kind="sparsify",
@@ -92,6 +95,7 @@ BERNOULLI = Stage(
     parameters=(p.density(0.2, low=0.05), p.RESCALE),
     measure=_measure(_bernoulli),
     measures=by_scope,
+    needed=_by_norm,
     stochastic=True,
 )
 MAGPRUNE = Stage(
@@ -117,6 +121,7 @@ MAGPRUNE = Stage(
     rowwise=lambda shared: shared["scope"] == "row",
     measure=_measure(_magprune),
     measures=by_scope,
+    needed=_by_norm,
     stochastic=True,
     cost="sort",
     check=_check_window,

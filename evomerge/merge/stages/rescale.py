@@ -9,14 +9,13 @@ from torch import Tensor
 from evomerge.merge import standard as p
 from evomerge.merge.method import Parameter
 from evomerge.merge.primitives import weights
-from evomerge.merge.primitives.rescale import inverse, matching
+from evomerge.merge.primitives.rescale import NORMS, inverse, matching
 from evomerge.merge.stage import Stage, State, States, by_scope
 
 
 def _measure(states: States) -> Mapping[str, float]:
     """Norms of the task vectors that the pipeline began with over those of what is left."""
-    rule = str(next(iter(states())).shared["rescale"])
-    return matching(rule, _pairs(states)) if rule in ("l1", "l2", "linf") else {}
+    return matching(str(next(iter(states())).shared["rescale"]), _pairs(states))
 
 
 def _pairs(states: States) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -51,6 +50,7 @@ RESCALE = Stage(
     parameters=(p.density(0.2, low=0.05), p.RESCALE),
     measure=_measure,
     measures=by_scope,
+    needed=lambda shared: shared["rescale"] in NORMS,
 )
 CLIP = Stage(
     name="clip",

@@ -106,12 +106,10 @@ def _select(state: State) -> State:
 
 
 def _sizes(states: States) -> Mapping[str, float]:
-    """Root of the mean square of every task vector, where the threshold is relative to it."""
+    """Root of the mean square of every task vector."""
     squares: dict[str, float] = {}
     size = 0
     for state in states():
-        if state.shared["epsilon_unit"] == "absolute":
-            return {}
         size += state.block.base.numel()
         for source, delta in state.deltas.items():
             squares[source] = squares.get(source, 0.0) + inner(delta, delta)
@@ -198,6 +196,7 @@ CHANGED = Stage(
     ),
     measure=_sizes,
     measures=by_scope,
+    needed=lambda shared: shared["epsilon_unit"] == "rms",
 )
 
 STAGES = (TRIM, BAND, SELECT, CHANGED)

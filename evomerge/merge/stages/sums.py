@@ -15,7 +15,7 @@ from evomerge.merge.stage import Stage, State
 def _weigh(state: State) -> State:
     """δ ← w·δ; the weights are remembered for means that divide by them."""
     w = weights.of_sources(state.block.per_source)
-    return replace(state.each(lambda source, delta: delta * w[source]), weights=w)
+    return replace(state.each(lambda source, delta: delta if w[source] == 1 else delta * w[source]), weights=w)
 
 
 def _sum(state: State) -> State:
