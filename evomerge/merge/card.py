@@ -9,22 +9,22 @@ from typing import Any
 from evomerge import __version__
 from evomerge.merge.literature import cited
 from evomerge.merge.methods import method_of
-from evomerge.models.hub import HUB, locate
+from evomerge.models.hub import HUB
 from evomerge.models.licence import Licence, licence_of
 from evomerge.recipe.document import dump_yaml_data
 from evomerge.recipe.schema import ModelRef, Recipe
-from evomerge.recipe.text import dump_yaml, load_recipe
+from evomerge.recipe.text import dump_yaml
 
 
-def model_card(recipe: Recipe, root: Path) -> str:
+def model_card(recipe: Recipe, places: Mapping[str, Path]) -> str:
     """The `README.md` of the model that a recipe makes, with the head that model hubs read.
 
     Args:
         recipe: pinned; its provenance gives the scores.
-        root: relative locations are under it.
+        places: `base` and every source → the directory where it lies now.
     """
     models = {"base": recipe.base, **recipe.sources}
-    licences = {name: _licence(ref, root) for name, ref in models.items()}
+    licences = {name: licence_of(places[name]) for name in models}
     parts = [
         f"---\n{dump_yaml_data(_head(recipe, licences))}---",
         f"# {_title(recipe)}",
@@ -51,22 +51,12 @@ def _place(ref: ModelRef) -> str:
     return ref.location.removeprefix(HUB) if ref.location.startswith(HUB) else Path(ref.location).name
 
 
-def _licence(ref: ModelRef, root: Path) -> Licence:
-    """A model's own; of a recipe, all that are stated for what it is made from."""
-    path = locate(ref, root)
-    if path.is_dir():
-        return licence_of(path)
-    nested = load_recipe(path)
-    found = [_licence(part, path.parent) for part in (nested.base, *nested.sources.values())]
-    names = sorted({licence.name for licence in found if licence.name})
-    return Licence(" and ".join(names) if all(licence.name for licence in found) else None, path)
-
-
 def _head(recipe: Recipe, licences: Mapping[str, Licence]) -> dict[str, Any]:
     head: dict[str, Any] = {}
     names = {licence.name for licence in licences.values()}
-    if len(names) == 1 and None not in names:
-        head["license"] = names.pop()
+    if None not in names:
+        joined = " and ".join(sorted(str(name) for name in names))
+        head |= {"license": joined} if len(names) == 1 else {"license": "other", "license_name": joined}
     hub = [_place(ref) for ref in (recipe.base, *recipe.sources.values()) if ref.location.startswith(HUB)]
     if hub:
         head |= {"base_model": hub, "base_model_relation": "merge"}

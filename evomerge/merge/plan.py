@@ -121,7 +121,7 @@ def plan(
     method = find_method(recipe.merge)
     sources = tuple(sorted(recipe.sources))
     depth = num_layers(recipe, architecture)
-    _check_vocabulary(recipe)
+    _check_template(recipe)
     _check_count(method, recipe, sources)
     check(method, recipe.merge)
     check_calibration(method.name, method.requires, recipe)
@@ -201,12 +201,7 @@ def _check_number(method: Method, field: str, sources: tuple[str, ...]) -> None:
         raise InvalidInputError(field, list(sources), f"{allowed} source(s) for method {method.name}")
 
 
-def _check_vocabulary(recipe: Recipe) -> None:
-    for field in ("tokens", "pad_to_multiple_of"):
-        if (value := getattr(recipe, field)) is not None:
-            raise InvalidInputError(field, value, "nothing: merged models have the base's tokenizer")
-    if recipe.tokenizer != "base":
-        raise InvalidInputError("tokenizer", recipe.tokenizer, "base: merged models have the base's tokenizer")
+def _check_template(recipe: Recipe) -> None:
     template = recipe.chat_template
     if template not in (None, "auto") and "{" not in str(template):
         raise InvalidInputError("chat_template", template, "auto, or the text of a Jinja template")

@@ -30,7 +30,8 @@ from evomerge.merge.inputs import open_inputs
 from evomerge.merge.plan import DTYPES, Plan, TensorJob, plan
 from evomerge.merge.resolve import pin
 from evomerge.merge.slices import sliced_config
-from evomerge.models.checkpoint import content_hash
+from evomerge.merge.vocabularies import keeps_vocabulary
+from evomerge.models.checkpoint import Checkpoint, content_hash
 from evomerge.models.family import BUFFER
 from evomerge.models.finite import check_finite
 from evomerge.models.source import AdapterSource, Source
@@ -117,6 +118,7 @@ class Resident:
     @cached_property
     def _provider(self) -> Provider:
         base = self._inputs.base
+        assert isinstance(base, Checkpoint), "recipes with a calibration keep the base's vocabulary"
         digest = self._recipe.base.sha256 or content_hash(base.path)
         return Provider(base, self._inputs.architecture, digest, self._cache, device=self._device)
 
@@ -164,6 +166,8 @@ class Resident:
             raise InvalidInputError("base", recipe.base.location, f"the resident base {self._recipe.base.location}")
         if recipe.dtype != self._recipe.dtype:
             raise InvalidInputError("dtype", recipe.dtype, f"the resident model's {self._recipe.dtype}")
+        if not keeps_vocabulary(recipe):
+            raise InvalidInputError("tokenizer", recipe.tokenizer, "the base's vocabulary in a search (same or base)")
         return {name: self._resident_name(name, ref, recipe) for name, ref in recipe.sources.items()}
 
     def _resident_name(self, name: str, ref: ModelRef, recipe: Recipe) -> str | None:
@@ -232,7 +236,7 @@ class Resident:
         self._cache.mkdir(parents=True, exist_ok=True)
         out = self._cache / f"merged-{recipe.digest}"
         with exclusive(out.with_suffix(".lock")):
-            if not (out / "config.json").exists():
+            if not out.exists():
                 merge_to_directory(recipe, out, root=path.parent, check_hashes=False)
         return out
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError
+from evomerge.merge.card import model_card
 from evomerge.merge.slices import sliced_config
 from evomerge.merge.template import write_template
+from evomerge.models.union_tokenizer import write_union
+from evomerge.models.vocabulary import BASE, Merged
+from evomerge.models.weights import read_json
 from evomerge.recipe.schema import Dtype, Recipe
 from evomerge.recipe.text import dump_yaml
 
@@ -18,11 +22,17 @@ COPIED = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model",
     "chat_template*", "generation_config.json",
 )  # fmt: skip
-"""Files of the base that the merged model takes over as they are."""
+"""Files of the base (of the tokenizer's donor) that the merged model takes over as they are."""
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "decoder_start_token_id")
 
 
 def write_sidecar(
-    base: Path, config: Mapping[str, Any], recipe: Recipe, out: Path, sources: Sequence[Path] = ()
+    base: Path,
+    config: Mapping[str, Any],
+    recipe: Recipe,
+    out: Path,
+    sources: Mapping[str, Path],
+    vocabulary: Merged | None = None,
 ) -> None:
     """Copy tokenizer, chat template and generation config; write config.json with the new dtype and depth, and the
     recipe.
@@ -32,22 +42,35 @@ def write_sidecar(
         config: its config.json.
         recipe: what the weights were made from, pinned.
         out: an existing directory.
-        sources: the sources' directories, for `chat_template: auto`.
+        sources: source name → its directory.
+        vocabulary: of the merged model, where it is not simply that of all.
 
     Raises:
         CheckpointError: a file cannot be read or written.
     """
     try:
-        for path in sorted({path for pattern in COPIED for path in base.glob(pattern) if path.is_file()}):
+        donor = {BASE: base, **sources}[vocabulary.donor if vocabulary else BASE]
+        for path in sorted({path for pattern in COPIED for path in donor.glob(pattern) if path.is_file()}):
             shutil.copyfile(path, out / path.name)
+        if vocabulary is not None and vocabulary.added:
+            write_union(vocabulary, {BASE: base, **sources}, out)
         if recipe.chat_template is not None:
-            write_template(recipe.chat_template, (base, *sources), out)
-        config = sliced_config(config, recipe.slices)
+            write_template(recipe.chat_template, (base, *sources.values()), out)
+        config = {**sliced_config(config, recipe.slices), **_of_vocabulary(vocabulary, donor)}
         text = json.dumps({**config, **_dtypes(config, recipe.dtype)}, indent=2, ensure_ascii=False) + "\n"
         (out / "config.json").write_text(text, encoding="utf-8")
         (out / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+        (out / "README.md").write_text(model_card(recipe, {BASE: base, **sources}), encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot be written beside the weights: {error.strerror}") from error
+
+
+def _of_vocabulary(vocabulary: Merged | None, donor: Path) -> dict[str, Any]:
+    """What a config says about the vocabulary: its size, and which tokens begin and end a text."""
+    if vocabulary is None:
+        return {}
+    theirs = read_json(donor / "config.json") if vocabulary.donor != BASE else {}
+    return {"vocab_size": vocabulary.num_rows} | {k: v for k, v in theirs.items() if k in SPECIAL}
 
 
 def _dtypes(config: Mapping[str, Any], dtype: Dtype) -> dict[str, str]:

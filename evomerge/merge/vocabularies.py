@@ -13,7 +13,7 @@ from evomerge.errors import InvalidInputError
 from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.finite import check_finite
-from evomerge.models.source import AdapterSource, Source
+from evomerge.models.source import VOCABULARY, AdapterSource, CheckpointSource, Source
 from evomerge.models.vocabulary import (
     BASE,
     Merged,
@@ -28,13 +28,12 @@ from evomerge.models.vocabulary import (
 from evomerge.models.weights import TensorInfo
 from evomerge.recipe.schema import Recipe
 
-ROLES = ("embedding", "head")
 SAME = "same"
 
 
 def in_one_vocabulary(
     recipe: Recipe, base: Checkpoint, sources: Mapping[str, Source], architecture: Architecture
-) -> tuple[Checkpoint, dict[str, Source], Merged | None]:
+) -> tuple[Base, dict[str, Source], Merged | None]:
     """Base and sources with the rows of embedding and head that the merged model has.
 
     Returns:
@@ -46,20 +45,46 @@ def in_one_vocabulary(
     own = {name: source for name, source in sources.items() if _has_tables(source, architecture)}
     differing = {n: s for n, s in own.items() if not same_files(base.path, s.path)}
     asked = recipe.tokenizer != SAME
-    if not differing and recipe.tokenizer in (SAME, BASE) and not recipe.tokens and not recipe.pad_to_multiple_of:
+    if not differing and keeps_vocabulary(recipe):
         return base, dict(sources), None
     known = {BASE: vocabulary_of(base.path), **{n: vocabulary_of(s.path) for n, s in differing.items()}}
     if not asked:
-        for name in differing:
+        for name, source in differing.items():
             check_same(name, known[BASE], known[name])
+            _check_rows(name, source, base, architecture)
         if not recipe.tokens and not recipe.pad_to_multiple_of:
             return base, dict(sources), None
+    if recipe.calibration is not None:
+        allowed = "models of one vocabulary, where statistics of them are collected"
+        raise InvalidInputError("tokenizer", recipe.tokenizer, allowed)
     return _Vocabularies(recipe, base, sources, own, _all_known(known, sources, asked=asked), architecture).applied()
 
 
+def keeps_vocabulary(recipe: Recipe) -> bool:
+    """Whether the merged model has the base's rows, one by one."""
+    return recipe.tokenizer in (SAME, BASE) and not recipe.tokens and not recipe.pad_to_multiple_of
+
+
 def _has_tables(source: Source, architecture: Architecture) -> bool:
-    tables = {name for name, part in architecture.parts.items() if part.role in ROLES}
-    return bool(tables & source.changed)
+    return bool(_tables(architecture) & source.changed)
+
+
+def _tables(architecture: Architecture) -> frozenset[str]:
+    return frozenset(name for name, part in architecture.parts.items() if part.role in VOCABULARY)
+
+
+def _num_rows(model: Checkpoint | Source, at: str) -> int:
+    if isinstance(model, Checkpoint):
+        return model.tensors[at].shape[0]
+    return model.shape(at)[0] if isinstance(model, CheckpointSource) else len(model.weights(at))
+
+
+def _check_rows(name: str, source: Source, base: Checkpoint, architecture: Architecture) -> None:
+    """Equal tokens, but tables padded in another way."""
+    for at in sorted(_tables(architecture) & source.changed):
+        if (rows := _num_rows(source, at)) != _num_rows(base, at):
+            allowed = f"{_num_rows(base, at)} rows as in the base; or `tokenizer: base`, which matches rows by token"
+            raise InvalidInputError(f"sources.{name}", f"{at!r} with {rows} rows", allowed)
 
 
 def _all_known(
@@ -86,13 +111,13 @@ class _Vocabularies:
         architecture: Architecture,
     ) -> None:
         self.base, self.sources, self.own = base, sources, own
-        self.names = frozenset(n for n, part in architecture.parts.items() if part.role in ROLES)
+        self.names = _tables(architecture)
         wanted = BASE if recipe.tokenizer == SAME else recipe.tokenizer
-        rows = {BASE: self._num_rows(base.tensors), **{name: self._rows_of_source(name) for name in sources}}
+        rows = {BASE: self._most_rows(base), **{n: self._most_rows(own.get(n, base)) for n in sources}}
         self.merged = merged_vocabulary(wanted, vocabularies, rows, recipe.tokens or {}, recipe.pad_to_multiple_of)
         self._tables: tuple[str, dict[str, Tensor]] = ("", {})
 
-    def applied(self) -> tuple[Checkpoint, dict[str, Source], Merged]:
+    def applied(self) -> tuple[Base, dict[str, Source], Merged]:
         """The models, seen through these tables."""
         for name, source in self.own.items():
             if isinstance(source, AdapterSource):
@@ -101,8 +126,8 @@ class _Vocabularies:
                     "an adapter that changes embedding or head",
                     "checkpoints, where `tokenizer` is set",
                 )
-        sources = {n: _Source(s, self) if n in self.own else s for n, s in self.sources.items()}
-        return _Base(self.base, self), sources, self.merged
+        sources: dict[str, Source] = {n: _Source(s, self) if n in self.own else s for n, s in self.sources.items()}
+        return RetokenizedBase(self.base, self), sources, self.merged
 
     def table(self, model: str, tensor: str) -> Tensor:
         """One model's rows of one tensor in the merged vocabulary, float32."""
@@ -114,20 +139,22 @@ class _Vocabularies:
             self._tables = (tensor, found)
         return found[model]
 
-    def _num_rows(self, tensors: Mapping[str, TensorInfo]) -> int:
-        return max(tensors[name].shape[0] for name in self.names)
-
-    def _rows_of_source(self, name: str) -> int:
-        if name not in self.own:
-            return self._num_rows(self.base.tensors)
-        return max(len(self.own[name].weights(at)) for at in self.names & self.own[name].changed)
+    def _most_rows(self, model: Checkpoint | Source) -> int:
+        if isinstance(model, AdapterSource):  # refused in `applied`
+            return self._most_rows(self.base)
+        return max(_num_rows(model, at) for at in self.names)
 
 
-class _Base(Checkpoint):
-    """The base with other tables."""
+class RetokenizedBase:
+    """The base with other tables: they are made when they are read, all else is as stored."""
 
     def __init__(self, inner: Checkpoint, vocabularies: _Vocabularies) -> None:
         self.path, self.config, self._inner, self._vocabularies = inner.path, inner.config, inner, vocabularies
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As the inner's."""
+        return self._inner.dtype
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -192,3 +219,7 @@ class _Source:
     def close(self) -> None:
         """Let the files go."""
         self._inner.close()
+
+
+Base = Checkpoint | RetokenizedBase
+"""A base model, as stored or with other tables."""

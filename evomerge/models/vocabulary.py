@@ -19,7 +19,8 @@ from evomerge.recipe.tokens import TokenRule
 
 BASE = "base"
 SHOWN = 5
-FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "added_tokens.json")
+FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+"""One of these holds a vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from evomerge.recipe.align import Align
 from evomerge.recipe.calibration import Calibration
+from evomerge.recipe.output import Output
 from evomerge.recipe.slices import Slice
 from evomerge.recipe.tokens import TokenRule
 
@@ -121,9 +122,11 @@ class Recipe(_Frozen):
 
     Attributes:
         slices: of which layers of which models the merged model is stacked; None: layer by layer.
-        tokenizer: whose vocabulary the merged model has: `base`, a source's name, or the `union` of all of them.
+        tokenizer: whose vocabulary the merged model has. `same`: that of all models, which must not differ; `base`, a
+            source's name, or the `union` of all of them: rows of embedding and head are matched by token.
         tokens: token → where its rows in embedding and head come from, where the tokenizer is not the base's.
         pad_to_multiple_of: rows of embedding and head are padded to a multiple of this.
+        output: what is written, if not the merged model as it is.
         chat_template: a template's text, or `auto`: the one that most of the models have; None: the base's.
         align: source name → how its units are put into the base's order; sources without an entry are taken as they
             are.
@@ -136,10 +139,11 @@ class Recipe(_Frozen):
     align: dict[Name, Align] | None = Field(default=None, min_length=1)
     calibration: Calibration | None = None
     slices: tuple[Slice, ...] | None = Field(default=None, min_length=1)
-    tokenizer: str = "base"
+    tokenizer: str = "same"
     tokens: dict[str, TokenRule] | None = Field(default=None, min_length=1)
     pad_to_multiple_of: int | None = Field(default=None, ge=1)
     chat_template: str | None = Field(default=None, min_length=1)
+    output: Output | None = None
     dtype: Dtype = "bfloat16"
     seed: int = Field(default=0, ge=0, lt=2**63)
     shard_bytes: int = Field(default=5_000_000_000, gt=0)
@@ -152,7 +156,7 @@ class Recipe(_Frozen):
             ("align", list(self.align or {})),
             ("merge.rules", [r.source for r in self.merge.rules if r.source is not None]),
             ("slices", [name for part in self.slices or () for name in part.sources]),
-            ("tokenizer", [self.tokenizer] if self.tokenizer not in ("base", "union") else []),
+            ("tokenizer", [self.tokenizer] if self.tokenizer not in ("same", "base", "union") else []),
             ("tokens", [r.model for r in (self.tokens or {}).values() if r.model not in (None, "base")]),
             ("calibration.sources", list(self.calibration.sources) if self.calibration else []),
             ("calibration.moments", list(self.calibration.moments) if self.calibration else []),
@@ -169,6 +173,8 @@ class Recipe(_Frozen):
             if "sha256" in ref:
                 ref.pop("location")
                 ref.pop("revision", None)
+        if self.tokenizer == "same":
+            data["tokenizer"] = "base"  # where models have the same vocabulary, the base's is what both give
         if self.calibration is not None:
             _forget_places(data["calibration"])
         for align in data.get("align", {}).values():

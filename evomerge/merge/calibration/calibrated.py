@@ -10,6 +10,7 @@ import torch
 from evomerge.merge.calibration.provider import Model, Progress, Provider
 from evomerge.merge.inputs import Inputs
 from evomerge.merge.methods import method_of
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.content import content_hash
 from evomerge.recipe.schema import Recipe
 
@@ -37,6 +38,7 @@ def calibrated(
     method = method_of(recipe.merge)
     if not method.requires:
         return inputs
+    assert isinstance(inputs.base, Checkpoint), "recipes with a calibration keep the base's vocabulary"
     digest = recipe.base.sha256 or content_hash(inputs.base.path)
     provider = Provider(inputs.base, inputs.architecture, digest, cache, device=device, root=root, progress=progress)
     models = {

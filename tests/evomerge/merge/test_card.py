@@ -11,10 +11,14 @@ from evomerge.merge.card import model_card
 from evomerge.merge.resolve import pin
 from evomerge.models.licence import front_matter
 from evomerge.recipe.schema import Recipe
-from evomerge.recipe.text import dump_yaml, load_yaml
+from evomerge.recipe.text import load_yaml
 
 SCORES = {"ja_math": {"mean": 0.742, "se": 0.041, "n": 40}}
 HOLDOUT = {"ja_math": {"mean": 0.733, "se": 0.0196, "n": 300}}
+
+
+def card_of(recipe: Recipe, root: Path) -> str:
+    return model_card(recipe, {name: root / name for name in ("base", *recipe.sources)})
 
 
 def recipe_in(root: Path, licences: dict[str, str], **changes: object) -> Recipe:
@@ -33,7 +37,7 @@ def recipe_in(root: Path, licences: dict[str, str], **changes: object) -> Recipe
 def test_it_holds_recipe_sources_command_and_bibliography(tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path, {"base": "mit", "math": "mit"})
 
-    card = model_card(recipe, tmp_path)
+    card = card_of(recipe, tmp_path)
 
     assert yaml.safe_load(card.split("---")[1]) == {
         "license": "mit",
@@ -49,18 +53,18 @@ def test_it_holds_recipe_sources_command_and_bibliography(tmp_path: Path) -> Non
 
 
 def test_places_on_this_machine_stay_out_of_the_table(tmp_path: Path) -> None:
-    card = model_card(recipe_in(tmp_path, {"base": "mit", "math": "mit"}), tmp_path)
+    card = card_of(recipe_in(tmp_path, {"base": "mit", "math": "mit"}), tmp_path)
 
     assert str(tmp_path) not in card
 
 
 def test_licences_that_speak_against_it_are_said(tmp_path: Path) -> None:
-    card = model_card(recipe_in(tmp_path, {"base": "apache-2.0", "math": "cc-by-nd-4.0", "ja": ""}), tmp_path)
+    card = card_of(recipe_in(tmp_path, {"base": "apache-2.0", "math": "cc-by-nd-4.0", "ja": ""}), tmp_path)
 
     assert "- **ja**: no licence is stated" in card
     assert "- **math**: its licence (cc-by-nd-4.0) forbids derived works" in card
     assert "The licences differ (apache-2.0, cc-by-nd-4.0)" in card
-    assert "license" not in yaml.safe_load(card.split("---")[1])
+    assert "license" not in yaml.safe_load(card.split("---")[1])  # not all state one
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,7 @@ def test_licences_that_speak_against_it_are_said(tmp_path: Path) -> None:
     ],
 )
 def test_the_best_measured_scores_are_shown(tmp_path: Path, provenance: object, says: str, row: str) -> None:
-    card = model_card(recipe_in(tmp_path, {"base": "mit", "math": "mit"}, provenance=provenance), tmp_path)
+    card = card_of(recipe_in(tmp_path, {"base": "mit", "math": "mit"}, provenance=provenance), tmp_path)
 
     assert says in card
     assert row in card
@@ -83,24 +87,26 @@ def test_the_best_measured_scores_are_shown(tmp_path: Path, provenance: object, 
 
 @pytest.mark.parametrize("provenance", [{}, {"scores": None}, {"scores": {"a": 3}}, {"verified": [1], "scores": "x"}])
 def test_provenance_of_another_kind_gives_no_table(tmp_path: Path, provenance: object) -> None:
-    card = model_card(recipe_in(tmp_path, {"base": "mit", "math": "mit"}, provenance=provenance), tmp_path)
+    card = card_of(recipe_in(tmp_path, {"base": "mit", "math": "mit"}, provenance=provenance), tmp_path)
 
     assert "## Evaluation" not in card
 
 
-def test_a_recipe_as_source_brings_its_sources_licences(tmp_path: Path) -> None:
+def test_a_merged_model_as_source_brings_its_sources_licences(tmp_path: Path) -> None:
+    """Its own card says which they are."""
     inner = recipe_in(tmp_path, {"base": "mit", "math": "apache-2.0", "ja": "cc-by-nc-4.0"})
-    (tmp_path / "inner.yaml").write_text(dump_yaml(inner))
-    outer = inner.model_copy(update={"sources": {"inner": inner.base.model_copy(update={"location": "inner.yaml"})}})
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "README.md").write_text(card_of(inner, tmp_path))
+    outer = inner.model_copy(update={"sources": {"inner": inner.base.model_copy(update={"location": "inner"})}})
 
-    card = model_card(outer, tmp_path)
+    card = card_of(outer, tmp_path)
 
-    assert "apache-2.0 and cc-by-nc-4.0 and mit" in card
+    assert "| inner | inner | apache-2.0 and cc-by-nc-4.0 and mit |" in card
     assert "allows non-commercial use only" in card
 
 
 def test_the_head_can_be_read_back(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(model_card(recipe_in(tmp_path, {"base": "mit", "a": "mit"}), tmp_path))
+    (tmp_path / "README.md").write_text(card_of(recipe_in(tmp_path, {"base": "mit", "a": "mit"}), tmp_path))
 
     assert front_matter(tmp_path / "README.md")["license"] == "mit"
 
@@ -108,4 +114,4 @@ def test_the_head_can_be_read_back(tmp_path: Path) -> None:
 def test_real_models_are_pinned_first(tmp_path: Path, zoo: object) -> None:
     recipe = pin(zoo.recipe("linear", "code", "math"), Path())  # type: ignore[attr-defined]
 
-    assert f"`{recipe.base.sha256[:16]}…`" in model_card(recipe, Path())  # type: ignore[index]
+    assert f"`{recipe.base.sha256[:16]}…`" in card_of(recipe, Path())  # type: ignore[index]

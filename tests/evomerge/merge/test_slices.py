@@ -201,25 +201,11 @@ def test_slices_that_cannot_be_are_refused_by_field(
     assert allowed in caught.value.allowed
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "allowed"),
-    [
-        ("tokenizer", "union", "base"),
-        ("tokens", {"<x>": {"fill": "zero"}}, "the base's tokenizer"),
-        ("pad_to_multiple_of", 8, "the base's tokenizer"),
-        ("chat_template", "chatml", "a Jinja template"),
-    ],
-)
-def test_vocabularies_that_cannot_be_made_are_refused(
-    zoo: Any, tmp_path: Path, field: str, value: object, allowed: str
-) -> None:
-    asked = Recipe.model_validate(zoo.recipe("linear").model_dump(by_alias=True) | {field: value})
+def test_a_chat_templates_name_is_refused(zoo: Any, tmp_path: Path) -> None:
+    asked = Recipe.model_validate(zoo.recipe("linear").model_dump(by_alias=True) | {"chat_template": "chatml"})
 
-    with pytest.raises(InvalidInputError) as caught:
+    with pytest.raises(InvalidInputError, match=r"chat_template.*a Jinja template"):
         merge_to_directory(asked, tmp_path / "out", root=tmp_path, check_hashes=False)
-
-    assert caught.value.field == field
-    assert allowed in caught.value.allowed
 
 
 @pytest.mark.parametrize(
