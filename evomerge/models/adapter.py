@@ -219,9 +219,10 @@ def _contents(weights: Weights, config: Mapping[str, Any], path: Path) -> Conten
     modules: dict[str, Module] = {}
     biases: dict[str, tuple[str, float]] = {}
     for name, parts in found.items():
-        modules[f"{name}.weight"] = module = _module(name, parts, weights, config, path)
+        adapted = _module(name, parts, weights, config, path)
+        modules[f"{name}.weight"] = adapted
         if "bias" in parts:
-            biases[f"{name}.bias"] = (parts["bias"], module.scale)
+            biases[f"{name}.bias"] = (parts["bias"], adapted.scale)
     if twice := sorted(set(whole) & {*modules, *biases}):
         raise CheckpointError(f"{path}: holds {some(twice)} both whole and as a change; expected one of the two")
     return Contents(modules, biases, whole)

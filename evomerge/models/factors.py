@@ -48,6 +48,10 @@ class Factors:
         root = math.sqrt(abs(scale))
         return Factors(self.A * root, self.B * math.copysign(root, scale))
 
+    def first(self, rank: int) -> Factors:
+        """Of the first outer products alone."""
+        return Factors(self.A[:rank], self.B[:, :rank])
+
     def to(self, device: torch.device) -> Factors:
         """The same on a device."""
         return Factors(self.A.to(device), self.B.to(device))

@@ -10,6 +10,7 @@ from evomerge.merge import standard as p
 from evomerge.merge.method import Block, Method, Values
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import weighted_sum
+from evomerge.models.factors import Factors, concatenated
 
 
 def coefficients(shared: Values, per_source: Mapping[str, Values]) -> dict[str, float]:
@@ -27,6 +28,14 @@ def _merge(block: Block) -> Tensor:
     return merged.add_(block.base)
 
 
+def _combine(block: Block) -> Factors:
+    """The same of LoRA adapters: their factors side by side, of the sum of their ranks."""
+    scales = coefficients(block.shared, block.per_source)
+    present = {source: factors for source, factors in block.factors.items() if factors is not None}
+    parts = [factors.scaled(scales[source]) for source, factors in present.items() if scales[source] != 0]
+    return concatenated(parts) if parts else next(iter(present.values())).first(0)
+
+
 def check(shared: Values, per_source: Mapping[str, Values]) -> None:
     """Refuse weights that `normalize` cannot divide by."""
     if shared["normalize"]:
@@ -40,6 +49,7 @@ TASK_ARITHMETIC = Method(
     merge=_merge,
     parameters=(p.weight(), p.LAMBDA, p.normalize(False)),
     check=check,
+    combine=_combine,
 )
 
 METHODS = (TASK_ARITHMETIC,)

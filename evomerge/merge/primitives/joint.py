@@ -78,7 +78,8 @@ def _start(M_NPQ: Tensor, components: int) -> tuple[Tensor, Tensor]:
 
 
 def _leading(gram: Tensor, components: int) -> Tensor:
-    return torch.linalg.eigh(gram).eigenvectors[:, -components:].flip(1)
+    vectors: Tensor = torch.linalg.eigh(gram).eigenvectors
+    return vectors[:, -components:].flip(1)
 
 
 def _diagonals(M_NPQ: Tensor, U: Tensor, V: Tensor) -> Tensor:
@@ -87,7 +88,8 @@ def _diagonals(M_NPQ: Tensor, U: Tensor, V: Tensor) -> Tensor:
 
 def _solved(right: Tensor, gram: Tensor) -> Tensor:
     """X with X·G = R, in the least-squares sense."""
-    return right @ torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
+    inverse: Tensor = torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
+    return right @ inverse
 
 
 def _error(M_NPQ: Tensor, U: Tensor, V: Tensor, cores: Tensor) -> float:

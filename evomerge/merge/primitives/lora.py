@@ -108,7 +108,7 @@ def core_space(factors: Mapping[str, Factors]) -> Core:
 
 def _left_singular(matrix: Tensor) -> Tensor:
     """Left singular vectors, the largest entry of each positive, so that a basis is one and not its mirror image."""
-    U = torch.linalg.svd(matrix, full_matrices=False)[0]
+    U: Tensor = torch.linalg.svd(matrix, full_matrices=False)[0]
     peak = U.gather(0, U.abs().argmax(0, keepdim=True))
     return U * torch.where(peak < 0, -1.0, 1.0)
 
@@ -150,7 +150,7 @@ def k_means(points: Tensor, count: int, draws: Tensor, iterations: int) -> Tenso
         if torch.equal(nearest, labels):
             break
         labels = nearest
-        for k in labels.unique().tolist():
+        for k in sorted(set(labels.tolist())):
             centres[k] = points[labels == k].mean(0)
     return labels
 
@@ -185,17 +185,18 @@ def clustered(
     units = units_of(factors, canonical)
     units = units[(units[:, :into].abs().amax(1) > 0) & (units[:, into:].abs().amax(1) > 0)]
     if not len(units):
-        return Factors(factors[0].A[:0], factors[0].B[:, :0])
+        return factors[0].first(0)
     directions = torch.cat([_unit(units[:, :into]), _unit(units[:, into:])], dim=1)
     labels = k_means(directions, count, draws, iterations)
-    merged = torch.stack([_centroid(units[labels == k], reweight) for k in labels.unique().tolist()])
+    merged = torch.stack([_centroid(units[labels == k], reweight) for k in sorted(set(labels.tolist()))])
     rank = sum(f.rank for f in factors) / len(factors)
     found = Factors(merged[:, :into].float(), merged[:, into:].t().contiguous().float())
     return found.scaled(math.sqrt(rank / count)) if reweight else found
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / length
 
 
 def _centroid(members: Tensor, reweight: bool) -> Tensor:
