@@ -45,23 +45,19 @@ OSRM = compose(
     fixed={"normalize": False},
 )
 
-ROLE = Parameter(
-    "role",
-    "domain",
-    choices=("domain", "reasoning"),
-    per_source=True,
-    text="the reasoning model that the others are added to, or a domain model; exactly one is the former",
+REASONING = Parameter(
+    "reasoning", False, per_source=True, text="whether this is the reasoning model that the others are added to; one is"
 )
 
 
 def _reasoner(per_source: Mapping[str, Values]) -> str:
-    return next(source for source, values in per_source.items() if values["role"] == "reasoning")
+    return next(source for source, values in per_source.items() if values["reasoning"])
 
 
-def _check_roles(shared: Values, per_source: Mapping[str, Values]) -> None:
-    roles = {source: values["role"] for source, values in per_source.items()}
-    if list(roles.values()).count("reasoning") != 1:
-        raise InvalidInputError("role", roles, "`reasoning` for exactly one source")
+def _check_reasoning(shared: Values, per_source: Mapping[str, Values]) -> None:
+    flags = {source: values["reasoning"] for source, values in per_source.items()}
+    if sum(map(bool, flags.values())) != 1:
+        raise InvalidInputError("reasoning", flags, "true for exactly one source")
 
 
 def _delta(block: Block, source: str) -> Tensor:
@@ -117,7 +113,7 @@ RCP = Method(
     merge=_rcp,
     parameters=(
         p.weight(),
-        ROLE,
+        REASONING,
         Parameter("prior", 1000.0, low=1.0, high=1e5, scale="log", legal=(0.0, 1e12),
                   text="λ: how much reasoning's loss counts against the domain's gain; with `relative` try 0.1 to 10"),
         Parameter("relative", False, text="gain and loss in units of their means over the model, so that λ has none"),
@@ -125,7 +121,7 @@ RCP = Method(
     num_sources=(2, None),
     measure=_sizes,
     measures=lambda shared: "model" if shared["relative"] else "nothing",
-    check=_check_roles,
+    check=_check_reasoning,
     requires=frozenset({"fisher", "votes"}),
 )  # fmt: skip
 
