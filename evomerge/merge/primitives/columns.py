@@ -63,9 +63,9 @@ def ranks(values: Tensor) -> Tensor:
     >>> ranks(torch.tensor([0.5, 0.1, 0.5, 0.9]))
     tensor([1.5000, 0.0000, 1.5000, 3.0000], dtype=torch.float64)
     """
-    _, group, counts = values.unique(return_inverse=True, return_counts=True)
-    below = counts.cumsum(0) - counts
-    return (below + (counts - 1) / 2.0).double()[group]
+    ordered = values.sort().values
+    smaller, not_larger = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+    return (smaller + not_larger - 1).double() / 2
 
 
 def significant_shares(significance: Tensor, threshold: float, value: float) -> Tensor:

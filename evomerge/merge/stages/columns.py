@@ -29,9 +29,14 @@ def _by_columns(state: State) -> State:
         return _by_entries(state)
     by_rows = role_matches(state.block.role, _TABLES)
     moved = {s: _moved(state, s, by_rows=by_rows) for s in state.block.per_source}
-    halves = [_shares(state, [ranks(moved[s][which]) for s in moved]) for which in (0, 1)]
+    halves = [_shares(state, [_relative_ranks(moved[s][which]) for s in moved]) for which in (0, 1)]
     w = dict(zip(moved, ((halves[0] + halves[1]) / 2).float(), strict=True))
     return _weighed_sum(state, {s: share[:, None] if by_rows else share for s, share in w.items()})
+
+
+def _relative_ranks(changes_of: Tensor) -> Tensor:
+    """Ranks over the number of columns, in [0, 1)."""
+    return ranks(changes_of) / len(changes_of)
 
 
 def _weighed_sum(state: State, share: Mapping[str, Tensor]) -> State:
