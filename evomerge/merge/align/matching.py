@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -17,7 +17,7 @@ from evomerge.merge.align.maps import Permutation, Plan, UnitMap
 # U units, S sub-units of a unit, N numbers of a unit
 
 ITERATIONS = 1000
-"""Most steps of Sinkhorn's iteration."""
+"""Most steps of Sinkhorn's iteration at one regularisation."""
 TOLERANCE = 1e-6
 """Sinkhorn stops when its potentials move by less than this, in units of `reg`: marginals are then that close."""
 
@@ -109,15 +109,16 @@ def sinkhorn(cost_UU: Tensor, reg: float) -> Tensor:
     tensor([[1.0000e+00, 3.7201e-44],
             [3.7201e-44, 1.0000e+00]], dtype=torch.float64)
     """
-    size = len(cost_UU)
-    log_mass = -float(np.log(size))
-    kernel_UU = -cost_UU.double() / reg
-    f_U = torch.zeros(size, dtype=torch.float64)
-    for _ in range(ITERATIONS):
-        g_U = log_mass - torch.logsumexp(kernel_UU + f_U[:, None], 0)
-        previous_U, f_U = f_U, log_mass - torch.logsumexp(kernel_UU + g_U[None], 1)
-        if float((f_U - previous_U).abs().max()) < TOLERANCE:
-            break
+    price_U = torch.zeros(len(cost_UU), dtype=torch.float64)
+    softer = max(0, math.ceil(math.log2(1.0 / reg)))
+    for step in range(softer, -1, -1):  # a soft plan's prices are a good start for a sharper one
+        kernel_UU, f_U = -cost_UU.double() / (reg * 2**step), price_U / (reg * 2**step)
+        for _ in range(ITERATIONS):
+            g_U = -torch.logsumexp(kernel_UU + f_U[:, None], 0)
+            previous_U, f_U = f_U, -torch.logsumexp(kernel_UU + g_U[None], 1)
+            if float((f_U - previous_U).abs().max()) < TOLERANCE:
+                break
+        price_U = f_U * (reg * 2**step)
     return torch.softmax(kernel_UU + f_U[:, None], 0)
 
 
