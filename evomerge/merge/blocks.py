@@ -169,7 +169,11 @@ def _needs_base(plan: Plan, work: TensorWork) -> bool:
     """Whether θ0 has to be read: not for an average of models that are all there in full."""
     models = [operand for operand in work.operands.values() if operand.kind == "weights"]
     number = len(work.job.per_source)
-    return plan.method.domain == "delta" or not plan.method.baseless(number) or len(models) < max(number, 1)
+    return (
+        plan.method.domain == "delta"
+        or not plan.method.baseless(number, work.job.shared)
+        or len(models) < max(number, 1)
+    )
 
 
 def _whole(block: Block, work: TensorWork) -> Block:

@@ -121,7 +121,7 @@ def _always(shared: Values) -> bool:
     return True
 
 
-def _never(num_sources: int) -> bool:
+def _never(num_sources: int, shared: Mapping[str, ParameterValue]) -> bool:
     return False
 
 
@@ -142,7 +142,8 @@ class Method:
         measures: over what `measure` runs, given the shared parameters.
         check: raises InvalidInputError where one tensor's parameters are legal each but not together.
         keeps_base: whether, given the shared parameters, a tensor that no source changes is θ0 exactly.
-        baseless: whether, of so many sources, the result is the same whatever the base is.
+        baseless: whether, of so many sources and given the shared parameters, the result is the same whatever the base
+            is.
         grain: what one call of `merge` sees: some entries of a tensor, or the whole tensor.
         requires: kinds of calibration statistics that it reads; empty: it needs no data.
         factored: it reads LoRA factors, so that every source must be an adapter.
@@ -164,7 +165,7 @@ class Method:
     measures: Callable[[Values], Scope] = _nothing
     check: Callable[[Values, Mapping[str, Values]], None] | None = None
     keeps_base: Callable[[Values], bool] = _always
-    baseless: Callable[[int], bool] = _never
+    baseless: Callable[[int, Mapping[str, ParameterValue]], bool] = _never
     grain: Grain = "entry"
     requires: frozenset[str] = frozenset()
     factored: bool = False

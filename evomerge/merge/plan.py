@@ -189,9 +189,16 @@ def _check_count(method: Method, recipe: Recipe, sources: tuple[str, ...]) -> No
     for number, part in enumerate(recipe.slices):
         if part.sources:
             _check_number(method, f"slices[{number}].sources", tuple(part.sources))
-            if part.base is None and not method.baseless(len(part.sources)):
+            if part.base is None and not _baseless(method, recipe, len(part.sources)):
                 allowed = f"layers of the base: {method.name} of {len(part.sources)} source(s) needs it"
                 raise InvalidInputError(f"slices[{number}].base", None, allowed)
+
+
+def _baseless(method: Method, recipe: Recipe, num_sources: int) -> bool:
+    """Whether, whatever holds for a part of the model, the method does without the base."""
+    common = {p.name: p.default for p in method.parameters if not p.per_source} | dict(recipe.merge.parameters)
+    variants = [common, *(common | dict(rule.parameters) for rule in recipe.merge.rules if rule.source is None)]
+    return all(method.baseless(num_sources, shared) for shared in variants)
 
 
 def _check_number(method: Method, field: str, sources: tuple[str, ...]) -> None:

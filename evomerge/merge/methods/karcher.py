@@ -102,7 +102,7 @@ KARCHER = Method(
     measure=_measure(_karcher),
     measures=lambda shared: "tensor",
     check=_check_karcher,
-    baseless=lambda num_sources: True,
+    baseless=lambda num_sources, shared: True,
 )
 MULTISLERP = Method(
     name="multislerp",
@@ -127,6 +127,7 @@ MULTISLERP = Method(
     measure=_measure(_multislerp),
     measures=lambda shared: "tensor",
     check=_check_multislerp,
+    baseless=lambda num_sources, shared: shared["origin"] == "zero",
     keeps_base=lambda shared: bool(shared["normalize_weights"]) or shared["origin"] == "base",
 )
 

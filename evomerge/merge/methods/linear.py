@@ -35,7 +35,7 @@ LINEAR = Method(
     domain="weights",
     check=_check,
     keeps_base=lambda shared: bool(shared["normalize"]),
-    baseless=lambda num_sources: True,
+    baseless=lambda num_sources, shared: True,
 )
 
 METHODS = (LINEAR,)

@@ -128,7 +128,7 @@ NUSLERP = Method(
     ),
     domain="weights",
     num_sources=(1, 2),
-    baseless=lambda num_sources: num_sources == 2,
+    baseless=lambda num_sources, shared: num_sources == 2 and shared["origin"] == "zero",
     check=_check,
     grain="tensor",
 )

@@ -24,7 +24,7 @@ PASSTHROUGH = Method(
     domain="weights",
     num_sources=(1, 1),
     keeps_base=lambda shared: shared["scale"] == 1,
-    baseless=lambda num_sources: True,
+    baseless=lambda num_sources, shared: True,
 )
 
 METHODS = (PASSTHROUGH,)

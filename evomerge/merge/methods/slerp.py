@@ -54,7 +54,7 @@ SLERP = Method(
     ),
     domain="weights",
     num_sources=(1, 2),
-    baseless=lambda num_sources: num_sources == 2,
+    baseless=lambda num_sources, shared: num_sources == 2,
     measure=_measure,
     measures=lambda shared: "tensor",
 )

@@ -57,7 +57,8 @@ def karcher(gram: Floats, weights: Floats, max_iter: int, tol: float) -> Floats:
             break
         mean = math.cos(length) * mean + math.sin(length) / length * step
         mean = mean / _length(mean, cosines)
-    return float(weights @ norms) * mean / np.where(usable, norms, np.inf)
+    found: Floats = float(weights @ norms) * mean / np.where(usable, norms, np.inf)
+    return found
 
 
 def _tangent(mean: Floats, share: Floats, cosines: Floats, tol: float) -> Floats:
