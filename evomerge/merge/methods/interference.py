@@ -50,7 +50,7 @@ ASWUDI = compose(
 OPTMERGE = compose(
     "optmerge",
     "OptMerge, solved exactly",
-    "Wei et al. 2025, Unifying Multimodal Large Language Model Capabilities and Modalities via Model Merging, "
+    "Wei et al. 2025, OptMerge: Unifying Multimodal LLM Capabilities and Modalities via Model Merging, "
     "arXiv:2505.19892 (its objective's minimum in place of 300 steps of Adam)",
     [DENOISED, SCALE],
     defaults={"initial": "mean"},

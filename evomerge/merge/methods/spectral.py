@@ -57,8 +57,8 @@ R_TSVM = compose(
     "r_tsvm",
     "TSV-M with outliers clipped and ranks by entropy",
     "after Yang et al. 2025, Mix Data or Merge Models? Balancing the Helpfulness, Honesty, and Harmlessness of Large "
-    "Language Model via Model Merging, arXiv:2502.06876 (R-TSVM; its code is not public, both rules are our reading); "
-    + _TSV,
+    "Language Model via Model Merging, arXiv:2502.06876 (R-TSVM, later RESM; its code is not public, both rules are "
+    "our reading); " + _TSV,
     [WINSORISE, TSV, SCALE],
     fixed={"rank_rule": "effective", "rank_share": 0.0, "svd": "exact"},
 )

@@ -61,8 +61,8 @@ def gram_solve(
     Raises:
         ValueError: shapes that do not fit, or no source at all.
 
-    Source: closed form: Jin et al. 2023, RegMean, arXiv:2212.09849, eq. 2; conjugate gradient: Tam et al. 2023, MaTS,
-    arXiv:2312.04339, section 4.
+    Source: closed form: Jin et al. 2023, RegMean, arXiv:2212.09849; conjugate gradient: Tam et al. 2023, MaTS,
+    arXiv:2312.04339.
     """
     if outs is not None:
         return _conjugate_gradient(list(grams), list(targets), list(outs), initial, steps).float()
@@ -191,8 +191,8 @@ def above_noise(aspect: float, then: Filter | None = None) -> Filter:
     Args:
         aspect: β ∈ (0, 1]: short over long side of the matrix whose singular values the roots are.
 
-    Source: Gavish and Donoho 2014, The optimal hard threshold for singular values is 4/√3, arXiv:1305.5870, eq. 11 and
-    section V-B.
+    Source: Gavish and Donoho 2014, The optimal hard threshold for singular values is 4/√3, arXiv:1305.5870, for
+    noise of unknown level. (The code of ASWUDI's authors has another constant in place of √μ_β.)
     """
 
     def degree(values: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ def noise_factor(aspect: float) -> float:
     (2.858, 2.171)
     """
     b = aspect
-    best = math.sqrt(2 * (b + 1) + 8 * b / (b + 1 + math.sqrt(b * b + 14 * b + 1)))  # λ*(β), eq. 11
+    best = math.sqrt(2 * (b + 1) + 8 * b / (b + 1 + math.sqrt(b * b + 14 * b + 1)))  # λ*(β)
     return best / math.sqrt(_marchenko_pastur_median(b))
 
 

@@ -8,7 +8,7 @@ routine already errs by 10⁻⁷ σ₁ in every singular value. Factors are orth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +113,27 @@ def _completed(columns: Tensor, missing: int) -> Tensor:
     return torch.cat([columns, torch.linalg.qr(padded)[0][:, have:]], dim=1)
 
 
+def common_directions(matrices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and singular values of matrices side by side, without putting them there.
+
+    Args:
+        matrices: [o, any], at least one.
+
+    Returns:
+        U, orthonormal columns, [o, k], float32; σ falling, [k], float64; what is below 10⁻⁷ σ₁ is left out.
+    """
+    gram: Tensor | None = None
+    for matrix in matrices:
+        wide = matrix.double()
+        part = wide @ wide.t()
+        gram = part if gram is None else gram.add_(part)
+    assert gram is not None, "at least one matrix"
+    found: tuple[Tensor, Tensor] = torch.linalg.eigh(gram)
+    values = found[0].flip(0).clamp_(min=0).sqrt_()
+    count = int((values > 1e-7 * values[:1]).sum())
+    return found[1].flip(1)[:, :count].float(), values[:count]
+
+
 def singular_values(matrix: Tensor) -> Tensor:
     """σ of a float32 matrix, falling, [min(o, i)], float64, to 10⁻⁷ σ₁; what is not above that is 0.
 
@@ -204,7 +225,7 @@ def keep_first(values: Tensor, count: int) -> Tensor:
 def same_nuclear_norm(values: Tensor, as_in: Tensor) -> Tensor:
     """Scale singular values so that they sum to what `as_in` sums to.
 
-    Source: Lee et al. 2025, STAR, arXiv:2502.10339, eq. 3.
+    Source: Lee et al. 2025, STAR, arXiv:2502.10339.
     """
     total = values.sum()
     return values * (as_in.sum() / total) if float(total) else values
@@ -213,7 +234,7 @@ def same_nuclear_norm(values: Tensor, as_in: Tensor) -> Tensor:
 def flatten(values: Tensor, strength: float = 1.0) -> Tensor:
     """σ^(1 − ρ), scaled to the same sum: ρ = 0 is the identity, ρ = 1 gives every direction the mean.
 
-    Source: Marczak et al. 2025, Iso-C, arXiv:2502.04959, eq. 5 is ρ = 1; the strengths between are ours.
+    Source: Marczak et al. 2025, Iso-C, arXiv:2502.04959: ρ = 1; the strengths between are ours.
     """
     return same_nuclear_norm(values ** (1 - strength), as_in=values)
 
@@ -222,7 +243,7 @@ def lift(values: Tensor, share: float) -> Tensor:
     """max(σ, σ_k), k the first index whose cumulative share of Σσ reaches `share`: 1 is the identity, 0 gives every
     direction σ₁.
 
-    Source: Skorobogat et al. 2025, Subspace Boosting, arXiv:2506.16506, algorithm 1.
+    Source: Skorobogat et al. 2025, Subspace Boosting, arXiv:2506.16506.
     """
     return values.clamp(min=float(values[count_for(values, share, 1) - 1])) if len(values) else values
 

@@ -166,7 +166,7 @@ def off(delta: Tensor, parts: spectral.Svd, share: float) -> Tensor:
     The bases are never completed: what P loses is taken from τ. The leading block has as many directions as stay
     under `share` of the singular values' sum.
 
-    Source: Tang et al. 2025, OPCM, arXiv:2501.09522, eq. 7 and 8.
+    Source: Tang et al. 2025, OPCM, arXiv:2501.09522.
     """
     below = parts.values.cumsum(0)
     lead = parts.first(int((below <= share * below[-1]).sum()) if len(below) else 0)

@@ -139,7 +139,7 @@ def test_the_noise_factor_is_gavish_and_donohos(aspect: float) -> None:
         return float(np.sqrt((high - x) * (x - low)) / (2 * np.pi * aspect * x))
 
     median = brentq(lambda x: quad(density, x, high)[0] - 0.5, low + 1e-9, high)
-    cubic = 0.56 * aspect**3 - 0.95 * aspect**2 + 1.82 * aspect + 1.43  # their own approximation, eq. 5
+    cubic = 0.56 * aspect**3 - 0.95 * aspect**2 + 1.82 * aspect + 1.43  # their own approximation
 
     best = np.sqrt(2 * (aspect + 1) + 8 * aspect / (aspect + 1 + np.sqrt(aspect**2 + 14 * aspect + 1)))
     assert noise_factor(aspect) == pytest.approx(best / np.sqrt(median), rel=1e-6)
