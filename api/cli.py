@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from api import cli_checks
+from api import cli_checks, cli_import
 from api.progress import make_console
 from evomerge import __version__
 from evomerge.errors import EvomergeError, InvalidInputError
@@ -254,6 +254,7 @@ def chat(
 
 
 cli_checks.add_to(app)
+cli_import.add_to(app)
 
 
 def configure_logging(level: int) -> None:

@@ -11,7 +11,6 @@ from typing import Literal
 from api.problems import Problem
 from evomerge.errors import EvomergeError
 from evomerge.models.family import families
-from evomerge.recipe.mergekit import to_mergekit
 from evomerge.recipe.schema import Recipe
 from evomerge.recipe.text import dump_json, dump_yaml
 from evomerge.storage.store import CandidateRow, RunRow
@@ -40,6 +39,8 @@ def write(recipe: Recipe, format: Format) -> tuple[str, str, str]:
         return dump_json(recipe), "application/json", ".json"
     if format == "yaml":
         return dump_yaml(recipe), "application/yaml", ".yaml"
+    from evomerge.merge.mergekit.write import to_mergekit  # it knows the methods, which need torch
+
     try:
         num_layers, modules = _shape(recipe)
         return to_mergekit(recipe, num_layers, modules=modules), "application/vnd.mergekit+yaml", ".mergekit.yaml"
@@ -49,7 +50,9 @@ def write(recipe: Recipe, format: Format) -> tuple[str, str, str]:
 
 def _shape(recipe: Recipe) -> tuple[int, Mapping[str, str]]:
     """The base's number of layers and its modules' roles, from its config; mergekit has no words for either."""
-    path = Path(recipe.base.location) / "config.json"
+    from evomerge.merge.mergekit.references import nearby
+
+    path = (nearby(recipe.base) or Path(recipe.base.location)) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         family = families()[config["model_type"]]

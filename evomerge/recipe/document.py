@@ -54,6 +54,16 @@ def read_document(path: Path) -> Document:
     Raises:
         InvalidInputError: not readable, larger than `MAX_BYTES`, not UTF-8, or not valid; names file and line.
     """
+    parse = parse_json if path.suffix.lower() == ".json" else parse_yaml
+    return parse(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """A file's text, if it is of a size that documents have.
+
+    Raises:
+        InvalidInputError: not readable, larger than `MAX_BYTES`, or not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -64,8 +74,7 @@ def read_document(path: Path) -> Document:
         raise InvalidInputError(str(path), f"byte {error.start} is not UTF-8", "YAML or JSON text") from error
     if text is None:
         raise InvalidInputError(str(path), f"more than {MAX_BYTES} bytes", f"at most {MAX_BYTES} bytes")
-    parse = parse_json if path.suffix.lower() == ".json" else parse_yaml
-    return parse(text, str(path))
+    return text
 
 
 def parse_yaml(text: str, where: str = "<text>") -> Document:
@@ -79,6 +88,21 @@ def parse_yaml(text: str, where: str = "<text>") -> Document:
     reader = _Reader(text, where)
     try:
         return Document(reader.document(), reader.lines, where)
+    except yaml.YAMLError as error:
+        raise _syntax_error(error, text, where) from error
+
+
+def parse_yaml_stream(text: str, where: str = "<text>") -> list[Document]:
+    """Every YAML document of a text that holds several, one after the other.
+
+    Raises:
+        InvalidInputError: as `parse_yaml`.
+    """
+    if len(text) > MAX_BYTES:
+        raise InvalidInputError(where, f"{len(text)} characters", f"at most {MAX_BYTES} characters")
+    reader = _Reader(text, where)
+    try:
+        return list(reader.documents())
     except yaml.YAMLError as error:
         raise _syntax_error(error, text, where) from error
 
@@ -125,6 +149,15 @@ class _Reader:
         if not isinstance(following, yaml.StreamEndEvent):
             raise self.error(following, "a second document", "one document in the file")
         return data
+
+    def documents(self) -> Iterator[Document]:
+        """All documents; the count of values goes on over them, names of anchors do not."""
+        next(self.events)
+        while isinstance(next(self.events), yaml.DocumentStartEvent):
+            self.lines, self.anchors = {}, {}
+            data = self.value(next(self.events), ())
+            next(self.events)
+            yield Document(data, self.lines, self.where)
 
     def value(self, event: Any, path: DocumentPath) -> Any:
         self.lines[path] = event.start_mark.line + 1

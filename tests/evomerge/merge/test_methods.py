@@ -14,7 +14,6 @@ from evomerge.errors import InvalidInputError
 from evomerge.merge.blocks import Operand, TensorWork, measure_model, merge_into
 from evomerge.merge.methods import METHODS, method
 from evomerge.merge.plan import Plan, TensorJob
-from evomerge.recipe.mergekit import DEFAULTS
 
 SIZE = 400
 NAMES = ("a", "b", "c")
@@ -197,12 +196,6 @@ def test_dare_depends_on_seed_and_source_name_only() -> None:
 def test_an_unknown_method_is_refused_with_the_known_names() -> None:
     with pytest.raises(InvalidInputError, match="linear, task_arithmetic"):
         method("magic")
-
-
-def test_the_export_to_mergekit_assumes_the_defaults_that_methods_declare() -> None:
-    declared = {name: {p.name: p.default for p in METHODS[name].parameters} for name in DEFAULTS}
-
-    assert declared == {name: dict(values) for name, values in DEFAULTS.items()}
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

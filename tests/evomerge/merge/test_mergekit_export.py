@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import InvalidInputError
+from evomerge.merge.mergekit.write import to_mergekit
 from evomerge.merge.methods import METHODS
 from evomerge.merge.parameters import resolve
 from evomerge.models.architecture import Part
 from evomerge.models.family import families
-from evomerge.recipe.mergekit import DEFAULTS, LLAMA_MODULES, to_mergekit
 from evomerge.recipe.schema import Merge, ModelRef, Recipe, Rule
 from evomerge.recipe.text import load_yaml
 
@@ -76,23 +76,13 @@ def test_every_tensor_gets_the_same_weight_from_mergekit(family: str, data: st.D
 
     for module, role in modules.items():
         for layer in range(NUM_LAYERS) if "{layer}" in module else [None]:
-            tensor = module.format(layer=layer) + ".weight"
+            tensor = module.format(layer=layer, expert=1) + ".weight"
             t = 0.0 if layer is None else layer / (NUM_LAYERS - 1)
             shared, per_source = resolve(METHODS[merge.method], merge, ("a", "b"), Part(role, layer), NUM_LAYERS)
             assert read(exported["parameters"]["lambda"], tensor, t) == pytest.approx(shared["lambda"], abs=1e-9)
             for model in exported["models"]:
                 mine = per_source[Path(model["model"]).name]["weight"]
                 assert read(model["parameters"]["weight"], tensor, t) == pytest.approx(mine, abs=1e-9)
-
-
-def test_the_defaults_are_those_that_the_methods_declare() -> None:
-    declared = {name: {p.name: p.default for p in METHODS[name].parameters} for name in DEFAULTS}
-
-    assert declared == DEFAULTS
-
-
-def test_the_modules_are_those_of_the_families() -> None:
-    assert families()["llama"].modules == LLAMA_MODULES
 
 
 def test_knots_roles_and_layers_become_gradients_and_filters() -> None:
@@ -122,7 +112,7 @@ def test_knots_roles_and_layers_become_gradients_and_filters() -> None:
         "    weight:\n"
         "    - filter: self_attn\n"
         "      value: 0.25\n"
-        "    - filter: mlp.down_proj\n"
+        "    - filter: down_proj\n"
         "      value: [0.75, 0.75, 0.5, 0.5]\n"
         "    - {value: 0.5}\n"
         "parameters: {normalize: false, lambda: 1.0}\n"
@@ -138,7 +128,8 @@ def test_linear_and_passthrough_have_no_base_model() -> None:
     assert "base_model" not in linear
     assert linear["parameters"] == {"normalize": True}
     assert passthrough == {
-        "merge_method": "passthrough", "models": [{"model": "/models/a"}], "dtype": "float32", "out_dtype": "bfloat16",
+        "merge_method": "passthrough", "models": [{"model": "/models/a"}], "parameters": {"scale": 1.0},
+        "dtype": "float32", "out_dtype": "bfloat16",
     }  # fmt: skip
 
 
@@ -187,7 +178,7 @@ POSITIVE = {"sign_ties": "positive"}
 @pytest.mark.parametrize(
     ("merge", "field"),
     [
-        (Merge(method="nuslerp"), "merge.method"),
+        (Merge(method="meta_abilities"), "merge.method"),
         (Merge(method="ties"), "merge.parameters.scope"),
         (Merge(method="ties", parameters={"scope": "tensor"}), "merge.parameters.sign_ties"),
         (Merge(method="ties", parameters={"density": 1.0, "election": "count"}), "merge.parameters.election"),
