@@ -26,8 +26,8 @@ def protected_directions(deltas: Sequence[Tensor], share: float) -> Tensor:
     """
     size = min(deltas[0].shape)
     each = max(1, size // len(deltas))
-    stack = torch.cat([svd(delta).first(each).left for delta in deltas], dim=1)
-    return svd(stack).first(int(share * size + 1e-9)).left
+    stack = torch.cat([svd(delta, count=each).left for delta in deltas], dim=1)
+    return svd(stack, count=int(share * size + 1e-9)).left
 
 
 def protected_edit(deltas: Sequence[Tensor], coefficients: Tensor, directions: Tensor, steps: int = 100) -> Tensor:

@@ -23,6 +23,13 @@ _ZERO = 1e-8
 """Singular values below this share of the largest count as 0: float32 input is not known that well."""
 
 
+_NOISE = 1e-7
+"""The same where one round has to do: the root of what rounding leaves of zeros in a float64 Gram matrix is below."""
+
+SpectrumMap = Callable[[Tensor], Tensor]
+"""Singular values, falling → what replaces them, of the same length."""
+
+
 @dataclass(frozen=True, slots=True)
 class Svd:
     """A matrix as Σ σ u vᵀ, largest σ first.
@@ -59,11 +66,12 @@ class Svd:
         return self.left.new_zeros(self.left.shape[0], self.right.shape[1])
 
 
-def svd(matrix: Tensor, *, complete: bool = False) -> Svd:
+def svd(matrix: Tensor, *, count: int | None = None, complete: bool = False) -> Svd:
     """The singular value decomposition of a float32 matrix.
 
     Args:
         matrix: [o, i].
+        count: the largest so many components are enough.
         complete: fill up to min(o, i) components with σ = 0 and some orthonormal directions; otherwise components
             below 10⁻⁸ σ₁ are left out (there may be none at all).
 
@@ -71,10 +79,10 @@ def svd(matrix: Tensor, *, complete: bool = False) -> Svd:
         Singular values to 10⁻⁸ σ₁; signs of the vectors are arbitrary but the same in every run.
     """
     if matrix.shape[0] > matrix.shape[1]:
-        turned = svd(matrix.t(), complete=complete)
+        turned = svd(matrix.t(), count=count, complete=complete)
         return Svd(turned.right.t(), turned.values, turned.left.t())
     rows = matrix.double()
-    left, values, right = _split(rows)
+    left, values, right = _split(rows, len(rows) if count is None else count)
     missing = len(rows) - len(values)
     if complete and missing:
         left, right = _completed(left, missing), _completed(right.t(), missing).t()
@@ -82,18 +90,18 @@ def svd(matrix: Tensor, *, complete: bool = False) -> Svd:
     return Svd(left.float(), values, right.float())
 
 
-def _split(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _split(rows: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
     """Left vectors, values and right vectors of a wide float64 matrix, in two rounds; zeros left out."""
     left, values = _gram_eigen(rows)
     top = float(values[0]) if len(values) else 0.0
-    strong = int((values > _SPLIT * top).sum())
+    strong = min(wanted, int((values > _SPLIT * top).sum()))
     right = (left[:, :strong].t() @ rows).div_(values[:strong, None])
-    if strong == len(rows) or top == 0:
+    if strong == min(wanted, len(rows)) or top == 0:
         return left[:, :strong], values[:strong], right
     weak = left[:, strong:].t() @ rows
     weak -= (weak @ right.t()) @ right  # what rounding has left of the strong directions
     turn, small = _gram_eigen(weak)
-    count = int((small > _ZERO * top).sum())
+    count = min(wanted - strong, int((small > _ZERO * top).sum()))
     turn, small = turn[:, :count], small[:count]
     both = torch.cat([right, (turn.t() @ weak).div_(small[:, None])])
     return torch.cat([left[:, :strong], left[:, strong:] @ turn], dim=1), torch.cat([values[:strong], small]), both
@@ -113,6 +121,27 @@ def _completed(columns: Tensor, missing: int) -> Tensor:
     return torch.cat([columns, torch.linalg.qr(padded)[0][:, have:]], dim=1)
 
 
+def remapped(matrix: Tensor, change: SpectrumMap) -> Tensor:
+    """U g(σ) Vᵀ for maps g that keep, drop or scale singular values: U (g(σ)/σ) Uᵀ times the matrix, so that V is never
+    computed. A map that lifts small ones needs `svd`: g(σ)/σ would amplify rounding.
+
+    Args:
+        matrix: [o, i], float32.
+        change: g.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return remapped(matrix.t(), change).t()
+    rows = matrix.double()
+    left, values = _gram_eigen(rows)
+    values = values * (values > _NOISE * values[:1])
+    changed = change(values)
+    kept = changed.nonzero().flatten()
+    if not len(kept):
+        return torch.zeros_like(matrix)
+    basis = left[:, kept]
+    return (basis * (changed[kept] / values[kept])).float() @ (basis.float().t() @ matrix)
+
+
 def common_directions(matrices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Left singular vectors and singular values of matrices side by side, without putting them there.
 
@@ -130,7 +159,7 @@ def common_directions(matrices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     assert gram is not None, "at least one matrix"
     found: tuple[Tensor, Tensor] = torch.linalg.eigh(gram)
     values = found[0].flip(0).clamp_(min=0).sqrt_()
-    count = int((values > 1e-7 * values[:1]).sum())
+    count = int((values > _NOISE * values[:1]).sum())
     return found[1].flip(1)[:, :count].float(), values[:count]
 
 
@@ -142,7 +171,7 @@ def singular_values(matrix: Tensor) -> Tensor:
     rows = matrix.double() if matrix.shape[0] <= matrix.shape[1] else matrix.t().double()
     eigenvalues: Tensor = torch.linalg.eigvalsh(rows @ rows.t())
     values = eigenvalues.flip(0).clamp_(min=0).sqrt_()
-    return values * (values > 1e-7 * values[:1])
+    return values * (values > _NOISE * values[:1])
 
 
 def numerical_rank(values: Tensor, shape: Sequence[int]) -> int:
@@ -192,10 +221,6 @@ def newton_schulz(matrix: Tensor, *, tolerance: float = 1e-6, steps: int = 60) -
         if float(torch.linalg.matrix_norm(step)) <= tolerance * max(1.0, float(torch.linalg.matrix_norm(x))):
             break
     return x if matrix.shape[0] <= matrix.shape[1] else x.t()
-
-
-SpectrumMap = Callable[[Tensor], Tensor]
-"""Singular values, falling → what replaces them, of the same length."""
 
 
 def count_for(values: Tensor, share: float, power: int) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from evomerge.merge.method import Parameter
 from evomerge.merge.primitives import solve, spectral, weights
 from evomerge.merge.primitives.aggregate import sum_of
+from evomerge.merge.primitives.measure import inner
 from evomerge.merge.stage import Stage, State
 from evomerge.merge.stages.spectral import is_matrix, rank_of_share
 from evomerge.merge.stages.spectral_sums import OTHERS, RANK_SHARE, other
@@ -134,18 +135,16 @@ def _denoised(state: State) -> State:
 
     def grams() -> Iterator[Tensor]:
         for delta in deltas:
-            part = spectral.svd(delta)
-            energy = float(part.values.square().sum())
-            lead = part.first(count)
+            lead = spectral.svd(delta, count=count)
             rows = lead.right.double() * lead.values[:, None]
-            yield (rows.t() @ rows).div_(energy)
+            yield (rows.t() @ rows).div_(inner(delta, delta))
 
     def targets() -> Iterator[Tensor]:
         for delta in deltas:
             if mean is None:
-                yield spectral.svd(delta).first(count).matrix
+                yield spectral.svd(delta, count=count).matrix
             else:
-                yield spectral.svd(delta - mean).first(count).matrix.add_(mean)
+                yield spectral.svd(delta - mean, count=count).matrix.add_(mean)
 
     initial = _initial(state, deltas)
     return state.with_merged(solve.gram_solve(grams(), targets(), initial=initial, degree=_degree(state, deltas)))

@@ -126,14 +126,15 @@ def _truncate(state: State) -> State:
         if rule == "rank" and state.shared["svd"] == "randomized":
             count = rank_of_share(share, delta.shape)
             return spectral.randomized_svd(delta, count, mask_key(0, "test matrix", state.block.name)).matrix
-        parts = spectral.svd(delta)
-        if rule == "rank":
-            count = rank_of_share(share, delta.shape)
-        else:
-            count = spectral.count_for(parts.values, share, 1 if rule == "nuclear" else 2)
-        kept = parts.first(count)
-        values = spectral.same_nuclear_norm(kept.values, as_in=parts.values) if whole else kept.values
-        return kept.with_values(values).matrix
+
+        def keep(values: Tensor) -> Tensor:
+            if rule == "rank":
+                kept = spectral.keep_first(values, rank_of_share(share, delta.shape))
+            else:
+                kept = spectral.keep_first(values, spectral.count_for(values, share, 1 if rule == "nuclear" else 2))
+            return spectral.same_nuclear_norm(kept, as_in=values) if whole else kept
+
+        return spectral.remapped(delta, keep)
 
     return state.each(change)
 

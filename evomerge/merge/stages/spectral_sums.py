@@ -107,7 +107,7 @@ def _leading(state: State) -> list[spectral.Svd]:
     if state.shared["svd"] == "randomized":
         key = mask_key(0, "test matrix", state.block.name)
         return [spectral.randomized_svd(delta, count, key) for delta in deltas]
-    return [spectral.svd(delta).first(count) for delta in deltas]
+    return [spectral.svd(delta, count=count) for delta in deltas]
 
 
 def _pool(state: State) -> State:
@@ -132,12 +132,12 @@ def _common_and_own(state: State) -> State:
     own = round((size - int(weights.number(state.shared, "common_share") * size + 1e-9)) / sources)
     total = _times(state, 1.0)
     # where the sum's rank ends early, there is nothing more to have in common
-    common = spectral.svd(total)
-    common = common.first(min(size - own * sources, spectral.numerical_rank(common.values, total.shape)))
+    common = spectral.svd(total, count=size - own * sources)
+    common = common.first(spectral.numerical_rank(common.values, total.shape))
     parts = [common]
     for delta in state.deltas.values() if own else ():
-        rest = spectral.svd(delta - common.left @ (common.left.t() @ delta))
-        parts.append(rest.first(min(own, spectral.numerical_rank(rest.values, delta.shape))))
+        rest = spectral.svd(delta - common.left @ (common.left.t() @ delta), count=own)
+        parts.append(rest.first(spectral.numerical_rank(rest.values, delta.shape)))
     both = stacked(parts)
     if not len(both.values):
         return state.with_merged(state.zeros)

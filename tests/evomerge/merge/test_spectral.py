@@ -20,6 +20,7 @@ from evomerge.merge.primitives.spectral import (
     numerical_rank,
     polar,
     randomized_svd,
+    remapped,
     same_nuclear_norm,
     singular_values,
     svd,
@@ -69,6 +70,29 @@ def test_small_singular_values_have_relative_accuracy_where_lapacks_float32_has_
     theirs = ((torch.linalg.svdvals(x).double() - reference) / reference).abs().max()
     assert float(ours) < 1e-6
     assert decades < 6 or float(theirs) > 1e-2
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("decades", [1, 6])
+def test_the_largest_components_alone_are_the_same(shape: tuple[int, int], decades: float) -> None:
+    x = matrix(shape, decades)
+
+    for count in (0, 1, min(shape) // 2, min(shape), 1000):
+        found, expected = svd(x, count=count), svd(x).first(count)
+        torch.testing.assert_close(found.values, expected.values)
+        torch.testing.assert_close(found.matrix, expected.matrix)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("decades", [1, 5, 12])
+def test_maps_apply_without_right_vectors(shape: tuple[int, int], decades: float) -> None:
+    x = matrix(shape, decades)
+    parts = svd(x)
+
+    for count in (0, 1, min(shape) // 2, min(shape)):
+        expected = parts.with_values(2 * keep_first(parts.values, count)).matrix
+        found = remapped(x, lambda values, count=count: 2 * keep_first(values, count))
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
 
 
 def test_small_directions_are_right_too() -> None:
