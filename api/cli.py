@@ -16,6 +16,7 @@ import typer
 from pydantic import ValidationError
 
 from api import cli_checks, cli_import
+from api import cli_calibrate
 from api.progress import make_console
 from evomerge import __version__
 from evomerge.errors import EvomergeError, InvalidInputError
@@ -254,6 +255,7 @@ def chat(
 
 
 cli_checks.add_to(app)
+cli_calibrate.add_to(app)
 cli_import.add_to(app)
 
 
