@@ -112,10 +112,10 @@ def _method_row(method: Method, proven: tuple[Proof, ...]) -> str:
 
 
 def _needs(method: Method) -> Iterator[str]:
-    calibration = sorted(method.requires - {"factors"})
+    calibration = sorted(method.requires)
     if calibration:
         yield f"calibration ({', '.join(calibration)})"
-    if "factors" in method.requires:
+    if method.factored:
         yield "factors"
     if method.ordered:
         yield "order"

@@ -18,6 +18,7 @@ from evomerge.merge.stages.lora import CORE
 from evomerge.merge.stages.post import SCALE
 from evomerge.merge.stages.random import BERNOULLI
 from evomerge.merge.stages.sparsify import TRIM
+from evomerge.merge.stages.spectral_sums import TSV
 from evomerge.merge.stages.sums import SUM, WEIGH
 from evomerge.models.factors import Factors
 
@@ -89,4 +90,12 @@ CORE_DARE = compose(
     defaults={"density": 0.7},
 )
 
-METHODS = (JOINT_DIAGONAL, CORE_TIES, CORE_DARE)
+CORE_TSV = compose(
+    "core_tsv",
+    "TSV-M in core space",
+    f"{_CORE_PAPER}; Gargiulo et al. 2025, Task Singular Vectors, arXiv:2412.00081",
+    (CORE, TSV, SCALE),
+    fixed={"rank_rule": "share"},
+)
+
+METHODS = (JOINT_DIAGONAL, CORE_TIES, CORE_DARE, CORE_TSV)

@@ -104,6 +104,10 @@ class TestCoreTies(FactorContract):
     method = METHODS["core_ties"]
 
 
+class TestCoreTsv(FactorContract):
+    method = METHODS["core_tsv"]
+
+
 class TestCoreDare(FactorContract):
     method = METHODS["core_dare"]
 
@@ -232,6 +236,15 @@ def test_ties_in_core_space_is_the_authors(golden: dict[str, Tensor], published:
 
     assert golden["core_ties_kept"].tolist() == [15, 15, 15]
     torch.testing.assert_close(merged, golden["core_ties"].float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.proves("core_tsv", by="golden")
+def test_task_singular_vectors_in_core_space_are_the_authors(
+    golden: dict[str, Tensor], published: dict[str, Factors]
+) -> None:
+    merged = merge(METHODS["core_tsv"], published)
+
+    torch.testing.assert_close(merged, golden["core_tsv"].float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.proves("core_ties", "core_dare", by="property")

@@ -46,6 +46,8 @@ def core_space(repo: Path, factors: dict[str, torch.Tensor], out: dict[str, torc
     for at, s in enumerate(SOURCES):
         out[f"core/{s}"] = left @ cores[at] @ right
         out[f"core_singular/{s}"] = torch.linalg.svdvals(cores[at])
+    names = run(functions(repo / "task_merger.py", "get_tsv_delta_w"), {"torch": torch})
+    out["core_tsv"] = left @ names["get_tsv_delta_w"](holder, cores) @ right
     wanted = ("ties_merging", "topk_values_mask", "resolve_sign", "resolve_zero_signs", "disjoint_merge")
     names = run(functions(repo / "merging_functions.py", *wanted), {"torch": torch})
     # Bases are defined up to signs: both are made the same way round first, as the trim and the election see them.
