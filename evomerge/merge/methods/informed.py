@@ -1,10 +1,10 @@
-"""Averages weighed by what people know of the sources: losses, metrics, roles."""
+"""Averages weighed by what people know of the sources: losses, metrics, purposes."""
 
 from __future__ import annotations
 
 from evomerge.merge.stage import compose
 from evomerge.merge.stages.sums import SUM
-from evomerge.merge.stages.weigh import LOSSES, METRICS, ROLES
+from evomerge.merge.stages.weigh import LOSSES, METRICS, PURPOSES
 
 LM_COCKTAIL = compose(
     "lm_cocktail",
@@ -27,7 +27,7 @@ INSTRUCT_VECTOR = compose(
     "Instruction vector on a domain model",
     "Hirano and Imajo 2024, The Construction of Instruction-tuned LLMs for Finance without Instruction Data Using "
     "Continual Pretraining and Model Merging, arXiv:2409.19854",
-    (ROLES, SUM),
+    (PURPOSES, SUM),
     fixed={"domain_scale": 1.0, "normalize": False},
     num_sources=(2, None),
 )
@@ -35,7 +35,7 @@ RE_ADAPT = compose(
     "re_adapt",
     "RE-Adapt",
     "Fleshman and Van Durme 2024, RE-Adapt: Reverse Engineered Adaptation of Large Language Models, arXiv:2405.15007",
-    (ROLES, SUM),
+    (PURPOSES, SUM),
     fixed={"normalize": False},
     num_sources=(2, None),
 )

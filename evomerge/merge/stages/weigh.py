@@ -1,4 +1,4 @@
-"""Stages that weigh task vectors by numbers that people give: losses, metrics, roles."""
+"""Stages that weigh task vectors by numbers that people give: losses, metrics, purposes."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ METRIC = Parameter(
     text="how good the source is: a score, one over its loss, its training step",
 )
 PENALTY = Parameter("penalty", 1.0, low=0.0, high=4.0, text="power of the metric; 0 weighs all alike")
-ROLE = Parameter(
-    "role",
+PURPOSE = Parameter(
+    "purpose",
     "domain",
     choices=("domain", "instruct"),
     per_source=True,
@@ -85,16 +85,16 @@ def _by_metric(state: State) -> State:
     return weighed(state, shares.powers(metrics, weights.number(state.shared, "penalty")))
 
 
-def _by_role(state: State) -> State:
+def _by_purpose(state: State) -> State:
     """δ ← α·δ for domains, β·δ for instruction vectors."""
-    scale = {s: weights.number(state.shared, f"{v['role']}_scale") for s, v in state.block.per_source.items()}
+    scale = {s: weights.number(state.shared, f"{v['purpose']}_scale") for s, v in state.block.per_source.items()}
     return weighed(state, scale)
 
 
-def _check_roles(shared: Values, per_source: Mapping[str, Values]) -> None:
-    roles = {source: values["role"] for source, values in per_source.items()}
-    if set(roles.values()) != {"domain", "instruct"}:
-        raise InvalidInputError("role", roles, "at least one source of role domain and one of role instruct")
+def _check_purposes(shared: Values, per_source: Mapping[str, Values]) -> None:
+    purposes = {source: values["purpose"] for source, values in per_source.items()}
+    if set(purposes.values()) != {"domain", "instruct"}:
+        raise InvalidInputError("purpose", purposes, "at least one source for the domain and one to instruct")
 
 
 LOSSES = Stage(
@@ -107,13 +107,13 @@ LOSSES = Stage(
 METRICS = Stage(
     "metrics", "weight", "weigh task vectors by a power of their sources' metrics", _by_metric, (METRIC, PENALTY)
 )
-ROLES = Stage(
-    "roles",
+PURPOSES = Stage(
+    "purposes",
     "weight",
     "scale task vectors by what their sources have learnt",
-    _by_role,
-    (ROLE, DOMAIN_SCALE, INSTRUCT_SCALE),
-    check=_check_roles,
+    _by_purpose,
+    (PURPOSE, DOMAIN_SCALE, INSTRUCT_SCALE),
+    check=_check_purposes,
 )
 
-STAGES = (LOSSES, METRICS, ROLES)
+STAGES = (LOSSES, METRICS, PURPOSES)
