@@ -9,7 +9,7 @@ inherits the laws that hold for every method.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -106,7 +106,7 @@ class MethodContract:
     """
 
     method: Method
-    parameters: Mapping[str, Any] = {}
+    parameters: ClassVar[Mapping[str, Any]] = {}
     scale = 0.1
     orderless = True
 

@@ -91,6 +91,7 @@ def merged(method: str, places: Path, out: Path, **asked: Any) -> dict[str, Tens
     return load_file(out / "model.safetensors")
 
 
+@pytest.mark.proves("linear", "task_arithmetic", "slerp", "ties", by="golden")
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_merge_agrees_with_mergekit(
     name: str, golden: dict[str, dict[str, Tensor]], places: Path, tmp_path: Path
@@ -103,6 +104,7 @@ def test_a_merge_agrees_with_mergekit(
         assert not torch.equal(tensor, golden["base"][at])
 
 
+@pytest.mark.proves("dare_linear", by="golden")
 def test_dare_with_the_l1_rule_has_the_properties_that_mergekits_has(
     golden: dict[str, dict[str, Tensor]], places: Path, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_linear_with_all_weight_on_one_source_is_exactly_that_source() -> None:
     assert torch.equal(merge("linear", base, models, weight={"a": 0.0, "b": 2.5, "c": 0.0}), models["b"])
 
 
+@pytest.mark.proves("slerp", by="property")
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_slerp_ends_at_its_two_models(t: float) -> None:
     base, models = zoo(4, ("a", "b"))
@@ -148,6 +149,7 @@ def test_a_negative_weight_subtracts_what_a_source_learnt(name: str) -> None:
     assert plus.abs().sum() > 0
 
 
+@pytest.mark.proves("ties", by="property")
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.05, 0.95))
 def test_ties_is_what_the_paper_computes(seed: int, density: float) -> None:
@@ -177,6 +179,7 @@ def test_the_two_rules_for_even_votes_differ_where_sources_cancel() -> None:
     assert merge("ties", base, models, sign_ties="positive", **asked).tolist() == [1.0, -2.0, -2.0, 0.0]
 
 
+@pytest.mark.proves("dare_linear", by="property")
 def test_dare_rescaled_by_the_inverse_keeps_the_mean() -> None:
     base = torch.zeros(200_000)
     found = merge("dare_linear", base, {"a": torch.ones(200_000)}, density=0.25)
