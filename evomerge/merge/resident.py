@@ -182,12 +182,18 @@ class Resident:
 
     def _operands_of(self, name: str, source: Source) -> dict[str, Operand]:
         if isinstance(source, AdapterSource):
-            digest = self._recipe.sources[name].sha256 or content_hash(source.path)
-            deltas = folded(source, digest, self._inputs.shapes, self._cache)
+            deltas = folded(source, self._delta_digest(name, source), self._inputs.shapes, self._cache)
             return {at: Operand("delta", delta.to(self._device)) for at, delta in deltas.items()}
         return {
             at: Operand("weights", source.weights(at).contiguous().to(self._device)) for at in sorted(source.changed)
         }
+
+    def _delta_digest(self, name: str, source: Source) -> str:
+        """What decides an adapter's deltas: itself, and the base where they are more than products of its factors."""
+        digest = self._recipe.sources[name].sha256 or content_hash(source.path)
+        if source.changed == source.factored:
+            return digest
+        return f"{digest}-{self._recipe.base.sha256 or content_hash(self._inputs.base.path)}"
 
     def _check_base(self) -> None:
         for name, tensor in self._base.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
@@ -245,6 +246,31 @@ def test_a_source_that_is_no_adapter_is_refused_by_name(zoo: Any, tmp_path: Path
     with pytest.raises(InvalidInputError, match=r"sources\.math"):
         live.materialize(recipe)
     merge_to_directory(zoo.recipe(name, "ja", "base"), tmp_path / "with-base", root=tmp_path)
+
+
+def test_deltas_that_depend_on_the_base_are_kept_for_that_base(zoo: Any, tmp_path: Path, tensors: Read) -> None:
+    """Two bases, one adapter with a norm that was trained whole, one cache."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(zoo.sources["ja"], adapter)
+    stored = load_file(adapter / "adapter_model.safetensors")
+    stored["base_model.model.model.norm.weight"] = torch.linspace(0.5, 1.5, 32)
+    save_file(stored, adapter / "adapter_model.safetensors")
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"modules_to_save": ["norm"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    for base in (zoo.base, zoo.sources["code"]):
+        recipe = Recipe(
+            base=ModelRef(location=str(base)),
+            sources={"tuned": ModelRef(location=str(adapter))},
+            merge=Merge(method="task_arithmetic"),
+            dtype="float32",
+        )
+        merge_to_directory(recipe, tmp_path / base.name, root=tmp_path)
+        live = Resident(recipe, cache=tmp_path / "cache")
+        live.materialize(recipe)
+        merged, state = tensors(tmp_path / base.name), live.model.state_dict()
+
+        torch.testing.assert_close(merged["model.norm.weight"], torch.linspace(0.5, 1.5, 32))
+        assert all(torch.equal(state[n], tensor) for n, tensor in merged.items())
 
 
 def test_the_output_belongs_to_the_digest_and_its_absence_does_not(zoo: Any) -> None:
