@@ -49,11 +49,11 @@ ASWUDI = compose(
 )
 OPTMERGE = compose(
     "optmerge",
-    "OptMerge, solved exactly",
+    "OptMerge, in closed form",
     "Wei et al. 2025, OptMerge: Unifying Multimodal LLM Capabilities and Modalities via Model Merging, "
-    "arXiv:2505.19892 (its objective's minimum in place of 300 steps of Adam)",
+    "arXiv:2505.19892 (gradient flow on its objective in place of 300 steps of Adam; filter: none is its minimum)",
     [DENOISED, SCALE],
-    defaults={"initial": "mean"},
+    defaults={"initial": "mean", "filter": "exponential"},
 )
 
 METHODS = (WUDI, IWUDI, SWUDI, ASWUDI, OPTMERGE)

@@ -154,6 +154,8 @@ def _project(state: State) -> State:
     if not is_matrix(state):
         return state.with_merged(sum_of(deltas))
     share = weights.number(state.shared, "projection")
+    # the authors scale Δ to the mean norm of the sources so far at every step, and undo it at the next: neither its
+    # directions nor the shares of its singular values know the scale, so once behind the last step is enough
     merged = deltas[0].clone()
     for delta in deltas[1:]:
         merged += off(delta, spectral.svd(merged), share)
