@@ -220,7 +220,12 @@ def _unit_rows(delta: Tensor) -> Tensor:
 
 
 def _damp(state: State) -> State:
-    """δᵢ ← δᵢ − U (1 − f) Uᵀ δᵢ, f = 1 / (1 + (N − 1) σ² / Σσ²) over the directions of all sources together."""
+    """δᵢ ← δᵢ − U (1 − f) Uᵀ δᵢ, f = 1 / (1 + (N − 1) σ² / Σσ²) over the directions of all sources together.
+
+    Source: Tang and Yang 2026, Crowded in B-Space: Calibrating Shared Directions for LoRA Merging (Pico),
+    arXiv:2604.16826. They shrink LoRA's B and then rescale the merge to the mean norm (stage `match_norm`); this is the
+    same on whole task vectors, whose output directions do not depend on how a product is split into factors.
+    """
     if not is_matrix(state) or not state.deltas:
         return state
     directions, values = spectral.common_directions(state.deltas.values())
