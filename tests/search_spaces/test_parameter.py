@@ -175,7 +175,7 @@ def test_a_recipe_beside_the_grid_is_taken_for_the_nearest(make: Any) -> None:
         ({"foo": 1}, "a", "space.foo", "one of the fields"),
         ({"method": "x"}, "a", "space.method", "task_arithmetic, slerp"),
         ({"method": "slerp"}, "abc", "space.method", "a method for 3 sources; it takes 1 to 2"),
-        ({"method": "passthrough"}, "a", "space", "1 to 10000 genes"),
+        ({"method": "passthrough", "fixed": {"scale": 1}}, "a", "space", "1 to 10000 genes"),
         ({"method": "passthrough"}, "ab", "space.method", "it takes 1"),
         ({"weight": [1, 0]}, "a", "space.weight", "low < high"),
         ({"weight": [0, float("nan")]}, "a", "space.weight[1]", "finite"),
