@@ -46,7 +46,7 @@ def _high(source: str) -> str:
 
 def _kept_by_low(clip: float, size: int) -> int:
     """The rank from above of the entry at index ⌊clip·d⌋ in ascending order."""
-    return size - min(int(size * clip), size - 1)
+    return size - min(int(size * clip), max(size - 1, 0))
 
 
 def _kept_by_high(clip: float, size: int) -> int:
@@ -80,7 +80,7 @@ def _clipped(delta: Tensor, low: float, high: float) -> Tensor:
     return delta.abs().clamp_(low, high).mul_(delta.sign())
 
 
-def _winsorise(state: State) -> State:
+def _clip_quantiles(state: State) -> State:
     return state.each(lambda s, delta: _clipped(delta, state.measured[_low(s)], state.measured[_high(s)]))
 
 
@@ -122,7 +122,7 @@ def _compete_measure(states: States) -> Mapping[str, float]:
 
 def _kept_by_density(density: float, size: int) -> int:
     """The rank from above of the entry at index ⌊(1 − density)·d⌋ in ascending order."""
-    return size - min(int(size * (1 - density)), size - 1)
+    return size - min(int(size * (1 - density)), max(size - 1, 0))
 
 
 def _densities(state: State) -> dict[str, float]:
@@ -151,11 +151,11 @@ def _compete(state: State) -> State:
     return state.with_merged(merged.div_(total.clamp_(min=_TINY)))
 
 
-WINSORISE = Stage(
-    name="winsorise",
+CLIP_QUANTILES = Stage(
+    name="clip_quantiles",
     kind="rescale",
     text="bring the largest magnitudes down and the smallest up to quantiles of all",
-    apply=_winsorise,
+    apply=_clip_quantiles,
     parameters=(CLIP, p.SCOPE),
     measure=_bounds,
     measures=by_scope,
@@ -172,4 +172,4 @@ COMPETE = Stage(
     cost="sort",
 )
 
-STAGES = (WINSORISE, COMPETE)
+STAGES = (CLIP_QUANTILES, COMPETE)
