@@ -8,6 +8,7 @@ from typing import Any
 
 from evomerge.errors import InvalidInputError
 from evomerge.models.architecture import Architecture
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.schema import Dtype, ModelRef
 from search_spaces.parameter import ParameterSpec, parameter_space
 from search_spaces.setting import Setting
@@ -46,6 +47,7 @@ def make_space(
     architecture: Architecture,
     dtype: Dtype = "bfloat16",
     seed: int = 0,
+    calibration: Calibration | None = None,
 ) -> SearchSpace:
     """The search space that a run asks for.
 
@@ -54,11 +56,12 @@ def make_space(
         base, sources: go into every recipe.
         architecture: of the base: layers and roles to form groups of.
         dtype, seed: go into every recipe; one seed, so that candidates of random methods share their masks.
+        calibration: goes into every recipe; methods that read statistics of the models need it.
 
     Raises:
         InvalidInputError: the spec asks for something that is not there; `field` begins with `space`.
     """
-    setting = Setting(base, dict(sorted(sources.items())), architecture, dtype, seed)
+    setting = Setting(base, dict(sorted(sources.items())), architecture, dtype, seed, calibration)
     kind = spec.get("kind", "parameter")
     if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidInputError("space.kind", kind, f"one of {', '.join(KINDS)}")

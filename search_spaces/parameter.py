@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from evomerge.errors import InvalidInputError
+from evomerge.merge.calibration.kinds import check_items
 from evomerge.merge.method import Method, Parameter
 from evomerge.merge.methods import METHODS
 from evomerge.merge.parameters import check
@@ -100,6 +101,11 @@ def _method(spec: ParameterSpec, setting: Setting) -> Method:
         raise InvalidInputError(
             "method", spec.method, f"a method for {len(setting.sources)} sources; it takes {limits}"
         )
+    try:
+        check_items(method.name, method.requires, setting.calibration, setting.sources)
+    except InvalidInputError as error:
+        allowed = f"a method that reads no statistics, or beside the space {error.field}: {error.allowed}"
+        raise InvalidInputError("method", spec.method, allowed) from error
     return method
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evomerge.models.architecture import Architecture
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.schema import Dtype, ModelRef
 
 
@@ -16,6 +17,7 @@ class Setting:
     Attributes:
         sources: in the order of their names.
         architecture: of the base.
+        calibration: what methods that read statistics of the models may look at.
     """
 
     base: ModelRef
@@ -23,3 +25,4 @@ class Setting:
     architecture: Architecture
     dtype: Dtype
     seed: int
+    calibration: Calibration | None = None

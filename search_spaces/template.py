@@ -72,6 +72,8 @@ class Template:
             "dtype": setting.dtype,
             "seed": setting.seed,
         }
+        if setting.calibration is not None:
+            self.data["calibration"] = setting.calibration.model_dump(exclude_none=True)
         self.sources = list(setting.sources)
 
     def write(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from evomerge.errors import InvalidInputError
 from evomerge.merge.resolve import pin
 from evomerge.models.architecture import architecture_of
 from evomerge.models.checkpoint import open_checkpoint
 from evomerge.optimizers import make
 from evomerge.optimizers.optimizer import Optimizer
+from evomerge.recipe.calibration import Calibration, FileRef
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.seeds import derive
@@ -82,8 +84,40 @@ def pinned_models(spec: RunSpec, registry: Registry, *, check_hashes: bool = Tru
     """The spec's models as a recipe (their plain average) with absolute places and, if asked for, hashes."""
     sources = {name: ModelRef(location=str(registry.model(alias))) for name, alias in spec.models.sources.items()}
     base = ModelRef(location=str(registry.model(spec.models.base)))
-    recipe = Recipe(base=base, sources=sources, merge=Merge(method="linear"), dtype=spec.dtype, seed=spec.seed)
+    recipe = Recipe(
+        base=base,
+        sources=sources,
+        merge=Merge(method="linear"),
+        calibration=_calibration(spec, registry),
+        dtype=spec.dtype,
+        seed=spec.seed,
+    )
     return pin(recipe, Path("/")) if check_hashes else recipe
+
+
+def _calibration(spec: RunSpec, registry: Registry) -> Calibration | None:
+    """The spec's calibration with the files of its eval sets.
+
+    Raises:
+        InvalidInputError: an unknown eval set or source, or a file of moments, for which there are no aliases.
+    """
+    asked = spec.calibration
+    if asked is None:
+        return None
+    if asked.moments:
+        allowed = "none in a search; with `without_moments: fisher` the diagonal Fisher takes their place"
+        raise InvalidInputError("calibration.moments", sorted(asked.moments), allowed)
+    for name in asked.sources:
+        if name not in spec.models.sources:
+            allowed = f"a source of the run: {', '.join(spec.models.sources)}"
+            raise InvalidInputError(f"calibration.sources.{name}", name, allowed)
+
+    def located(file: FileRef) -> FileRef:
+        return file.model_copy(update={"location": str(registry.eval_set(file.location))})
+
+    sources = {name: located(file) for name, file in asked.sources.items()}
+    items = None if asked.items is None else located(asked.items)
+    return asked.model_copy(update={"items": items, "sources": sources})
 
 
 def space_of(spec: RunSpec, recipe: Recipe) -> SearchSpace:
@@ -97,6 +131,7 @@ def space_of(spec: RunSpec, recipe: Recipe) -> SearchSpace:
         architecture=architecture,
         dtype=spec.dtype,
         seed=spec.seed,
+        calibration=recipe.calibration,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.schema import Dtype, Name
 
 
@@ -94,7 +95,12 @@ class WorkersSpec(_Frozen):
 
 
 class RunSpec(_Frozen):
-    """A search. `space` is read by `search_spaces.make_space`."""
+    """A search. `space` is read by `search_spaces.make_space`.
+
+    Attributes:
+        calibration: for methods that read statistics of the models; the locations of its items are names of eval sets
+            (of which only search items are read).
+    """
 
     schema_: Literal["evomerge.run/1"] = Field(default="evomerge.run/1", alias="schema")
     name: Annotated[str, Field(min_length=1, max_length=200)] = "search"
@@ -107,6 +113,7 @@ class RunSpec(_Frozen):
     budget: Budget = Budget()
     verify: Verification = Verification()
     workers: WorkersSpec = WorkersSpec()
+    calibration: Calibration | None = None
     dtype: Dtype = "bfloat16"
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_failed_share: float = Field(default=0.5, gt=0, le=1)
