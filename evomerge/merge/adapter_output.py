@@ -22,6 +22,7 @@ from torch import Tensor
 
 from evomerge.errors import CheckpointError, InvalidInputError
 from evomerge.merge.blocks import TensorWork, blocks_of, merge_into
+from evomerge.merge.budget import promised
 from evomerge.merge.engine import Progress, one_thread_a_kernel
 from evomerge.merge.factored import factors_of
 from evomerge.merge.inputs import Inputs
@@ -62,13 +63,16 @@ def write_adapter(
     *,
     measured: Mapping[str, float] | None,
     threads: int,
+    memory: int | None = None,
     progress: Progress | None,
 ) -> None:
     """Merge all tensors and write `adapter_model.safetensors`, `adapter_config.json`, the report and the recipe.
 
     Args:
         directory: an existing directory.
-        threads: matrices at a time.
+        threads: most matrices at a time.
+        memory: bytes of tensors that should be in memory at a time; by default (number of sources + 2) × the largest
+            merged tensor in float32. One matrix is worked on in any case.
 
     Raises:
         InvalidInputError: the merge has other layers or another vocabulary than its base, changes tensors that an
@@ -86,7 +90,9 @@ def write_adapter(
     def make(job: TensorJob) -> Made:
         return _make(job, linears[job.name], output, todo, inputs, measured)
 
-    with one_thread_a_kernel(), ThreadPoolExecutor(threads) as pool:
+    limit = memory if memory is not None else promised(todo, inputs.shapes)
+    needed = max((_bytes(job, inputs.shapes[job.name]) for job in held), default=1)
+    with one_thread_a_kernel(), ThreadPoolExecutor(max(1, min(threads, limit // needed))) as pool:
         for number, (job, found) in enumerate(zip(held, pool.map(make, held), strict=True)):
             if found.factors.rank:
                 made[job.name] = found
@@ -109,6 +115,12 @@ def _others(
         allowed = f"drop, or a merge that leaves them alone: an adapter cannot hold {some(changed, 10)}"
         raise InvalidInputError("output.others", output.others, allowed)
     return changed
+
+
+def _bytes(job: TensorJob, shape: tuple[int, ...]) -> int:
+    """What a matrix holds while it is cut: operands and result in float32, itself and three squares in float64."""
+    size, side = math.prod(shape), min(shape)
+    return 4 * size * (len(job.changed) + 2) + 8 * (size + 3 * side * side)
 
 
 def _delta(todo: Plan, job: TensorJob, inputs: Inputs, measured: Mapping[str, float] | None) -> Tensor:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from evomerge.errors import ArchitectureError, InvalidInputError
 from evomerge.merge.blocks import Operand, TensorWork, measure_model, merge_into
 from evomerge.merge.calibration.entries import Found
 from evomerge.merge.calibration.provider import Model, Provider
+from evomerge.merge.engine import one_thread_a_kernel
 from evomerge.merge.execute import merge_to_directory
 from evomerge.merge.factored import factors_of, with_factors
 from evomerge.merge.folded import exclusive, folded
@@ -87,7 +89,8 @@ class Resident:
         statistics = self._statistics(recipe, todo, resident)
         works = {job.name: self._work(job, resident, statistics) for job in todo.jobs}
         measured = self._measured(todo, works)
-        with torch.no_grad():
+        alone = one_thread_a_kernel() if todo.method.grain == "tensor" else nullcontext()  # as a merge to files does
+        with torch.no_grad(), alone:
             for job in todo.jobs:
                 self._materialize(job, works[job.name], todo, measured)
 

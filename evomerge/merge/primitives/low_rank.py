@@ -6,6 +6,8 @@ arXiv:2509.10971: δ = UΣVᵀ, B = U√Σ, A = √ΣVᵀ, cut at a rank or at a
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from evomerge.models.factors import Factors
 
 NOISE = 1e-7
 """Singular values below this share of the largest are rounding errors of float32, not part of a task vector."""
+_ROWS = 256
+"""Rows whose error is computed at a time."""
 
 
 def truncated(delta: Tensor, rank: int | None, energy: float | None) -> tuple[Factors, float]:
@@ -40,8 +44,15 @@ def truncated(delta: Tensor, rank: int | None, energy: float | None) -> tuple[Fa
     root = squares[:count].sqrt().sqrt()
     B = (U[:, :count] * root).float()
     A = ((U[:, :count].t() @ whole) / root[:, None]).float()
-    missed = float(torch.linalg.vector_norm(whole - B.double() @ A.double()))
-    return Factors(A.contiguous(), B.contiguous()), missed / norm if norm else 0.0
+    found = Factors(A.contiguous(), B.contiguous())
+    return found, _missed(whole, found) / norm if norm else 0.0
+
+
+def _missed(whole: Tensor, factors: Factors) -> float:
+    """‖δ − B·A‖, some rows at a time."""
+    A = factors.A.double()
+    parts = (slice(first, first + _ROWS) for first in range(0, len(whole), _ROWS))
+    return math.sqrt(math.fsum(float((whole[at] - factors.B[at].double() @ A).square().sum()) for at in parts))
 
 
 def reduced(factors: Factors, rank: int | None, energy: float | None) -> tuple[Factors, float]:
