@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evomerge.merge.methods import METHODS
+from evomerge.merge.method import Method
+from evomerge.merge.methods import METHODS, pipeline
 from evomerge.models.family import families
 from evomerge.testing.merging import merge_tensors
 
@@ -29,13 +30,14 @@ def golden() -> dict[str, Tensors]:
     return found
 
 
-def merged(method: str, base: Tensors, models: dict[str, Tensors], **parameters: Any) -> Tensors:
+def merged(method: str | Method, base: Tensors, models: dict[str, Tensors], **parameters: Any) -> Tensors:
     """The method on a Llama of three layers."""
     llama = families()["llama"]
     roles = {name: llama.role(name) or "" for name in base}
     found = {name: re.search(r"\.layers\.(\d+)\.", name) for name in base}
     layers: dict[str, Any] = {name: int(match[1]) if match else None for name, match in found.items()}
-    return merge_tensors(METHODS[method], base, models, roles=roles, layers=layers, num_layers=3, **parameters)
+    which = METHODS[method] if isinstance(method, str) else method
+    return merge_tensors(which, base, models, roles=roles, layers=layers, num_layers=3, **parameters)
 
 
 def experts(golden: dict[str, Tensors], names: tuple[str, ...] = EXPERTS) -> dict[str, Tensors]:
@@ -114,6 +116,15 @@ def test_consensus_of_ties(golden: dict[str, Tensors]) -> None:
     )
 
     assert_deltas(found, golden["base"], golden["consensus_ties"])
+
+
+def test_lines_after_ties(golden: dict[str, Tensors]) -> None:
+    found = merged(
+        pipeline(("trim", "elect", "sum", "layers")), golden["base"], experts(golden),
+        density=share_kept(golden, 20), auto_beta=False, depth_beta=0.4,
+    )  # fmt: skip
+
+    assert_deltas(found, golden["base"], golden["lines_ties"])
 
 
 @pytest.mark.proves("compeft", by="golden")
