@@ -64,7 +64,7 @@ def _rank(share: float, size: int) -> int:
 ARCEE_FUSION = Method(
     name="arcee_fusion",
     title="Arcee Fusion",
-    paper="Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257",
+    paper="Arcee AI 2025, Arcee Fusion, https://github.com/arcee-ai/mergekit; in MergeKit, arXiv:2403.13257",
     merge=_merge,
     parameters=(
         Parameter(
