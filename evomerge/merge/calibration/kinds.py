@@ -39,6 +39,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("gram", "XᵀX/n over all n tokens, X the inputs of a linear map; (in × in)", "matrix"),
+        Kind("merged_gram", "the same of inputs that came through layers that are merged already", "matrix"),
         Kind("features", "mean input of a linear map over an item's tokens; (items × in)", "matrix"),
         Kind("base_features", "features of the base on the source's items; (items × in)", "matrix", model="base"),
         Kind("output_gram", "GᵀG/n over all n tokens, G the gradients of the log-likelihood by a linear map's outputs; "
@@ -59,6 +60,7 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 MOMENT = "second_moment"
+MERGED_GRAM = "merged_gram"
 
 
 def check(method: str, requires: frozenset[str], recipe: Recipe) -> None:

@@ -176,8 +176,8 @@ class Provider:
         return key(
             {
                 "kind": task.kind.name.removeprefix("base_"),
-                "model": self._identity(task.model),
-                "other": None if task.other is None else self._identity(task.other),
+                "model": self.identity(task.model),
+                "other": None if task.other is None else self.identity(task.other),
                 "samples": items.digest(samples),
                 "labels": [calibration.labels, calibration.seed if calibration.labels == "sampled" else 0]
                 if gradients
@@ -187,7 +187,16 @@ class Provider:
             }
         )
 
-    def _identity(self, model: Model) -> list[str]:
+    def samples(self, source: str, calibration: Calibration, models: Mapping[str, Model]) -> list[items.Sample]:
+        """A source's items as its tokenizer reads them.
+
+        Raises:
+            InvalidInputError, HashMismatchError, CheckpointError: as `statistics`.
+        """
+        return self._encoded(_Task(KINDS["gram"], models[source], _items(calibration, source)), calibration)
+
+    def identity(self, model: Model) -> list[str]:
+        """Hashes of a model's weights and config, and of the base's where it is an adapter of it."""
         adapter = isinstance(model.source, AdapterSource)
         path = self.base.path if model.source is None or adapter else model.source.path
         config = hashlib.sha256((path / "config.json").read_bytes()).hexdigest()

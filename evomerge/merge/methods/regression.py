@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from evomerge.merge.calibration.entries import needed
+from evomerge.merge.calibration.kinds import MERGED_GRAM
 from evomerge.merge.method import Block, Method, Parameter
 from evomerge.merge.methods.curvature import SHARE, check_shares
 from evomerge.merge.primitives import weights
@@ -47,14 +50,14 @@ def has(block: Block, kind: str) -> bool:
     return any(kind in found for found in block.statistics.values())
 
 
-def _regmean(block: Block) -> Tensor:
+def _regmean(block: Block, kind: str = "gram") -> Tensor:
     """θ0 + (Σ c G̃)⁻¹ Σ c G̃ δ, which is the mean of θ that eq. 2 gives; the weighted mean for all but linear maps."""
-    if not has(block, "gram"):
+    if not has(block, kind):
         return mean_delta(block).add_(block.base)
     a, ridge = weights.number(block.shared, "off_diagonal"), weights.number(block.shared, "ridge")
     shares = {s: w for s, w in weights.of_sources(block.per_source).items() if w > 0}
     deltas = deltas_of(block)
-    grams = (shrunk(needed(block.statistics, s, "gram"), a, ridge).mul_(w) for s, w in shares.items())
+    grams = (shrunk(needed(block.statistics, s, kind), a, ridge).mul_(w) for s, w in shares.items())
     return gram_solve(grams, (deltas[s] for s in shares)).add_(block.base)
 
 
@@ -68,6 +71,17 @@ REGMEAN = Method(
     grain="tensor",
     requires=frozenset({"gram"}),
     cost="solve",
+)
+
+
+REGMEAN_PLUS_PLUS = replace(
+    REGMEAN,
+    name="regmean_plus_plus",
+    title="RegMean++",
+    paper="Nguyen et al. 2025, RegMean++: Enhancing Effectiveness and Generalization of Regression Mean for Model "
+    "Merging, arXiv:2508.03121",
+    merge=partial(_regmean, kind=MERGED_GRAM),
+    requires=frozenset({MERGED_GRAM}),
 )
 
 
@@ -122,4 +136,4 @@ MATS = Method(
     cost="solve",
 )  # fmt: skip
 
-METHODS = (REGMEAN, MATS)
+METHODS = (REGMEAN, REGMEAN_PLUS_PLUS, MATS)
