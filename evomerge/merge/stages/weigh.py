@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from evomerge.errors import InvalidInputError
-from evomerge.merge.method import Parameter, Values
+from evomerge.merge.method import Parameter
 from evomerge.merge.primitives import shares, weights
 from evomerge.merge.stage import Stage, State
 
@@ -91,12 +91,6 @@ def _by_purpose(state: State) -> State:
     return weighed(state, scale)
 
 
-def _check_purposes(shared: Values, per_source: Mapping[str, Values]) -> None:
-    purposes = {source: values["purpose"] for source, values in per_source.items()}
-    if set(purposes.values()) != {"domain", "instruct"}:
-        raise InvalidInputError("purpose", purposes, "at least one source for the domain and one to instruct")
-
-
 LOSSES = Stage(
     "losses",
     "weight",
@@ -113,7 +107,6 @@ PURPOSES = Stage(
     "scale task vectors by what their sources have learnt",
     _by_purpose,
     (PURPOSE, DOMAIN_SCALE, INSTRUCT_SCALE),
-    check=_check_purposes,
 )
 
 STAGES = (LOSSES, METRICS, PURPOSES)

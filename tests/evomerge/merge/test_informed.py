@@ -8,7 +8,6 @@ from typing import ClassVar
 import pytest
 import torch
 
-from evomerge.errors import InvalidInputError
 from evomerge.merge.methods import METHODS, pipeline
 from evomerge.testing.merging import MethodContract, merge_tensor
 
@@ -77,12 +76,6 @@ def test_the_instruction_vector_is_added_to_the_domain_model() -> None:
 
     torch.testing.assert_close(found, MODELS["a"] + 0.7 * (MODELS["b"] - BASE))
     torch.testing.assert_close(both, BASE + 0.5 * (MODELS["a"] - BASE) + 0.7 * (MODELS["b"] - BASE))
-
-
-@pytest.mark.parametrize("purpose", ["domain", "instruct"])
-def test_purposes_that_are_not_both_there_are_refused(purpose: str) -> None:
-    with pytest.raises(InvalidInputError, match="one to instruct"):
-        merge_tensor(METHODS["re_adapt"], BASE, MODELS, purpose=purpose)
 
 
 def test_weights_reach_means_that_divide_by_them() -> None:
