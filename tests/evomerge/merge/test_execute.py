@@ -124,7 +124,7 @@ def test_a_global_trim_sees_the_model_as_one_vector(zoo: Any, tmp_path: Path, te
     base, code = tensors(zoo.base), tensors(zoo.sources["code"])
     deltas = {name: code[name].float() - base[name].float() for name in base}
     whole = torch.cat([d.abs().view(-1) for d in deltas.values()]).sort(descending=True).values
-    threshold = whole[round(density * len(whole)) - 1]
+    threshold = whole[int(density * len(whole)) - 1]
     for name, tensor in found.items():
         kept = torch.where(deltas[name].abs() >= threshold, deltas[name], 0.0)
         assert torch.equal(tensor, kept + base[name].float()), name
