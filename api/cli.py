@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from api import cli_checks, cli_import
 from api import cli_calibrate
+from api import cli_structure
 from api.progress import make_console
 from evomerge import __version__
 from evomerge.errors import EvomergeError, InvalidInputError
@@ -255,6 +256,7 @@ def chat(
 
 
 cli_checks.add_to(app)
+cli_structure.add_to(app)
 cli_calibrate.add_to(app)
 cli_import.add_to(app)
 
