@@ -155,3 +155,47 @@ def test_aligned_sources_are_refused(herd: Any, tmp_path: Path) -> None:
 
     with pytest.raises(InvalidInputError, match="align"):
         merged(recipe, tmp_path / "out")
+
+
+@pytest.mark.proves("regmean_plus_plus", by="property")
+def test_regmean_plus_plus_fits_each_layer_to_inputs_through_the_merged_ones(herd: Any, tmp_path: Path) -> None:
+    """Layer 1 by hand: each source's layer 1 on top of the merged layer 0 and the mean embedding."""
+    recipe = herd.recipe("regmean_plus_plus", "a", "b", parameters={"off_diagonal": 0.9, "ridge": 0.0})
+    files = merged(recipe, tmp_path / "out")
+    name = "model.layers.1.mlp.down_proj.weight"
+    grams, pulls = [], []
+    for source in "ab":
+        model = herd.llama("base")
+        own = load_file(herd.root / source / "model.safetensors")
+        for at, parameter in model.named_parameters():
+            parameter.data = own[at] if at.startswith("model.layers.1.") else files[at]
+        seen: list[Tensor] = []
+        module = model.get_submodule(name.removesuffix(".weight"))
+        module.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0][0].detach()))
+        with torch.no_grad():
+            for ids in herd.ids(source, source):
+                model(ids)
+        x = torch.cat(seen).double()
+        gram = x.T @ x / len(x)
+        gram = 0.9 * gram + 0.1 * torch.diag(gram.diagonal())
+        grams.append(gram)
+        pulls.append(gram @ own[name].double().T)
+
+    expected = torch.linalg.solve(sum(grams), sum(pulls)).T.float()
+    torch.testing.assert_close(files[name], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_regmean_plus_plus_collects_anew_for_other_parameters(herd: Any, tmp_path: Path) -> None:
+    def recipe(factor: float) -> Recipe:
+        found: Recipe = herd.recipe("regmean_plus_plus", "a", "c", parameters={"off_diagonal": factor})
+        return found
+
+    resident = Resident(recipe(0.1), cache=tmp_path / "cache")
+    for factor in (0.1, 0.9, 0.1):
+        resident.materialize(recipe(factor))
+    assert len(list((tmp_path / "cache" / "calibration").glob("merged_gram-*"))) == 2
+
+    files = merged(recipe(0.1), tmp_path / "out", tmp_path / "cache")
+    live = dict(resident.model.named_parameters())
+    assert all(torch.equal(live[name].data, tensor) for name, tensor in files.items())
+    assert len(list((tmp_path / "cache" / "calibration").glob("merged_gram-*"))) == 2

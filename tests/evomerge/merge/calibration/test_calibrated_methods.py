@@ -339,7 +339,7 @@ class CalibratedContract(MethodContract):
         )  # fmt: skip
         if name == "matrix":
             x, g = (torch.randn(30, n, generator=generator) for n in (like.shape[1], like.shape[0]))
-            found |= {"gram": x.T @ x, "output_gram": g.T @ g, "base_features": x[:4]}
+            found |= {"gram": x.T @ x, "output_gram": g.T @ g, "base_features": x[:4], "merged_gram": x.T @ x}
         found |= {"hidden": torch.rand(5, 3, generator=generator), "loss": torch.ones(1)}
         wanted = self.method.requires
         every = {s: {k: t for k, t in found.items() if k in wanted} for s in sources}
@@ -364,6 +364,10 @@ class TestOtaFfg(CalibratedContract):
 
 class TestRegmean(CalibratedContract):
     method: Method = METHODS["regmean"]
+
+
+class TestRegmeanPlusPlus(CalibratedContract):
+    method: Method = METHODS["regmean_plus_plus"]
 
 
 class TestMats(CalibratedContract):
