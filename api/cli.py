@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from api import cli_checks, cli_import
-from api import cli_calibrate
+from api import cli_adapter, cli_calibrate, cli_checks, cli_import
 from api import cli_structure
 from api.progress import make_console
 from evomerge import __version__
@@ -212,23 +211,38 @@ def merge(
     model: Annotated[
         list[str] | None, typer.Option(help="NAME=PLACE: where a source (or `base`) lies on this machine.")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Tensors at a time; default: the cores it may use.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Most bytes of tensors in memory at a time, such as 2GiB.")] = None,
+    device: Annotated[str, typer.Option(help="Where the arithmetic is done: cpu or cuda.")] = "cpu",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    as_adapter: cli_adapter.AsAdapter = False,
+    rank: cli_adapter.Rank = None,
+    energy: cli_adapter.Energy = None,
+    alpha: cli_adapter.Alpha = None,
+    drop: cli_adapter.Drop = False,
 ) -> None:
-    """Build the merged model that a recipe describes."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from evomerge.merge.execute import merge_to_directory
+    """Build the merged model that a recipe describes; the same command goes on where a killed one stopped."""
+    from api.merging import bar, size, table_of
+    from evomerge.merge.execute import foresee, merge_to_directory
     from evomerge.recipe.text import load_recipe
 
-    asked = _relocated(load_recipe(recipe), model or [])
-    columns = (TextColumn("tensors"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task("merging", total=None)
+    asked, root = _relocated(load_recipe(recipe), model or []), recipe.resolve().parent
+    asked = cli_adapter.as_adapter(asked, as_adapter, rank, energy, alpha, drop)
+    limit = size(memory) if memory is not None else None
+    if dry_run:
+        found = foresee(asked, output, root=root, threads=threads, memory=limit)
+        out.print(table_of(found))
+        if not found.fits:
+            sys.exit(1)
+        return
+    with bar(err) as told:
         made = merge_to_directory(
-            asked,
-            output,
-            root=recipe.resolve().parent,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+            asked, output, root=root, progress=told, threads=threads, memory=limit, device=device,
+            cache=cli_calibrate.cache_of(),
+        )  # fmt: skip
+    cli_adapter.print_report(made)
     out.print(f"merged model in {made}", highlight=False)
 
 
@@ -259,6 +273,7 @@ cli_checks.add_to(app)
 cli_structure.add_to(app)
 cli_calibrate.add_to(app)
 cli_import.add_to(app)
+cli_adapter.add_to(app)
 
 
 def configure_logging(level: int) -> None:

@@ -16,7 +16,7 @@ SPAN = 1 << 22
 """Entries of a large tensor that one thread merges before it takes the next span."""
 FLOAT32 = 4
 _TEMPORARIES = 8
-"""Blocks in float32 that an elementwise method holds beside its operands, at most."""
+"""Blocks in float32 that an elementwise method holds beside three a source, at most."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -54,7 +54,7 @@ def _units(plan: Plan, job: TensorJob, size: int, computed: frozenset[str]) -> I
     if plan.method.grain == "tensor" and not job.copy:
         yield Unit(job, None, size * item, FLOAT32 * size * (len(job.per_source) + 2))
         return
-    held = FLOAT32 * min(size, blocks.BLOCK) * (len(job.per_source) + _TEMPORARIES)
+    held = FLOAT32 * min(size, blocks.BLOCK) * (3 * len(job.per_source) + _TEMPORARIES)
     if job.copy or whole or job.factored or plan.method.measures(job.shared) == "tensor":
         yield Unit(job, None, size * item, held + FLOAT32 * size * len(whole))
         return

@@ -130,8 +130,8 @@ def kept_memory() -> Iterator[None]:
     if not hasattr(libc, "mallopt"):
         yield
         return
-    libc.mallopt(_MMAP_THRESHOLD, 1 << 25)  # larger ones come and go as before
-    libc.mallopt(_TRIM_THRESHOLD, 1 << 26)
+    libc.mallopt(_MMAP_THRESHOLD, 1 << 22)  # larger ones come and go as before
+    libc.mallopt(_TRIM_THRESHOLD, 1 << 25)
     try:
         yield
     finally:

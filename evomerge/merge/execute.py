@@ -16,17 +16,19 @@ import torch
 from evomerge.errors import InvalidInputError
 from evomerge.merge.adapter_output import write_adapter
 from evomerge.merge.blocks import measure_model
-from evomerge.merge.budget import Unit, check_memory, promised, units_of
+from evomerge.merge.budget import Shapes, Unit, check_memory, promised, units_of
 from evomerge.merge.calibration.calibrated import calibrated
 from evomerge.merge.engine import Progress, Resources, kept_memory, merge_units, one_thread_a_kernel
 from evomerge.merge.factored import with_factors
 from evomerge.merge.fingerprint import check_circle, fingerprint
 from evomerge.merge.folded import folded
-from evomerge.merge.inputs import Inputs, open_inputs
+from evomerge.merge.inputs import Inputs, is_recipe, open_inputs
+from evomerge.merge.outlook import Outlook, check_disk, outlook
 from evomerge.merge.plan import Plan, plan
 from evomerge.merge.resolve import pin
 from evomerge.merge.sidecar import write_sidecar
-from evomerge.models.layout import Entry, lay_out
+from evomerge.models.hub import locate
+from evomerge.models.layout import Entry, Shard, lay_out
 from evomerge.models.partial import Partial, partial
 from evomerge.models.source import AdapterSource
 from evomerge.models.stream import ShardWriter
@@ -94,7 +96,7 @@ class _Asked:
     device: torch.device
     cache: Path | None
 
-    def resources(self, todo: Plan, units: Sequence[Unit], shapes: Mapping[str, tuple[int, ...]]) -> Resources:
+    def resources(self, todo: Plan, units: Sequence[Unit], shapes: Shapes) -> Resources:
         memory = self.memory if self.memory is not None else max(promised(todo, shapes), *(u.memory for u in units), 0)
         check_memory(todo, units, memory)
         return Resources(self.threads, memory, self.device)
@@ -143,16 +145,56 @@ def _build_source(path: Path, scratch: Path, asked: _Asked, above: tuple[Path, .
 def _write(recipe: Recipe, todo: Plan, inputs: Inputs, at: Partial, asked: _Asked, progress: Progress | None) -> None:
     if todo.measures == "model":
         inputs = _with_folded(inputs, at.scratch)  # they are read several times
-    shapes = {job.name: inputs.shape(job) for job in todo.jobs}
-    shards = lay_out([Entry(job.name, job.dtype, shapes[job.name]) for job in todo.jobs], recipe.shard_bytes)
+    shapes, shards = _laid_out(recipe, todo, inputs)
+    missing = {entry.name for shard in shards if shard.file not in at.finished for entry in shard.entries}
+    units = units_of(todo, [job for job in todo.jobs if job.name in missing], shapes, inputs.computed)
+    resources = asked.resources(todo, units, shapes)
+    check_disk(at.out, sum(shard.file_bytes for shard in shards if shard.file not in at.finished))
+    measured = _measured(todo, inputs, asked.device) if missing else None
     with ShardWriter(at, shards) as writer:
-        missing = [job for job in todo.jobs if job.name in writer.missing]
-        units = units_of(todo, missing, shapes, inputs.computed)
-        resources = asked.resources(todo, units, shapes)
-        measured = _measured(todo, inputs, asked.device) if missing else None
         merge_units(todo, units, inputs, writer, resources, measured, progress)
     places = {name: source.path for name, source in inputs.sources.items()}
     write_sidecar(inputs.base.path, inputs.base.config, recipe, at.model, places, inputs.vocabulary)
+
+
+def _laid_out(recipe: Recipe, todo: Plan, inputs: Inputs) -> tuple[Shapes, tuple[Shard, ...]]:
+    """The results' shapes by name, and the files that hold them."""
+    shapes = {job.name: inputs.shape(job) for job in todo.jobs}
+    return shapes, lay_out([Entry(job.name, job.dtype, shapes[job.name]) for job in todo.jobs], recipe.shard_bytes)
+
+
+def foresee(recipe: Recipe, out: Path, *, root: Path, threads: int | None = None, memory: int | None = None) -> Outlook:
+    """What `merge_to_directory` would do; nothing is merged or written.
+
+    A source that is a recipe is taken to be as large as its base.
+
+    Raises:
+        InvalidInputError, CheckpointError, ArchitectureError: as `merge_to_directory`, but no weights are looked at.
+    """
+    asked = _Asked(threads or usable_cores(), memory, torch.device("cpu"), None)
+    return _foreseen(recipe, out, root, asked, ())
+
+
+def _foreseen(recipe: Recipe, out: Path, root: Path, asked: _Asked, above: tuple[Path, ...]) -> Outlook:
+    inner: dict[str, Outlook] = {}
+
+    def build(path: Path) -> Path:
+        path = path.resolve()
+        check_circle(path, above)
+        wanted = load_recipe(path)
+        inner[path.name] = _foreseen(wanted, out, path.parent, asked, (*above, path))
+        base = locate(wanted.base, path.parent)
+        return build(base) if is_recipe(base) else base
+
+    with open_inputs(recipe, root, build) as inputs:
+        todo = with_factors(plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed), inputs.sources)
+        shapes, shards = _laid_out(recipe, todo, inputs)
+        units = units_of(todo, todo.jobs, shapes, inputs.computed)
+        resources = asked.resources(todo, units, shapes)
+        found = outlook(todo, inputs, units, shards, out, resources)
+    for name, first in inner.items():
+        found = found.after(first, name)
+    return found
 
 
 def _write_adapter(
@@ -161,7 +203,17 @@ def _write_adapter(
     if todo.measures == "model":
         inputs = _with_folded(inputs, at.scratch)
     measured = _measured(todo, inputs, asked.device)
-    write_adapter(recipe, output, todo, inputs, at.model, measured=measured, threads=asked.threads, progress=progress)
+    write_adapter(
+        recipe,
+        output,
+        todo,
+        inputs,
+        at.model,
+        measured=measured,
+        threads=asked.threads,
+        memory=asked.memory,
+        progress=progress,
+    )
 
 
 def _measured(todo: Plan, inputs: Inputs, device: torch.device) -> Mapping[str, float] | None:

@@ -41,11 +41,6 @@ class ShardWriter:
         self._lock = threading.Lock()
         self._left = len(open_shards)
 
-    @property
-    def missing(self) -> frozenset[str]:
-        """Tensors that have to be written."""
-        return frozenset(self._places)
-
     def write(self, name: str, piece: Tensor, first: int = 0) -> None:
         """Write entries of a tensor, of its final dtype, flat from entry `first` on; every entry once.
 
