@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import __version__
+from evomerge.merge.licence import Licence, licence_of
 from evomerge.merge.literature import cited
 from evomerge.merge.methods import method_of
 from evomerge.models.hub import HUB
-from evomerge.models.licence import Licence, licence_of
 from evomerge.recipe.document import dump_yaml_data
 from evomerge.recipe.schema import ModelRef, Recipe
 from evomerge.recipe.text import dump_yaml

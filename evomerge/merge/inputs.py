@@ -16,12 +16,12 @@ from evomerge.merge.calibration.entries import Found
 from evomerge.merge.factored import factors_of
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.merge.vocabularies import Base, in_one_vocabulary
+from evomerge.merge.vocabulary import Merged
 from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import Checkpoint, open_checkpoint
 from evomerge.models.finite import check_finite
 from evomerge.models.hub import locate
 from evomerge.models.source import AdapterSource, CheckpointSource, Source, architecture_of_checkpoint
-from evomerge.models.vocabulary import Merged
 from evomerge.recipe.schema import ModelRef, Recipe
 
 BuildRecipe = Callable[[Path], Path]

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from evomerge.errors import NonFiniteError
 from evomerge.merge.inputs import Inputs
+from evomerge.merge.licence import licence_of
 from evomerge.models.architecture import Part
 from evomerge.models.checkpoint import is_merged
 from evomerge.models.family import BUFFER
-from evomerge.models.licence import licence_of
 from evomerge.models.source import AdapterSource, Source
 
 FAR = 0.9

@@ -12,8 +12,8 @@ from evomerge.errors import CheckpointError
 from evomerge.merge.card import model_card
 from evomerge.merge.slices import sliced_config
 from evomerge.merge.template import write_template
-from evomerge.models.union_tokenizer import write_union
-from evomerge.models.vocabulary import BASE, Merged
+from evomerge.merge.union_tokenizer import write_union
+from evomerge.merge.vocabulary import BASE, Merged
 from evomerge.models.weights import read_json
 from evomerge.recipe.schema import Dtype, Recipe
 from evomerge.recipe.text import dump_yaml

@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import InvalidInputError
-from evomerge.models.architecture import Architecture
-from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.finite import check_finite
-from evomerge.models.source import VOCABULARY, AdapterSource, CheckpointSource, Source
-from evomerge.models.vocabulary import (
+from evomerge.merge.vocabulary import (
     BASE,
     Merged,
     Table,
@@ -25,6 +21,10 @@ from evomerge.models.vocabulary import (
     same_files,
     vocabulary_of,
 )
+from evomerge.models.architecture import Architecture
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.finite import check_finite
+from evomerge.models.source import VOCABULARY, AdapterSource, CheckpointSource, Source
 from evomerge.models.weights import TensorInfo
 from evomerge.recipe.schema import Recipe
 

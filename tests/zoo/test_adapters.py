@@ -67,6 +67,6 @@ def test_a_record_says_how_the_adapter_was_trained(skill: str) -> None:
 
 def test_nothing_else_lies_among_the_adapters() -> None:
     files = {path.relative_to(ADAPTERS) for path in ADAPTERS.rglob("*") if path.is_file()}
-    names = ("adapter_config.json", "adapter_model.safetensors", "training.json")
+    names = ("README.md", "adapter_config.json", "adapter_model.safetensors", "training.json")
 
     assert files == {Path(skill) / name for skill in SKILLS for name in names}

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from evomerge.merge.card import model_card
+from evomerge.merge.licence import front_matter
 from evomerge.merge.resolve import pin
-from evomerge.models.licence import front_matter
 from evomerge.recipe.schema import Recipe
 from evomerge.recipe.text import load_yaml
 

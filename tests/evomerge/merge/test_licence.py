@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.models.licence import front_matter, licence_of
+from evomerge.merge.licence import front_matter, licence_of
 
 
 def test_the_model_card_says_it(tmp_path: Path) -> None:

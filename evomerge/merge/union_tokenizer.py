@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError, InvalidInputError
-from evomerge.models.vocabulary import Merged, vocabulary_of
+from evomerge.merge.vocabulary import Merged, vocabulary_of
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"

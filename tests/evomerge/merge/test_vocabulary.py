@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from evomerge.errors import InvalidInputError
-from evomerge.models.union_tokenizer import write_union
-from evomerge.models.vocabulary import (
+from evomerge.merge.union_tokenizer import write_union
+from evomerge.merge.vocabulary import (
     Table,
     Vocabulary,
     check_same,
