@@ -23,6 +23,8 @@ _ZERO = 1e-8
 """Singular values below this share of the largest count as 0: float32 input is not known that well."""
 
 
+_COLUMNS = 512
+"""Columns that are held in float64 at a time while a Gram matrix is added up."""
 _NOISE = 1e-7
 """The same where one round has to do: the root of what rounding leaves of zeros in a float64 Gram matrix is below."""
 
@@ -109,8 +111,27 @@ def _split(rows: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _gram_eigen(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvectors of rows · rowsᵀ and the roots of its eigenvalues, largest first."""
-    found: tuple[Tensor, Tensor] = torch.linalg.eigh(rows @ rows.t())
-    return found[1].flip(1), found[0].flip(0).clamp_(min=0).sqrt_()
+    vectors, values = _gram_eigen_rising(rows)
+    return vectors.flip(1), values.flip(0)
+
+
+def _gram_eigen_rising(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, smallest first: without the copy that turning the vectors round takes."""
+    found: tuple[Tensor, Tensor] = torch.linalg.eigh(_gram([rows]))
+    return found[1], found[0].clamp_(min=0).sqrt_()
+
+
+def _gram(matrices: Iterable[Tensor]) -> Tensor:
+    """Σ M Mᵀ in float64, a few columns at a time."""
+    gram: Tensor | None = None
+    for matrix in matrices:
+        if gram is None:
+            gram = torch.zeros(len(matrix), len(matrix), dtype=torch.float64, device=matrix.device)
+        for begin in range(0, matrix.shape[1], _COLUMNS):
+            wide = matrix[:, begin : begin + _COLUMNS].double()
+            gram.addmm_(wide, wide.t())
+    assert gram is not None, "at least one matrix"
+    return gram
 
 
 def _completed(columns: Tensor, missing: int) -> Tensor:
@@ -131,15 +152,17 @@ def remapped(matrix: Tensor, change: SpectrumMap) -> Tensor:
     """
     if matrix.shape[0] > matrix.shape[1]:
         return remapped(matrix.t(), change).t()
-    rows = matrix.double()
-    left, values = _gram_eigen(rows)
+    vectors, rising = _gram_eigen_rising(matrix)
+    values = rising.flip(0)
     values = values * (values > _NOISE * values[:1])
     changed = change(values)
     kept = changed.nonzero().flatten()
     if not len(kept):
         return torch.zeros_like(matrix)
-    basis = left[:, kept]
-    return (basis * (changed[kept] / values[kept])).float() @ (basis.float().t() @ matrix)
+    basis = vectors[:, len(values) - 1 - kept].float()
+    del vectors
+    shares = (changed[kept] / values[kept]).float()
+    return basis @ (basis.t() @ matrix).mul_(shares[:, None])
 
 
 def common_directions(matrices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -151,13 +174,7 @@ def common_directions(matrices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     Returns:
         U, orthonormal columns, [o, k], float32; σ falling, [k], float64; what is below 10⁻⁷ σ₁ is left out.
     """
-    gram: Tensor | None = None
-    for matrix in matrices:
-        wide = matrix.double()
-        part = wide @ wide.t()
-        gram = part if gram is None else gram.add_(part)
-    assert gram is not None, "at least one matrix"
-    found: tuple[Tensor, Tensor] = torch.linalg.eigh(gram)
+    found: tuple[Tensor, Tensor] = torch.linalg.eigh(_gram(matrices))
     values = found[0].flip(0).clamp_(min=0).sqrt_()
     count = int((values > _NOISE * values[:1]).sum())
     return found[1].flip(1)[:, :count].float(), values[:count]
@@ -168,8 +185,7 @@ def singular_values(matrix: Tensor) -> Tensor:
 
     A third of the work of `svd`: no vectors, one round.
     """
-    rows = matrix.double() if matrix.shape[0] <= matrix.shape[1] else matrix.t().double()
-    eigenvalues: Tensor = torch.linalg.eigvalsh(rows @ rows.t())
+    eigenvalues: Tensor = torch.linalg.eigvalsh(_gram([matrix if matrix.shape[0] <= matrix.shape[1] else matrix.t()]))
     values = eigenvalues.flip(0).clamp_(min=0).sqrt_()
     return values * (values > _NOISE * values[:1])
 
