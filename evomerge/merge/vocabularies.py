@@ -202,6 +202,14 @@ class _Source:
         """As the inner's."""
         return self._inner.dtype
 
+    @property
+    def factored(self) -> frozenset[str]:
+        """A checkpoint has no factors."""
+        return frozenset()
+
+    def factors(self, name: str, *, transposed: bool = False) -> None:
+        """A checkpoint has no factors."""
+
     def delta(self, name: str) -> Tensor | None:
         """θk − θ0 in float32; 0 in rows that the source lacks."""
         if name not in self._vocabularies.names:
