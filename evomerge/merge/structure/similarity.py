@@ -22,6 +22,8 @@ NEIGHBOURS = 5
 """Of the estimate of mutual information."""
 FAR_NEIGHBOURS = 50
 """Of the estimate of entropy."""
+TIE = 1e-10
+"""Noise that breaks ties, in standard deviations."""
 
 
 def embed(states_NH: Matrix) -> Matrix:
@@ -69,9 +71,11 @@ def similarities(embeddings: Sequence[Matrix]) -> Matrix:
 def mutual_information(x_N: NDArray[np.float64], y_N: NDArray[np.float64]) -> float:
     """Of two continuous variables, from nearest neighbours, in nats.
 
-    Source: Kraskov et al. 2004, Estimating mutual information, arXiv:cond-mat/0305641, first estimator.
+    Source: Kraskov et al. 2004, Estimating mutual information, arXiv:cond-mat/0305641, first estimator; ties, which
+    ranks are full of, are broken by noise far below the variables' spread, as the paper advises.
     """
-    scaled = [values / (values.std() or 1.0) for values in (x_N, y_N)]
+    noise = np.random.default_rng(0)
+    scaled = [v / (v.std() or 1.0) + TIE * noise.normal(size=len(v)) for v in (x_N, y_N)]
     both = np.stack(scaled, 1)
     neighbours = min(NEIGHBOURS, len(both) - 1)
     radius = np.nextafter(cKDTree(both).query(both, neighbours + 1, p=np.inf)[0][:, -1], 0)
