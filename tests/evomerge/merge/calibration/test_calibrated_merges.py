@@ -44,7 +44,10 @@ def merged(recipe: Recipe, out: Path, cache: Path | None = None) -> dict[str, Te
     return load_file(out / "model.safetensors")
 
 
-@pytest.mark.parametrize("method", PARAMETERS)
+@pytest.mark.parametrize(
+    "method",
+    [m if m in ("fisher", "regmean") else pytest.param(m, marks=pytest.mark.slow) for m in PARAMETERS],
+)
 def test_files_and_the_live_model_get_the_same_bytes(herd: Any, method: str, tmp_path: Path, cache: Path) -> None:
     recipe = herd.recipe(method, "a", "b", "c", parameters=PARAMETERS[method],
                          calibration={"without_moments": "fisher"})  # fmt: skip

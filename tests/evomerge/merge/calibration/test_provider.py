@@ -188,7 +188,7 @@ def test_a_family_that_stores_matrices_the_other_way_round(herd: Any, provide: P
 def test_groups_that_fit_the_memory_give_the_same(herd: Any, provide: Provide, tmp_path: Path) -> None:
     kinds = ("gram", "features", "fisher", "votes", "output_gram")
     whole = provide(herd.recipe("linear", "a"), *kinds)
-    parts = provide(herd.recipe("linear", "a"), *kinds, cache=tmp_path / "other", memory=4000)
+    parts = provide(herd.recipe("linear", "a"), *kinds, cache=tmp_path / "other", memory=12_000)
 
     for name in (Q, DOWN):
         for kind in kinds:
