@@ -19,7 +19,8 @@ from evomerge.merge.resident import Resident
 from evomerge.merge.resolve import pin
 from evomerge.models.checkpoint import open_checkpoint
 from evomerge.recipe.align import AlignByWeights
-from evomerge.recipe.schema import Recipe
+from evomerge.recipe.schema import Merge, Recipe
+from evomerge.recipe.text import dump_yaml
 
 Models = Callable[[str], Path]
 Twins = Callable[[str], tuple[Path, Path]]
@@ -110,7 +111,7 @@ def test_a_soft_plan_mixes_units_and_keeps_the_rest(twins: Twins, tmp_path: Path
             None,
             "twin",
             twin,
-            opened,  # type: ignore[index]
+            opened,
         )
         up, key = "model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.k_proj.weight"
         stored = weights_of(twin)
@@ -140,7 +141,7 @@ def test_maps_are_kept_by_content(twins: Twins, tmp_path: Path, monkeypatch: pyt
         assert all(first.weights(name).equal(again.weights(name)) for name in first.changed)
         assert all(first.weights(name).equal(opened.read(name)) for name in first.changed)
         assert any(not other.weights(name).equal(opened.read(name)) for name in first.changed)
-        assert all(first.delta(name).eq(0).all() for name in first.changed)  # type: ignore[union-attr]
+        assert all(first.delta(name).eq(0).all() for name in first.changed)
 
 
 def test_a_live_model_is_aligned_like_a_written_one(twins: Twins, tuned: Path, tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_pinning_covers_the_items(twins: Twins, items: Path, tmp_path: Path) -> 
     elsewhere.mkdir()
     (elsewhere / "items.jsonl").write_bytes(items.read_bytes())
 
-    assert pinned.align["twin"].items.location == str(local)  # type: ignore[index, union-attr]
+    assert pinned.align["twin"].items.location == str(local)
     assert pinned.digest == pin(asked, elsewhere).digest != asked.digest
     local.write_text('{"text": "w1 w2"}\n')
     with pytest.raises(HashMismatchError, match=r"align\.twin\.items"):
@@ -249,3 +250,38 @@ def test_names_that_fit_nothing_or_twice_are_errors(foreign: Path, models: Model
     twice = {"method": "names", "table": [[r".*norm\.weight", "model.norm.weight"]]}
     with pytest.raises(ArchitectureError, match=r"both mean the base model's 'model\.norm\.weight'"):
         merge_to_directory(recipe(base, foreign, twice), tmp_path / "b", root=tmp_path)
+
+
+@pytest.mark.proves("pleas", by="property")
+def test_least_squares_after_alignment_gives_the_base_for_its_twin(
+    twins: Twins, items: Path, logits: Logits, tmp_path: Path
+) -> None:
+    """PLeaS with every unit matched: a recipe that aligns is a source of one that solves least squares."""
+    base, twin = twins("llama")
+    solved = {
+        "base": {"location": str(base)},
+        "sources": {"a": {"location": str(base)}, "b": {"location": "aligned.yaml"}},
+        "merge": {"method": "regmean"},
+        "calibration": {"items": {"location": str(items)}},
+        "dtype": "float32",
+    }
+    one = recipe(base, twin, {"method": "weights"}).model_copy(update={"merge": Merge(method="linear")})
+    (tmp_path / "aligned.yaml").write_text(dump_yaml(one))
+    out = merge_to_directory(Recipe.model_validate(solved), tmp_path / "out", root=tmp_path)
+    plain = {**solved, "sources": {"a": {"location": str(base)}, "b": {"location": str(twin)}}}
+    without = merge_to_directory(Recipe.model_validate(plain), tmp_path / "without", root=tmp_path)
+
+    torch.testing.assert_close(logits(out), logits(base), rtol=1e-3, atol=1e-3)
+    assert float((logits(without) - logits(base)).abs().max()) > 0.1
+
+
+def test_statistics_of_a_source_that_is_aligned_in_the_same_recipe_are_refused(
+    twins: Twins, items: Path, tmp_path: Path
+) -> None:
+    base, twin = twins("llama")
+    asked = recipe(
+        base, twin, {"method": "weights"}, merge={"method": "regmean"}, calibration={"items": {"location": str(items)}}
+    )
+
+    with pytest.raises(InvalidInputError, match="align"):
+        merge_to_directory(asked, tmp_path / "out", root=tmp_path)
