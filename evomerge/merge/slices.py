@@ -133,7 +133,7 @@ def _per_layer(config: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
     """
     from transformers import CONFIG_MAPPING  # takes seconds; only recipes with slices need it
 
-    made = CONFIG_MAPPING[config["model_type"]]
+    made: Any = CONFIG_MAPPING[config["model_type"]]
     try:
         whole = made.from_dict(dict(config)).to_dict()
     except Exception as error:  # each class has checks, and exceptions, of its own

@@ -45,11 +45,11 @@ class Slice(BaseModel):
 
     @field_validator("base", "sources")
     @classmethod
-    def _ordered(cls, value: object) -> object:
-        ranges = value.values() if isinstance(value, dict) else [value]
-        for layers in ranges:
-            if layers is not None and not 0 <= layers[0] <= layers[1] < MAX_LAYERS:
-                raise ValueError(f"[first, last] with 0 <= first <= last < {MAX_LAYERS}, not {list(layers)}")
+    def _ordered(cls, value: Layers | dict[str, Layers] | None) -> Layers | dict[str, Layers] | None:
+        ranges = list(value.values()) if isinstance(value, dict) else [value] if value is not None else []
+        for first, last in ranges:
+            if not 0 <= first <= last < MAX_LAYERS:
+                raise ValueError(f"[first, last] with 0 <= first <= last < {MAX_LAYERS}, not {[first, last]}")
         return dict(sorted(value.items())) if isinstance(value, dict) else value
 
     @model_validator(mode="after")

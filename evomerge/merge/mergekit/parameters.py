@@ -57,8 +57,8 @@ class Reading:
             InvalidInputError: a value is missing, illegal, or cannot be said by layer and role.
         """
         self._note_unknown()
-        shared = Statements(None, self.num_layers)
-        sources = [Statements(name, self.num_layers) for name in self.names.values()]
+        shared = Statements(None, self.num_layers, self.shape.roles)
+        sources = [Statements(name, self.num_layers, self.shape.roles) for name in self.names.values()]
         tables: list[tuple[str | None, str, Table]] = []
         for term in self.method.terms:
             tables += [

@@ -19,7 +19,6 @@ from evomerge.merge.mergekit.parameters import Reading
 from evomerge.merge.mergekit.references import file_names, model_ref, names_of, nearby
 from evomerge.merge.mergekit.shape import UNKNOWN, Shape, shape_at
 from evomerge.merge.mergekit.vocabulary import vocabulary
-from evomerge.merge.methods import method as method_named
 from evomerge.recipe.document import parse_yaml_stream
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.recipe.slices import Slice
@@ -95,9 +94,12 @@ class _Importer:
             raise unnamed[1].refuse(("name",), None, "a name: one document only, the last merge, may go without")
         used = {m.place for c in self.configs for m in _models(c)}
         ends = unnamed or [config for name, config in self.named.items() if name not in used]
-        if len(ends) != 1:
-            names = [config.name for config in ends] or list(self.named)
-            raise self.configs[0].refuse(("name",), names, "one merge that uses the others, directly or not")
+        if not ends:
+            names = list(self.named)
+            raise self.configs[0].refuse(("name",), names, "merges that do not use each other in a circle")
+        if len(ends) > 1:
+            names = [str(config.name) for config in ends]
+            raise self.configs[0].refuse(("name",), names, "one merge that no other uses: the last one")
         return ends[0]
 
     def recipe(self, config: Config) -> Recipe:
@@ -113,9 +115,8 @@ class _Importer:
                 "sources": {name: self.ref(config, model, base) for model, name in names.items()},
             }
             shape = self.shape(config, base)
-            reading = Reading(config, base, parts, names, shape)
-            merge = reading.merge()
-            slices = tuple(_slice(part, names, merge) for part in parts) if config.sliced else None
+            merge = Reading(config, base, parts, names, shape).merge()
+            slices = tuple(_slice(part, names) for part in parts) if config.sliced else None
             return Recipe(
                 **data,
                 merge=merge,
@@ -203,13 +204,9 @@ def _models(config: Config) -> list[Model]:
     return [m for m in bases if m is not None] + [at.model for part in config.parts for at in part.inputs]
 
 
-def _slice(part: MergedPart, names: Mapping[Model, str], merge: Merge) -> Slice:
-    """A slice; where a method asks for a base that mergekit did not, the first model's layers stand in."""
+def _slice(part: MergedPart, names: Mapping[Model, str]) -> Slice:
     sources = {names[model]: at.layers for model, at in part.sources.items() if at.layers is not None}
-    base = part.base.layers if part.base is not None else None
-    if base is None and not method_named(merge.method).baseless(len(sources)):
-        base = next(iter(sources.values()))
-    return Slice(base=base, sources=sources)
+    return Slice(base=part.base.layers if part.base is not None else None, sources=sources)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from evomerge.recipe.schema import ModelRef
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
 _OTHER = re.compile(r"[^A-Za-z0-9_.-]+")
-RESERVED = ("base", "union")
+RESERVED = ("base", "union", "same")
 
 
 def model_ref(place: str, revision: str | None) -> ModelRef:

@@ -49,10 +49,11 @@ class Statement:
 
 @dataclass(slots=True)
 class Statements:
-    """What a recipe says about one source, or about all (`source` None)."""
+    """What a recipe says about one source, or about all (`source` None) of a model with these roles."""
 
     source: str | None
     num_layers: int
+    roles: Sequence[str]
     defaults: Parameters = field(default_factory=dict)
     by_role: dict[str, list[Statement]] = field(default_factory=dict)
 
@@ -67,9 +68,12 @@ class Statements:
             column = table.inside.get(role, ())
             if self._agree(said, role, column, table.outside.get(role)):
                 continue
-            own = [*self._about(name, column, table.written)] if role in table.inside else []
-            if role in table.outside:
-                own = [Statement(None, name, value)] if (value := table.outside[role]) is not None else []
+            if role == ANY:
+                own = [Statement((first, last), name, v) for first, last, v in _runs(column) if v != default]
+            elif role in table.inside:
+                own = list(self._about(name, column, table.written))
+            else:
+                own = [Statement(None, name, value) for value in (table.outside[role],) if value is not None]
             self.by_role.setdefault(role, []).extend(own)
 
     def rules(self) -> list[Rule]:
@@ -80,9 +84,18 @@ class Statements:
             for said in statements:
                 by_layers.setdefault(said.layers, {})[said.name] = said.value
             for layers, parameters in by_layers.items():
-                own = tuple(role for role in roles if role != ANY)
+                own = tuple(role for role in self._shortened(roles) if role != ANY)
                 rules.append(Rule(layers=layers, roles=own, source=self.source, parameters=parameters))
         return rules
+
+    def _shortened(self, roles: Sequence[str]) -> list[str]:
+        """`attention` in place of all roles under it."""
+        found: list[str] = []
+        for top, group in groupby(sorted(roles), key=lambda role: role.partition(".")[0]):
+            own = list(group)
+            whole = len(own) > 1 and own == [r for r in sorted(self.roles) if r.partition(".")[0] == top]
+            found += [top] if whole else own
+        return found
 
     def _groups(self) -> list[tuple[list[str], list[Statement]]]:
         roles = sorted(self.by_role)

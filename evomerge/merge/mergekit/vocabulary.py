@@ -26,7 +26,7 @@ def vocabulary(config: Config, base: Model, names: Mapping[Model, str]) -> dict[
 
 def _source(config: Config, base: Model, names: Mapping[Model, str]) -> str:
     if config.tokenizer is None:
-        return "base"
+        return "same"  # mergekit then merges rows by their number
     if isinstance(config.tokenizer, str):
         return config.tokenizer
     path = ("tokenizer_source",) if "tokenizer_source" in config.document.data else ("tokenizer", "source")

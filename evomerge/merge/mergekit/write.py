@@ -50,7 +50,8 @@ def to_mergekit(
     depth = sum(part.num_layers for part in recipe.slices) if recipe.slices else num_layers
     _check_rules(recipe, depth, modules)
     _check_rest(recipe)
-    writer = _Writer(recipe, Reading(recipe, depth, modules), _places(recipe, adapters), METHODS[method])
+    reading = Reading(recipe, depth, modules)
+    writer = _Writer(recipe, reading, _places(recipe, adapters), METHODS[method])
     data = {"merge_method": method, **writer.models(), "dtype": "float32", "out_dtype": recipe.dtype}
     return f"# evomerge recipe {recipe.digest}\n{dump_yaml_data({**data, **writer.vocabulary()})}"
 
@@ -75,6 +76,7 @@ class _Writer:
         base = self._base(sources)
         listed = (BASE, *sources) if self.method.base == "end" and len(sources) == 1 else sources
         self._check_number(sources, "sources")
+        self._check_apart([*([BASE] if base == BASE else []), *sources])
         found = [{"model": self.places[name], **_under("parameters", self._own(name, span))} for name in listed]
         shared = _under("parameters", self._shared(span, sources))
         return {**({} if base is None else {"base_model": self.places[base]}), "models": found, **shared}
@@ -84,7 +86,7 @@ class _Writer:
         recipe = self.recipe
         template = {} if recipe.chat_template is None else {"chat_template": recipe.chat_template}
         if recipe.tokens is None and recipe.pad_to_multiple_of is None:
-            if recipe.tokenizer == "base":
+            if recipe.tokenizer == "same":
                 return template
             return {"tokenizer_source": self._tokenizer(recipe.tokenizer), **template}
         tokens = {token: self._token(token) for token in recipe.tokens or {}}
@@ -95,7 +97,8 @@ class _Writer:
         }
 
     def _tokenizer(self, name: str) -> str:
-        return name if name in ("base", "union") else self.places[name]
+        """mergekit matches rows by token for `base` as we do; where all models have one vocabulary, nothing changes."""
+        return {"same": "base"}.get(name, name) if name in ("same", "base", "union") else self.places[name]
 
     def _token(self, token: str) -> dict[str, Any]:
         assert self.recipe.tokens is not None, "it is one of them"
@@ -122,6 +125,7 @@ class _Writer:
             if part.base is None:
                 raise InvalidInputError(f"slices[{number}].base", None, "layers of the base: mergekit needs them here")
             ranges = {BASE: part.base, **ranges}
+        self._check_apart(list(ranges))
         start = {"base_model": self.places[sources[0]]} if self.method.base == "end" and len(sources) == 2 else {}
         found = []
         for name, (first, last) in ranges.items():
@@ -234,6 +238,13 @@ class _Writer:
             if values != first:
                 raise InvalidInputError(self.reading.field("weight", source), "other weights", "equal weights")
 
+    def _check_apart(self, names: Sequence[str]) -> None:
+        """mergekit tells models apart by their places alone."""
+        for at, name in enumerate(names):
+            if self.places[name] in [self.places[other] for other in names[:at]]:
+                where = self.recipe.sources[name].location
+                raise InvalidInputError(f"sources.{name}.location", where, "models that differ from each other")
+
     def _check_number(self, sources: Sequence[str], field: str) -> None:
         least, most = self.method.least, self.method.most
         if self.method.base == "end":
@@ -291,17 +302,13 @@ def _check_rest(recipe: Recipe) -> None:
 
 
 def _places(recipe: Recipe, adapters: Collection[str] | None) -> dict[str, str]:
-    """Name of a source → how mergekit names the model."""
+    """Name of a source (`BASE`: the base) → how mergekit names the model."""
     base = _path(recipe.base, "base")
     places: dict[str, str] = {BASE: base}
     for name, ref in recipe.sources.items():
         path = _path(ref, f"sources.{name}")
         adapter = name in adapters if adapters is not None else (Path(ref.location) / "adapter_config.json").is_file()
-        place = f"{base}+{path}" if adapter else path
-        like_any = METHODS[recipe.merge.method].base == "input"  # the base may be merged, too
-        if place in {p for n, p in places.items() if n != BASE or not like_any}:
-            raise InvalidInputError(f"sources.{name}.location", ref.location, "models that differ from each other")
-        places[name] = place
+        places[name] = f"{base}+{path}" if adapter else path
     return places
 
 
