@@ -133,7 +133,10 @@ def plan(
         if key not in resolved:
             resolved[key] = _resolve(method, recipe, key[1], at.part, depth)
         jobs.append(_job(recipe, method, at, tensors[at.like], changed, resolved[key], architecture, depth))
-    return Plan(method, sources, tuple(jobs), recipe.seed)
+    found = Plan(method, sources, tuple(jobs), recipe.seed)
+    if found.measures == "model":
+        _check_same_sources(method, recipe)
+    return found
 
 
 def _job(
@@ -192,6 +195,15 @@ def _check_count(method: Method, recipe: Recipe, sources: tuple[str, ...]) -> No
             if part.base is None and not _baseless(method, recipe, len(part.sources)):
                 allowed = f"layers of the base: {method.name} of {len(part.sources)} source(s) needs it"
                 raise InvalidInputError(f"slices[{number}].base", None, allowed)
+
+
+def _check_same_sources(method: Method, recipe: Recipe) -> None:
+    """What is measured over a whole model needs all of it."""
+    parts = [(number, tuple(part.sources)) for number, part in enumerate(recipe.slices or ()) if part.sources]
+    for number, names in parts:
+        if names != parts[0][1]:
+            allowed = f"{list(parts[0][1])} as in the other slices: here {method.name} measures over the whole model"
+            raise InvalidInputError(f"slices[{number}].sources", list(names), allowed)
 
 
 def _baseless(method: Method, recipe: Recipe, num_sources: int) -> bool:

@@ -296,9 +296,8 @@ def _check_rules(recipe: Recipe, num_layers: int, modules: Mapping[str, str]) ->
 def _check_rest(recipe: Recipe) -> None:
     """Parts of a recipe that change the weights and that mergekit does not know."""
     for field in ("align", "calibration", "output"):
-        value = getattr(recipe, field, None)
-        if value not in (None, "model"):
-            raise InvalidInputError(field, field, "nothing: mergekit has no such step")
+        if getattr(recipe, field) is not None:
+            raise InvalidInputError(field, "a section", "none: mergekit has no such step")
 
 
 def _places(recipe: Recipe, adapters: Collection[str] | None) -> dict[str, str]:

@@ -187,6 +187,15 @@ def test_lists_that_a_config_only_implies_are_written_out() -> None:
         ("task_arithmetic", [{"sources": {"code": [0, 1]}}], "slices[0].base", "of 1 source(s) needs it"),
         ("slerp", [{"sources": {"code": [0, 1]}}], "slices[0].base", "layers of the base"),
         ("passthrough", [{"sources": {"code": [0, 1], "math": [0, 1]}}], "slices[0].sources", "1 source(s)"),
+        (
+            "ties",
+            [
+                {"base": [0, 1], "sources": {"code": [0, 1], "math": [0, 1]}},
+                {"base": [0, 0], "sources": {"math": [1, 1]}},
+            ],
+            "slices[1].sources",
+            "measures over the whole model",
+        ),
     ],
 )  # fmt: skip
 def test_slices_that_cannot_be_are_refused_by_field(
