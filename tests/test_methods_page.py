@@ -74,7 +74,7 @@ def test_papers_are_whole() -> None:
     for paper in papers():
         assert re.fullmatch(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\S+|https://\S+", paper.place), paper
         assert paper.authors, paper
-        assert 1980 < paper.year <= 2026, paper
+        assert 1900 < paper.year <= 2026, paper
         if paper.status != "working":
             assert paper.note, f"{paper.key} is {paper.status}: say what is missing or why"
 
