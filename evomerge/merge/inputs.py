@@ -62,7 +62,7 @@ class Inputs:
         if job.factored:
             return TensorWork(job, base, {}, factors=factors_of(job, self.sources), fresh=fresh)
         operands = {source: self._operand(source, job) for source in job.changed}
-        return TensorWork(job, base, operands, {} if job.copy else self.statistics(job), fresh=fresh)
+        return TensorWork(job, base, operands, {} if job.buffer else self.statistics(job), fresh=fresh)
 
     def shape(self, job: TensorJob) -> tuple[int, ...]:
         """The shape of a job's result, as it is stored."""
