@@ -243,6 +243,7 @@ def merge(
             cache=cli_calibrate.cache_of(),
         )  # fmt: skip
     cli_adapter.print_report(made)
+    cli_checks.print_vocabulary(made)
     out.print(f"merged model in {made}", highlight=False)
 
 

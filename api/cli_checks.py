@@ -62,6 +62,20 @@ def _print(report: Report) -> None:
         out.print("nothing speaks against these sources", highlight=False)
 
 
+def print_vocabulary(model: Path) -> None:
+    """One line about a merged vocabulary, where it is not simply that of all models."""
+    from evomerge.merge.sidecar import VOCABULARY
+
+    if not (model / VOCABULARY).exists():
+        return
+    found = json.loads((model / VOCABULARY).read_text(encoding="utf-8"))
+    added = ", ".join(repr(token) for token in list(found["added"])[:5])
+    lost = "".join(f"; {name} loses {len(tokens)}" for name, tokens in found["lost"].items())
+    more = f" ({added}{', …' if len(found['added']) > 5 else ''})" if added else ""
+    line = f"vocabulary: {found['tokens']} tokens in {found['rows']} rows, {len(found['added'])} added{more}{lost}"
+    out.print(line, highlight=False, markup=False)
+
+
 def cite(
     recipes: Annotated[list[Path], typer.Argument(help="Recipe files (YAML or JSON).")],
 ) -> None:

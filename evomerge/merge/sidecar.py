@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +11,18 @@ from typing import Any
 
 from evomerge.errors import CheckpointError
 from evomerge.merge.card import model_card
+from evomerge.merge.licence import licence_of
 from evomerge.merge.slices import sliced_config
 from evomerge.merge.template import write_template
 from evomerge.merge.union_tokenizer import write_union
-from evomerge.merge.vocabulary import BASE, Merged
+from evomerge.merge.vocabulary import BASE, Merged, report
 from evomerge.models.weights import read_json
 from evomerge.recipe.schema import Dtype, Recipe
 from evomerge.recipe.text import dump_yaml
 
+log = logging.getLogger(__name__)
+VOCABULARY = "vocabulary.json"
+"""Says where rows of tokens come from that not all models share."""
 COPIED = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model",
     "chat_template*", "generation_config.json",
@@ -48,6 +53,9 @@ def write_sidecar(
     Raises:
         CheckpointError: a file cannot be read or written.
     """
+    for name, place in ((BASE, base), *sources.items()):
+        if warning := licence_of(place).warning:
+            log.warning("%s (%s): %s", name, place.name, warning)
     try:
         donor = {BASE: base, **sources}[vocabulary.donor if vocabulary else BASE]
         for path in sorted({path for pattern in COPIED for path in donor.glob(pattern) if path.is_file()}):
@@ -61,6 +69,9 @@ def write_sidecar(
         (out / "config.json").write_text(text, encoding="utf-8")
         (out / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
         (out / "README.md").write_text(model_card(recipe, {BASE: base, **sources}), encoding="utf-8")
+        if vocabulary is not None:
+            found = report(vocabulary, (BASE, *sources))
+            (out / VOCABULARY).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot be written beside the weights: {error.strerror}") from error
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from evomerge.merge.card import model_card
+from evomerge.merge.execute import merge_to_directory
 from evomerge.merge.licence import front_matter
 from evomerge.merge.resolve import pin
 from evomerge.recipe.schema import Recipe
@@ -115,3 +116,11 @@ def test_real_models_are_pinned_first(tmp_path: Path, zoo: object) -> None:
     recipe = pin(zoo.recipe("linear", "code", "math"), Path())  # type: ignore[attr-defined]
 
     assert f"`{recipe.base.sha256[:16]}…`" in card_of(recipe, Path())  # type: ignore[index]
+
+
+def test_a_merge_warns_of_licences(zoo: object, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    merge_to_directory(zoo.recipe("linear", "code", "math"), tmp_path / "out", root=tmp_path)  # type: ignore[attr-defined]
+
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == ["base", "code", "math"]
+    assert "no licence is stated" in caplog.text
+    assert "## Licences: read before sharing" in (tmp_path / "out" / "README.md").read_text()

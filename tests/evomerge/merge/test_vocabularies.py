@@ -124,6 +124,9 @@ def test_a_union_has_the_new_tokens_and_keeps_the_bases_rows(zoo: Models, tmp_pa
     asked = tokenizer("<|user|> the cat <|end|>", return_tensors="pt")
     assert asked["input_ids"][0, 0] == len(base)
     assert torch.isfinite(model(asked["input_ids"]).logits).all()
+    said = json.loads((out / "vocabulary.json").read_text())
+    assert said["added"]["<|user|>"] == {"row": len(base), "from": ["chat"]}
+    assert (said["tokens"], said["lost"]) == (len(ids), {})
 
 
 def test_a_sources_own_vocabulary_can_be_taken(zoo: Models, tmp_path: Path) -> None:
