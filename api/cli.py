@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from api import cli_adapter, cli_calibrate, cli_checks, cli_import
-from api import cli_structure
+from api import cli_adapter, cli_calibrate, cli_checks, cli_import, cli_structure
 from api.progress import make_console
 from evomerge import __version__
 from evomerge.errors import EvomergeError, InvalidInputError
