@@ -6,7 +6,7 @@ UI_SOURCES := $(shell find api/ui -type f -not -path '*/node_modules/*' 2>/dev/n
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install ui browser demo demo-front zoo zoo-table serve fmt lint types test test-all ci lock clean
+.PHONY: help install ui browser demo demo-front zoo zoo-table serve methods fmt lint types test test-all ci lock clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -49,6 +49,9 @@ zoo-table: install ## score base, sources and known mixes on every skill's holdo
 
 serve: install ui ## start the service on http://127.0.0.1:8765/
 	$(BIN)/evomerge serve
+
+methods: install ## write docs/methods.md anew
+	$(BIN)/python scripts/methods_table.py
 
 fmt: install ## format
 	$(BIN)/ruff format .

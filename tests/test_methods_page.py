@@ -87,6 +87,35 @@ def test_a_citation_is_bibtex() -> None:
     assert paper.bibtex.endswith("url = {https://arxiv.org/abs/2306.01708}\n}")
 
 
+def test_papers_are_named_as_texts_cite_them() -> None:
+    short = {paper.key: paper.short for paper in papers()}
+
+    assert short["yadav2023ties"] == "Yadav et al. 2023"
+    assert short["matena2021fisher"] == "Matena and Raffel 2021"
+    assert short["karcher1977center"] == "Karcher 1977"
+    assert short["arcee2025fusion"] == "Arcee AI 2025"
+    assert short["fleshman2024readapt"] == "Fleshman and Van Durme 2024"
+    assert short["nouriborji2025mol"] == "Nouriborji et al. 2025"
+
+
+def test_a_method_s_papers_are_linked(table: ModuleType) -> None:
+    text = (
+        "after Yu et al. 2024, A: B, arXiv:2311.03099 (ours); Karcher 1977, C, doi:10.1/x; as in TIES, arXiv:2306.01708"
+    )
+
+    assert table._sources(text) == (
+        "[after Yu et al. 2024](https://arxiv.org/abs/2311.03099) (ours); [Karcher 1977](https://doi.org/10.1/x); "
+        "as in TIES, [arXiv:2306.01708](https://arxiv.org/abs/2306.01708)"
+    )
+
+
+def test_every_method_and_paper_is_on_the_page(table: ModuleType) -> None:
+    page = table.page()
+
+    assert [name for name in BUILT_IN if f"| `{name}`<br>" not in page] == []
+    assert [paper.key for paper in papers() if f"]({paper.link}) | {paper.status} |" not in page] == []
+
+
 def test_a_pipeline_cites_its_stages() -> None:
     found = cited([Merge(method="pipeline", pipeline=("trim", "sum"))])
 

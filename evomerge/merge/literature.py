@@ -28,7 +28,8 @@ class Paper:
     Attributes:
         key: of its BibTeX entry.
         title, year: as published first.
-        authors: full names in their order.
+        authors: full names in their order, as BibTeX reads them: surnames of several words before a comma, names that
+            are no person's in braces; `others` last where only some are known.
         place: `arXiv:…`, `doi:…` or an address.
         kind: what it offers: `data-free`, `calibration`, `search`, `dynamic`, `alignment`, `adapter`, `structure`,
             `finding`.
@@ -64,9 +65,27 @@ class Paper:
     @property
     def link(self) -> str:
         """Where it can be read."""
-        scheme, _, number = self.place.partition(":")
-        hosts = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
-        return hosts[scheme] + number if scheme in hosts else self.place
+        return link_to(self.place)
+
+    @property
+    def short(self) -> str:
+        """Authors and year, as a text cites it."""
+        first, *others = (_surname(author) for author in self.authors)
+        names = f"{first} and {others[0]}" if len(others) == 1 and others[0] != "others" else first
+        return f"{names}{' et al.' * (names == first and bool(others))} {self.year}"
+
+
+def _surname(author: str) -> str:
+    if author.startswith("{"):
+        return author.strip("{}")
+    return author.partition(",")[0] if "," in author else author.split()[-1]
+
+
+def link_to(place: str) -> str:
+    """The address of a `Paper.place`."""
+    scheme, _, number = place.partition(":")
+    hosts = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+    return hosts[scheme] + number if scheme in hosts else place
 
 
 @cache
