@@ -13,6 +13,9 @@ Floats = npt.NDArray[np.float64]
 
 _PARALLEL = 1e-13
 """sin² of the angle up to which two directions count as one: the inner products are not more exact."""
+_CANCELLED = 1e-7
+"""Length of a weighted sum of directions, over the sum of the weights' magnitudes, up to which it is rounding alone:
+the root of what is left of inner products that cancel."""
 
 
 def units(gram: Floats, least: float) -> tuple[Floats, Floats]:
@@ -49,11 +52,11 @@ def karcher(gram: Floats, weights: Floats, max_iter: int, tol: float) -> Floats:
     share = weights * usable / (weights * usable).sum()
     mean = share.copy()  # in coordinates: Σ mean[k]·u_k
     length = _length(mean, cosines)
-    mean = mean / length if length >= tol else np.eye(len(share))[int(np.argmax(usable))]
+    mean = mean / length if length >= max(tol, _CANCELLED) else np.eye(len(share))[int(np.argmax(usable))]
     for _ in range(max_iter):
         step = _tangent(mean, share, cosines, tol)
         length = _length(step, cosines)
-        if length < tol:
+        if length < tol or length == 0:
             break
         mean = math.cos(length) * mean + math.sin(length) / length * step
         mean = mean / _length(mean, cosines)
@@ -86,7 +89,7 @@ def normalised_mean(gram: Floats, weights: Floats, eps: float) -> Floats | None:
     if not norms.any():
         return np.zeros_like(weights)
     length = _length(weights, cosines)
-    if length < eps:
+    if length < max(eps, _CANCELLED * float(np.abs(weights).sum())):
         return None
     return float(weights @ norms) / length * weights / np.where(norms > 0, norms, np.inf)
 
