@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from evomerge.merge.calibration.entries import of_entries, of_whole
+from evomerge.merge.fused.measure import measured_of
+from evomerge.merge.fused.run import Fused, bits_of, fused, is_finite_bits
 from evomerge.merge.method import Block, Blocks
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.factors import Factors
@@ -193,17 +197,19 @@ def _whole(block: Block, work: TensorWork) -> Block:
     return replace(block, base=base, deltas=deltas, models=models, statistics=statistics)
 
 
-def measure_model(plan: Plan, works: Callable[[], Iterable[TensorWork]], device: torch.device) -> Mapping[str, float]:
+def measure_model(
+    plan: Plan, works: Callable[[], Iterable[TensorWork]], device: torch.device, threads: int = 1
+) -> Mapping[str, float]:
     """What the method measures over the whole model; `works` begins again at every call."""
-    return _measure(
-        plan,
-        lambda: (
-            b
-            for work in works()
-            if not work.job.buffer and work.job.per_source
-            for b in blocks_of(plan, work, {}, device)
-        ),
-    )
+
+    def taking_part() -> Iterator[TensorWork]:
+        return (work for work in works() if not work.job.buffer and work.job.per_source)
+
+    if device.type == "cpu":
+        found = measured_of(plan, taking_part, _read_bits, lambda span: _steps(span, device), threads)
+        if found is not None:
+            return found
+    return _measure(plan, lambda: (block for work in taking_part() for block in blocks_of(plan, work, {}, device)))
 
 
 def _measure(plan: Plan, blocks: Blocks) -> Mapping[str, float]:
@@ -249,6 +255,10 @@ def merged_pieces(
         return
     if measured is None:
         measured = measure_tensor(plan, work, device)
+    loop = fused(plan, work, measured, work.job.dtype, _read_bits) if device.type == "cpu" else None
+    if loop is not None:
+        yield from _fused_pieces(loop, plan, work, measured, place, span or (0, work.base.numel()))
+        return
     for block in blocks_of(plan, work, measured, device, span):
         merged = plan.method.merge(block)
         if work.job.transposed and plan.method.grain == "tensor":
@@ -262,10 +272,47 @@ def merged_pieces(
             yield block.offset + begin, piece
 
 
+def _fused_pieces(
+    loop: Fused,
+    plan: Plan,
+    work: TensorWork,
+    measured: Mapping[str, float],
+    place: Callable[[int, int], Tensor],
+    span: Span,
+) -> Iterator[tuple[int, Tensor]]:
+    device = torch.device("cpu")
+    for begin, end in _steps(span, device):
+        piece = place(begin, end)
+        if not loop.merge(begin, end, piece):
+            (block,) = blocks_of(plan, work, measured, device, (begin, end))
+            piece.copy_(plan.method.merge(block).reshape(-1))
+        if not is_finite_bits(bits_of(piece)):
+            check_finite(piece, work.job.name, "the merged model")
+        yield begin, piece
+
+
+def _read_bits(tensor: Tensor, fresh: Fresh | None, begin: int, end: int, into: npt.NDArray[np.uint16]) -> None:
+    """Entries of a bfloat16 tensor on the CPU, as they are.
+
+    Raises:
+        NonFiniteError: they are fresh and hold NaN or infinity.
+    """
+    if fresh is None:
+        np.copyto(into, tensor.view(-1)[begin:end].view(torch.int16).numpy().view(np.uint16))
+        return
+    fresh.place.read(2 * begin, into.data.cast("B"))
+    if fresh.whose is not None and not is_finite_bits(into):
+        check_finite(tensor, fresh.name, fresh.whose)
+
+
 def measure_tensor(plan: Plan, work: TensorWork, device: torch.device) -> Mapping[str, float]:
     """What the method measures over one tensor before it merges it."""
     if plan.method.measures(work.job.shared) != "tensor":
         return {}
+    if device.type == "cpu":
+        found = measured_of(plan, lambda: [work], _read_bits, lambda span: _steps(span, device), 1)
+        if found is not None:
+            return found
     return _measure(plan, lambda: blocks_of(plan, work, {}, device))
 
 

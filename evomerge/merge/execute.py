@@ -150,7 +150,7 @@ def _write(recipe: Recipe, todo: Plan, inputs: Inputs, at: Partial, asked: _Aske
     units = units_of(todo, [job for job in todo.jobs if job.name in missing], shapes, inputs.computed)
     resources = asked.resources(todo, units, shapes)
     check_disk(at.out, sum(shard.file_bytes for shard in shards if shard.file not in at.finished))
-    measured = _measured(todo, inputs, asked.device) if missing else None
+    measured = _measured(todo, inputs, asked) if missing else None
     with ShardWriter(at, shards) as writer:
         merge_units(todo, units, inputs, writer, resources, measured, progress)
     places = {name: source.path for name, source in inputs.sources.items()}
@@ -202,7 +202,7 @@ def _write_adapter(
 ) -> None:
     if todo.measures == "model":
         inputs = _with_folded(inputs, at.scratch)
-    measured = _measured(todo, inputs, asked.device)
+    measured = _measured(todo, inputs, asked)
     write_adapter(
         recipe,
         output,
@@ -216,11 +216,11 @@ def _write_adapter(
     )
 
 
-def _measured(todo: Plan, inputs: Inputs, device: torch.device) -> Mapping[str, float] | None:
+def _measured(todo: Plan, inputs: Inputs, asked: _Asked) -> Mapping[str, float] | None:
     if todo.measures != "model":
         return None
     with one_thread_a_kernel(), kept_memory():
-        return measure_model(todo, lambda: inputs.works(todo), device)
+        return measure_model(todo, lambda: inputs.works(todo), asked.device, asked.threads)
 
 
 def _with_folded(inputs: Inputs, scratch: Path) -> Inputs:

@@ -15,10 +15,12 @@ begins again."""
 Kept = Callable[[int], int]
 """Number of entries → how many of them are kept."""
 
-_LOW_BITS = 17
-_BINS = 1 << (31 - _LOW_BITS)
+LOW_BITS = 17
+_BINS = 1 << (31 - LOW_BITS)
 """Upper bits of a magnitude: exponent and 6 bits of the mantissa; the counts fit in a core's second-level cache."""
-_PENDING = 1 << 15
+_FEW = 1 << 14
+"""Entries that are put into order faster than they are counted."""
+_PENDING = 1 << 19
 """Entries of the one bin that matters that are kept before they are counted."""
 
 
@@ -61,7 +63,7 @@ def kth_largest(rows: Rows, kept: Mapping[str, Kept]) -> dict[str, float]:
     result = dict.fromkeys(kept, float("inf"))
     size, upper = _upper_counts(rows, list(kept))
     counts = {source: number for source, of in kept.items() if (number := of(size))}
-    bins = {source: _bin_of(upper[source], number) for source, number in counts.items()}
+    bins = {source: bin_of(upper[source], number) for source, number in counts.items()}
     for source, gathered in _inside_bins(rows, {source: high for source, (high, _) in bins.items()}).items():
         bits = gathered.largest(bins[source][1])
         result[source] = float(np.array(bits, dtype=np.uint32).view(np.float32))
@@ -101,15 +103,15 @@ def _upper_counts(rows: Rows, sources: Sequence[str]) -> tuple[int, dict[str, Te
         size += length
         for source in sources:
             if (block := values[source]) is not None:
-                upper[source] += torch.bincount(_bits(block) >> _LOW_BITS, minlength=_BINS).cpu()
+                upper[source] += torch.bincount(_bits(block) >> LOW_BITS, minlength=_BINS).cpu()
     for counts in upper.values():
         counts[0] += size - int(counts.sum())
     return size, upper
 
 
-def _inside_bins(rows: Rows, bins: Mapping[str, int]) -> dict[str, _Gathered]:
+def _inside_bins(rows: Rows, bins: Mapping[str, int]) -> dict[str, Gathered]:
     """Per source the entries under its upper bits."""
-    found = {source: _Gathered(high) for source, high in bins.items()}
+    found = {source: Gathered(high) for source, high in bins.items()}
     for _, values in rows():
         for source, high in bins.items():
             if (block := values[source]) is not None:
@@ -117,7 +119,7 @@ def _inside_bins(rows: Rows, bins: Mapping[str, int]) -> dict[str, _Gathered]:
     return found
 
 
-class _Gathered:
+class Gathered:
     """The magnitudes of one bin: as they come while they are few, counted by their lower bits when they are many."""
 
     def __init__(self, high: int) -> None:
@@ -134,11 +136,12 @@ class _Gathered:
 
     def largest(self, kept: int) -> int:
         """The bits of the `kept`-th largest; 0 beyond the last, for zeros that no tensor holds."""
-        if self._counts is not None:
+        if self._counts is not None or self._number > _FEW:
             self._count()
+            assert self._counts is not None
             if kept > int(self._counts.sum()):
                 return 0
-            return self._high << _LOW_BITS | _bin_of(self._counts, kept)[0]
+            return self._high << LOW_BITS | bin_of(self._counts, kept)[0]
         if kept > self._number:
             return 0
         found = torch.cat(self._pending).numpy()
@@ -146,10 +149,10 @@ class _Gathered:
 
     def _count(self) -> None:
         if self._counts is None:
-            self._counts = torch.zeros(1 << _LOW_BITS, dtype=torch.int64)
+            self._counts = torch.zeros(1 << LOW_BITS, dtype=torch.int64)
         if self._pending:
-            lower = torch.cat(self._pending) & ((1 << _LOW_BITS) - 1)
-            self._counts += torch.bincount(lower, minlength=1 << _LOW_BITS)
+            lower = torch.cat(self._pending) & ((1 << LOW_BITS) - 1)
+            self._counts += torch.bincount(lower, minlength=1 << LOW_BITS)
             self._pending.clear()
             self._number = 0
 
@@ -157,16 +160,16 @@ class _Gathered:
 def _inside(bits: Tensor, high: int) -> Tensor:
     """The bit patterns whose upper bits are `high`."""
     if bits.device.type != "cpu":
-        return bits[bits >> _LOW_BITS == high]
+        return bits[bits >> LOW_BITS == high]
     flat = bits.numpy()  # NumPy compares and compresses several times faster than torch on a CPU
-    return torch.from_numpy(np.compress(flat >> _LOW_BITS == high, flat))
+    return torch.from_numpy(np.compress(flat >> LOW_BITS == high, flat))
 
 
 def _bits(block: Tensor) -> Tensor:
     return block.abs().view(-1).view(torch.int32)
 
 
-def _bin_of(counts: Tensor, kept: int) -> tuple[int, int]:
+def bin_of(counts: Tensor, kept: int) -> tuple[int, int]:
     """The bin that holds the `kept`-th largest entry, and its rank within the bin."""
     above = counts.flip(0).cumsum(0)
     at = int(torch.searchsorted(above, kept))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_DRAWS_PER_COUNT = 8
+DRAWS_PER_COUNT = 8
 """32-bit numbers in one Philox-4x64 counter value."""
 _RESOLUTION = 2**32
 
@@ -88,7 +88,7 @@ def bernoulli(key: int, density: float, offset: int, length: int) -> Tensor:
 
 
 def _draws(key: int, offset: int, length: int) -> npt.NDArray[np.uint32]:
-    first, skipped = divmod(offset, _DRAWS_PER_COUNT)
+    first, skipped = divmod(offset, DRAWS_PER_COUNT)
     raw = np.random.Philox(key=key, counter=first).random_raw((skipped + length + 1) // 2)
     return raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + length]
 
@@ -132,8 +132,8 @@ def bernoulli_of(key: int, probabilities: Tensor, offset: int) -> Tensor:
     Returns:
         float32 tensor of 0 and 1, of the probabilities' shape, where they are.
     """
-    draws = _draws(key, offset, probabilities.numel()).astype(np.float64).reshape(tuple(probabilities.shape))
-    return (torch.from_numpy(draws).to(probabilities.device) < probabilities * _RESOLUTION).float()
+    drawn = _draws(key, offset, probabilities.numel()).astype(np.float64).reshape(tuple(probabilities.shape))
+    return (torch.from_numpy(drawn).to(probabilities.device) < probabilities * _RESOLUTION).float()
 
 
 def drop(delta: Tensor, keep: Tensor) -> Tensor:
