@@ -32,7 +32,8 @@ class State:
         merged: the merged task vector; None before a stage has added the deltas up.
         weights: source → its share where a mean divides by weights; 1 where a stage has set none.
         measured: what this stage has measured.
-        back: set by a stage that changes the basis: leads the merged task vector back; run right after the adding up.
+        back: set by stages that change the basis (`within`): leads the merged task vector back; run right after the
+            adding up.
     """
 
     block: Block
@@ -73,6 +74,21 @@ class State:
     def each(self, change: Callable[[str, Tensor], Tensor]) -> State:
         """Every delta changed by itself; `change` gets the source's name and δ, and returns new memory or δ itself."""
         return self.with_deltas({source: change(source, delta) for source, delta in self.deltas.items()})
+
+    def within(self, deltas: Mapping[str, Tensor], back: Callable[[Tensor], Tensor]) -> State:
+        """The task vectors in another basis.
+
+        Args:
+            deltas: in that basis.
+            back: leads what is merged there back to the basis that this state is in.
+        """
+        before = self.back
+        return replace(self, deltas=deltas, back=back if before is None else lambda merged: before(back(merged)))
+
+    def begun(self, source: str) -> Tensor | None:
+        """A source's task vector as the pipeline began with it, never in another basis; None where δ = 0."""
+        factors = self.block.factors.get(source)
+        return self.block.deltas.get(source) if factors is None else factors.product()
 
     def with_merged(self, merged: Tensor) -> State:
         """The same state with a merged task vector."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from evomerge.errors import InvalidInputError
 from evomerge.merge.method import Parameter
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.columns import changes, ranks, significant_shares
@@ -27,6 +28,9 @@ def _by_columns(state: State) -> State:
         return state.with_merged(state.zeros)
     if state.block.kind == "vector":
         return _by_entries(state)
+    if state.back is not None:
+        allowed = "before any stage that changes the basis: it compares columns with the base's"
+        raise InvalidInputError("merge.pipeline", "column_sum", allowed)
     by_rows = role_matches(state.block.role, _TABLES)
     moved = {s: _moved(state, s, by_rows=by_rows) for s in state.block.per_source}
     halves = [_shares(state, [_relative_ranks(moved[s][which]) for s in moved]) for which in (0, 1)]

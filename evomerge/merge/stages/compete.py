@@ -64,7 +64,7 @@ def _bounds(states: States) -> dict[str, float]:
             _same(state, "clip", weights.number(state.shared, "clip"), clip)
             parts = {s: state.deltas.get(s) for s in sources}
             lows, highs = ({name(s): x for s, x in parts.items()} for name in (_low, _high))
-            yield state.block.base.numel(), {**lows, **highs}
+            yield state.size, {**lows, **highs}
 
     low = {_low(s): partial(_kept_by_low, clip) for s in sources}
     return kth_largest(rows, low | {_high(s): partial(_kept_by_high, clip) for s in sources})
@@ -114,7 +114,7 @@ def _compete_measure(states: States) -> Mapping[str, float]:
             _same(state, "density", _densities(state), densities)
             scores = _scores(state, measured)
             tops = {f"top\x1f{s}": x for s, x in scores.items()}
-            yield state.block.base.numel(), {f"cut\x1f{s}": x for s, x in scores.items()} | tops
+            yield state.size, {f"cut\x1f{s}": x for s, x in scores.items()} | tops
 
     cuts = {f"cut\x1f{s}": partial(_kept_by_density, densities[s]) for s in sources}
     return measured | kth_values(rows, cuts | {f"top\x1f{s}": lambda size: 1 for s in sources})
@@ -133,7 +133,7 @@ def _rms(states: States) -> float:
     """Root of the mean square of all entries of all sources."""
     squares, count = 0.0, 0
     for state in states():
-        count += state.block.base.numel() * state.num_sources
+        count += state.size * state.num_sources
         squares += math.fsum(inner(delta, delta) for delta in state.deltas.values())
     return steady(math.sqrt(squares / count)) if count else 0.0
 

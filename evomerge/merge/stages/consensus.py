@@ -34,9 +34,9 @@ def _consensus(state: State) -> State:
 
     Both sides are differences from θ0 and from the merged model; a source that leaves the tensor alone needs nothing.
     """
-    count = state.zeros
-    for source, delta in state.block.deltas.items():
-        if delta is not None:
+    count = torch.zeros_like(state.sum)
+    for source in state.block.per_source:
+        if (delta := state.begun(source)) is not None:
             apart = torch.sub(state.sum, delta).abs_().mul_(weights.number(state.of(source), "mask_lambda"))
             count += torch.gt(delta.abs(), apart, out=apart)
     least = math.ceil(weights.number(state.shared, "min_count"))

@@ -58,7 +58,7 @@ def _energies(states: States) -> Mapping[str, float]:
     squares: dict[str, float] = {}
     size = 0
     for state in states():
-        size += state.block.base.numel()
+        size += state.size
         for source, delta in state.deltas.items():
             squares[source] = squares.get(source, 0.0) + inner(delta, delta)
     return {source: value / max(size, 1) for source, value in squares.items()}

@@ -66,7 +66,7 @@ def _energies(states: States) -> Mapping[str, float]:
         if unit is None or state.shared["level"] == "element":
             continue
         by = math.prod(state.block.shape) if state.shared["pool"] == "tensors" else 1
-        found[unit] = found.get(unit, 0.0) + state.block.base.numel()
+        found[unit] = found.get(unit, 0.0) + state.size
         for source in state.block.per_source:
             delta = state.deltas.get(source)
             energy = 0.0 if delta is None else inner(delta, delta) / max(by, 1)

@@ -68,7 +68,7 @@ def _exclusive_sum(state: State) -> State:
 def _masked(state: State) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
     """Entries begin to end of each source under its mask, some groups at a time, and the tail by itself."""
     sources, group = _order(state), round(weights.number(state.shared, "group"))
-    size = state.block.base.numel()
+    size = state.size
     for begin, end, length in _spans(size, group) if sources else ():
         parts = {s: state.deltas[s].reshape(-1)[begin:end] for s in sources}
         keeps = [_keep(state, s, length, group) for s in sources]

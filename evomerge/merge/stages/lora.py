@@ -15,7 +15,7 @@ def _core(state: State) -> State:
         return state
     core = core_space(factors)
     block = replace(state.block, deltas=core.cores)  # what rescaling compares with
-    return replace(state.with_deltas(core.cores), block=block, back=core.back)
+    return replace(state, block=block).within(core.cores, core.back)
 
 
 CORE = Stage(

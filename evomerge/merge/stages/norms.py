@@ -83,7 +83,7 @@ def _to_match(states: States) -> Mapping[str, float]:
     found: dict[str, float] = {}
     for state in states():
         scope, norm = str(state.shared["norm_scope"]), str(state.shared["match"])
-        parts = {MERGED: state.sum, **{s: state.block.deltas.get(s) for s in state.block.per_source}}
+        parts = {MERGED: state.sum, **{s: state.begun(s) for s in state.block.per_source}}
         for source, part in parts.items():
             key = _key(state, source, scope)
             found[key] = found.get(key, 0.0) + _part(part, norm)

@@ -54,7 +54,7 @@ def _ternary_measure(states: States) -> Mapping[str, float]:
     sums = dict.fromkeys(first.block.per_source, (0.0, 0.0))
     size = 0
     for state in states():
-        size += state.block.base.numel()
+        size += state.size
         for source, delta in state.deltas.items():
             a, b = parts_of(delta, thresholds[source])
             sums[source] = (sums[source][0] + a, sums[source][1] + b)
@@ -95,7 +95,7 @@ def _mean_magnitudes(states: States) -> Mapping[str, float]:
     sums: dict[str, float] = {}
     size = 0
     for state in states():
-        size += state.block.base.numel()
+        size += state.size
         for source, delta in state.deltas.items():
             sums[source] = sums.get(source, 0.0) + total(delta.abs())
     return {source: steady(value / max(size, 1)) for source, value in sums.items()}

@@ -39,7 +39,7 @@ def _norms(states: States) -> Mapping[str, float]:
     """‖Σ δ‖₁ of the task vectors that the pipeline began with, and ‖merged‖₁."""
     found = {_SUMMED: 0.0, _MERGED: 0.0}
     for state in states():
-        deltas = [delta for delta in state.block.deltas.values() if delta is not None]
+        deltas = [delta for s in state.block.per_source if (delta := state.begun(s)) is not None]
         found[_SUMMED] += total(sum_of(deltas).abs_()) if deltas else 0.0
         found[_MERGED] += total(state.sum.abs())
     return found

@@ -92,7 +92,7 @@ def _selection(states: States) -> Mapping[str, float]:
         for state in states():
             if (found := weights.number(state.shared, "select_topk")) != share:
                 raise InvalidInputError("select_topk", found, f"one share with scope: global (elsewhere {share})")
-            yield state.block.base.numel(), {"variance": _variance(state)}
+            yield state.size, {"variance": _variance(state)}
 
     return kth_largest(rows, {"variance": lambda size: int(positive * share)})
 
@@ -110,7 +110,7 @@ def _sizes(states: States) -> Mapping[str, float]:
     squares: dict[str, float] = {}
     size = 0
     for state in states():
-        size += state.block.base.numel()
+        size += state.size
         for source, delta in state.deltas.items():
             squares[source] = squares.get(source, 0.0) + inner(delta, delta)
     return {source: math.sqrt(value / max(size, 1)) for source, value in squares.items()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -175,7 +174,7 @@ def _centre(state: State) -> State:
         share = weights.number(state.shared, "anchor_scale")
     anchor = sum_of(list(state.deltas.values())).mul_(share)
     moved = {s: state.deltas[s] - anchor if s in state.deltas else -anchor for s in state.block.per_source}
-    return replace(state.with_deltas(moved), back=lambda merged: merged + anchor)
+    return state.within(moved, lambda merged: merged + anchor)
 
 
 def _joint_svd(state: State) -> State:
@@ -194,10 +193,10 @@ def _joint_svd(state: State) -> State:
     directions, values = bases[str(direction)]
     basis = directions[:, : int((values > tolerance * values[:1]).sum())]
     if direction == "horizontal":
-        turned = state.each(lambda source, delta: basis.t() @ delta)
-        return replace(turned, back=lambda merged: basis @ merged)
-    turned = state.each(lambda source, delta: basis.t() @ delta.t())
-    return replace(turned, back=lambda merged: (basis @ merged).t())
+        turned = {source: basis.t() @ delta for source, delta in state.deltas.items()}
+        return state.within(turned, lambda merged: basis @ merged)
+    turned = {source: basis.t() @ delta.t() for source, delta in state.deltas.items()}
+    return state.within(turned, lambda merged: (basis @ merged).t())
 
 
 def _trim_units(state: State) -> State:

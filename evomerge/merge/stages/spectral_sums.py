@@ -110,13 +110,18 @@ def _leading(state: State) -> list[spectral.Svd]:
     return [spectral.svd(delta, count=count) for delta in deltas]
 
 
+def _length(state: State) -> int:
+    """Singular values that a task vector has here."""
+    return min(next(iter(state.deltas.values())).shape)
+
+
 def _pool(state: State) -> State:
     """Δ = Σ σ u vᵀ over the largest components of all sources together."""
     if not is_matrix(state) or not state.deltas:
         return other(state)
     parts = stacked([spectral.svd(delta) for delta in state.deltas.values()])
     share = weights.number(state.shared, "pool_share") or 1 / state.num_sources
-    count = max(1, int(share * state.num_sources * min(state.block.base.shape) + 1e-9))
+    count = max(1, int(share * state.num_sources * _length(state) + 1e-9))
     if count >= len(parts.values):
         return state.with_merged(parts.matrix)
     least = parts.values.sort(descending=True, stable=True).values[count - 1]
@@ -128,7 +133,7 @@ def _common_and_own(state: State) -> State:
     """Δ = σ̄ polar(U) polar(V)ᵀ: leading directions of the sum, and of what each source has beside them."""
     if not is_matrix(state) or not state.deltas:
         return other(state)
-    size, sources = min(state.block.base.shape), state.num_sources
+    size, sources = _length(state), state.num_sources
     own = round((size - int(weights.number(state.shared, "common_share") * size + 1e-9)) / sources)
     total = _times(state, 1.0)
     # where the sum's rank ends early, there is nothing more to have in common
