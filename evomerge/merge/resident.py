@@ -22,10 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.errors import ArchitectureError, InvalidInputError
 from evomerge.merge.blocks import Operand, TensorWork, measure_model, merge_into
+from evomerge.merge.calibration.dependent import DEPENDENT, dependent_statistics
 from evomerge.merge.calibration.entries import Found
-from evomerge.merge.calibration.kinds import MERGED_GRAM
 from evomerge.merge.calibration.provider import Model, Provider
-from evomerge.merge.calibration.sequential import sequential_statistics
 from evomerge.merge.engine import one_thread_a_kernel
 from evomerge.merge.execute import merge_to_directory
 from evomerge.merge.factored import factors_of, with_factors
@@ -118,12 +117,12 @@ class Resident:
         if not todo.method.requires:
             return lambda job: {}
         models = {name: self._calibrated(at) for name, at in resident.items()}
-        if MERGED_GRAM in todo.method.requires:
+        if todo.method.requires & DEPENDENT:
 
             def work_of(job: TensorJob) -> TensorWork:
                 return self._work(job, resident, lambda job: {})
 
-            return sequential_statistics(self._provider, recipe, todo, work_of, models)
+            return dependent_statistics(self._provider, recipe, todo, work_of, models)
         return self._provider.statistics(todo.method.name, todo.method.requires, recipe.calibration, models).of
 
     @cached_property

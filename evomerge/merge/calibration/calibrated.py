@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from evomerge.merge.calibration.kinds import MERGED_GRAM
+from evomerge.merge.calibration.dependent import DEPENDENT, dependent_statistics
 from evomerge.merge.calibration.provider import Model, Progress, Provider
-from evomerge.merge.calibration.sequential import sequential_statistics
 from evomerge.merge.inputs import Inputs
 from evomerge.merge.methods import method_of
 from evomerge.merge.plan import plan
@@ -48,8 +47,8 @@ def calibrated(
         name: Model(recipe.sources[name].sha256 or content_hash(source.path), source)
         for name, source in inputs.sources.items()
     }
-    if MERGED_GRAM in method.requires:
+    if method.requires & DEPENDENT:
         todo = plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed)
-        return replace(inputs, statistics=sequential_statistics(provider, recipe, todo, inputs.work, models))
+        return replace(inputs, statistics=dependent_statistics(provider, recipe, todo, inputs.work, models))
     statistics = provider.statistics(method.name, method.requires, recipe.calibration, models)
     return replace(inputs, statistics=statistics.of)

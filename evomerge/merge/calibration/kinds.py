@@ -10,8 +10,15 @@ from evomerge.errors import InvalidInputError
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.schema import Recipe
 
-Per = Literal["entry", "matrix", "layer", "model"]
-"""What one statistic belongs to: every entry of a tensor; a linear map; a layer; the whole model."""
+Per = Literal["entry", "matrix", "layer", "model", "tensor"]
+"""What one statistic belongs to: every entry of a tensor; a linear map; a layer; the whole model; a tensor."""
+
+WEIGHTS, COLUMNS, GATES = "learned_weights", "learned_columns", "learned_gates"
+CHUNKS, MASK, CONVEX = "learned_chunks", "learned_mask", "learned_convex_weights"
+LEARNED = frozenset({WEIGHTS, COLUMNS, GATES, CHUNKS, MASK, CONVEX})
+"""Coefficients that are learned by gradients, which depend on a recipe's parameters."""
+ALL = ""
+"""In place of a source's name: a learned mask that all sources share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,12 @@ KINDS: dict[str, Kind] = {
         Kind("loss", "mean over items of the negative log-likelihood per token; one number", "model"),
         Kind("logit_distance", "mean distance of logits to each source's own on that source's items; one number a "
              "source", "model", items="all"),
+        Kind(WEIGHTS, "learned coefficient of a task vector; one number", "tensor", gradients=True),
+        Kind(COLUMNS, "learned coefficients of a model's columns; (in)", "tensor", gradients=True),
+        Kind(GATES, "learned coefficients of a task vector's columns; (in)", "tensor", gradients=True),
+        Kind(CHUNKS, "learned coefficients of a task vector's chunks; (chunks)", "tensor", gradients=True),
+        Kind(MASK, "learned mask over all task vectors, and a coefficient a source", "tensor", gradients=True),
+        Kind(CONVEX, "convex weight of a model found by Frank-Wolfe; one number", "tensor", gradients=True),
     )
 }  # fmt: skip
 

@@ -27,6 +27,7 @@ from evomerge.merge.methods import (
     interference,
     karcher,
     layerwise,
+    learned,
     lego,
     linear,
     lines,
@@ -89,6 +90,7 @@ FAMILIES = (
     layerwise,
     spectral,
     interference,
+    learned,
 )
 
 

@@ -13,6 +13,7 @@ from evomerge.merge.stages import (
     gaps,
     informed_masks,
     interference,
+    learned,
     lora,
     norms,
     pick,
@@ -53,6 +54,7 @@ STAGES: dict[str, Stage] = {
         spectral,
         spectral_sums,
         interference,
+        learned,
     )
     for stage in module.STAGES
 }
