@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from evomerge.merge.blocks import Operand, TensorWork, measure_model, merge_into
 from evomerge.merge.calibration.dependent import DEPENDENT, dependent_statistics
 from evomerge.merge.calibration.entries import Found
 from evomerge.merge.calibration.provider import Model, Provider
-from evomerge.merge.engine import one_thread_a_kernel
+from evomerge.merge.engine import kept_memory, one_thread_a_kernel
 from evomerge.merge.execute import merge_to_directory
 from evomerge.merge.factored import factors_of, with_factors
 from evomerge.merge.folded import exclusive, folded
@@ -90,11 +90,17 @@ class Resident:
         statistics = self._statistics(recipe, todo, resident)
         works = {job.name: self._work(job, resident, statistics) for job in todo.jobs}
         measured = self._measured(todo, works)
-        alone = one_thread_a_kernel() if todo.method.grain == "tensor" else nullcontext()  # as a merge to files does
-        with torch.no_grad(), alone:
-            for job in todo.jobs:
-                self._materialize(job, works[job.name], todo, measured)
+        threads = self._threads if todo.method.grain == "entry" else 1  # whole tensors take memory, one at a time
+        with one_thread_a_kernel(), kept_memory(), ThreadPoolExecutor(threads, "materialize") as pool:
+            for _ in pool.map(lambda job: self._materialize(job, works[job.name], todo, measured), todo.jobs):
+                pass
 
+    @property
+    def _threads(self) -> int:
+        """Tensors at a time: as many as the threads that this process gives to one kernel of torch."""
+        return torch.get_num_threads() if self._device.type == "cpu" else 1
+
+    @torch.no_grad()
     def _materialize(self, job: TensorJob, work: TensorWork, todo: Plan, measured: Mapping[str, float] | None) -> None:
         as_base = job.copy and job.theta0 == job.name
         if job.name not in self._live or (as_base and job.name not in self._dirty):
@@ -105,7 +111,11 @@ class Resident:
             self._dirty.discard(job.name)
 
     def _measured(self, todo: Plan, works: Mapping[str, TensorWork]) -> Mapping[str, float] | None:
-        return measure_model(todo, lambda: works.values(), self._device) if todo.measures == "model" else None
+        if todo.measures != "model":
+            return None
+        threads = self._threads
+        with one_thread_a_kernel(), kept_memory():
+            return measure_model(todo, lambda: works.values(), self._device, threads)
 
     def _source(self, at: str | None) -> Source | None:
         return None if at is None else self._inputs.sources[at]
@@ -148,7 +158,7 @@ class Resident:
         operands = {name: self._operand(resident[name], job.tensor_of(name), job.theta0) for name in job.changed}
         theta0 = job.theta0
         base = self._base[theta0] if theta0 is not None else operands[job.changed[0]].tensor
-        return TensorWork(job, base, operands, {} if job.copy else statistics(job))
+        return TensorWork(job, base, operands, {} if job.buffer else statistics(job))
 
     def _operand(self, source: str | None, tensor: str, theta0: str | None) -> Operand:
         """A resident source's tensor; the base's own where the source (None: it is the base) leaves it alone."""
