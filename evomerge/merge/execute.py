@@ -18,6 +18,7 @@ from evomerge.merge.adapter_output import write_adapter
 from evomerge.merge.blocks import measure_model
 from evomerge.merge.budget import Shapes, Unit, check_memory, promised, units_of
 from evomerge.merge.calibration.calibrated import calibrated
+from evomerge.merge.device import device_named
 from evomerge.merge.engine import Progress, Resources, kept_memory, merge_units, one_thread_a_kernel
 from evomerge.merge.factored import with_factors
 from evomerge.merge.fingerprint import check_circle, fingerprint
@@ -76,10 +77,14 @@ def merge_to_directory(
         CheckpointError: files are missing, corrupt or cannot be written, or another merge is writing `out`.
         ArchitectureError, NonFiniteError: see there. No error leaves anything behind; a kill leaves what is finished.
     """
+    _check_free(out)
+    asked = _Asked(threads or usable_cores(), memory, device_named(device), cache)
+    return _build(pin(recipe, root) if check_hashes else recipe, out, root, asked, progress, ())
+
+
+def _check_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInputError("out", str(out), "a directory that does not exist yet or is empty")
-    asked = _Asked(threads or usable_cores(), memory, _device(device), cache)
-    return _build(pin(recipe, root) if check_hashes else recipe, out, root, asked, progress, ())
 
 
 def usable_cores() -> int:
@@ -100,18 +105,6 @@ class _Asked:
         memory = self.memory if self.memory is not None else max(promised(todo, shapes), *(u.memory for u in units), 0)
         check_memory(todo, units, memory)
         return Resources(self.threads, memory, self.device)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InvalidInputError("device", name, "cpu or cuda") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InvalidInputError("device", name, f"cpu: this machine has {torch.cuda.device_count()} CUDA devices")
-    if device.type not in ("cpu", "cuda"):
-        raise InvalidInputError("device", name, "cpu or cuda")
-    return device
 
 
 def _build(
@@ -163,7 +156,15 @@ def _laid_out(recipe: Recipe, todo: Plan, inputs: Inputs) -> tuple[Shapes, tuple
     return shapes, lay_out([Entry(job.name, job.dtype, shapes[job.name]) for job in todo.jobs], recipe.shard_bytes)
 
 
-def foresee(recipe: Recipe, out: Path, *, root: Path, threads: int | None = None, memory: int | None = None) -> Outlook:
+def foresee(
+    recipe: Recipe,
+    out: Path,
+    *,
+    root: Path,
+    threads: int | None = None,
+    memory: int | None = None,
+    device: str = "cpu",
+) -> Outlook:
     """What `merge_to_directory` would do; nothing is merged or written.
 
     A source that is a recipe is taken to be as large as its base.
@@ -171,7 +172,8 @@ def foresee(recipe: Recipe, out: Path, *, root: Path, threads: int | None = None
     Raises:
         InvalidInputError, CheckpointError, ArchitectureError: as `merge_to_directory`, but no weights are looked at.
     """
-    asked = _Asked(threads or usable_cores(), memory, torch.device("cpu"), None)
+    _check_free(out)
+    asked = _Asked(threads or usable_cores(), memory, device_named(device), None)
     return _foreseen(recipe, out, root, asked, ())
 
 
