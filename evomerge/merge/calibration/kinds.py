@@ -81,13 +81,17 @@ def check(method: str, requires: frozenset[str], recipe: Recipe) -> None:
 
     Raises:
         InvalidInputError: no calibration section, or none of its fields covers a source; sources that are aligned or
-            get another vocabulary first: statistics are of the models as they are stored; names the field.
+            get another vocabulary first: statistics are of the models as they are stored; learned coefficients beside
+            other statistics; names the field.
     """
     if requires and recipe.align:
         raise InvalidInputError("align", sorted(recipe.align), f"nothing: method {method} reads statistics of sources")
     if requires and recipe.tokenizer not in ("same", "base"):
         allowed = f"same: method {method} reads statistics of models, whose entries are in the models' own vocabulary"
         raise InvalidInputError("tokenizer", recipe.tokenizer, allowed)
+    if requires & LEARNED and requires - LEARNED:
+        allowed = "no other stage that reads statistics beside one whose coefficients are learned"
+        raise InvalidInputError("merge.pipeline", list(recipe.merge.pipeline or ()), allowed)
     check_items(method, requires, recipe.calibration, recipe.sources)
 
 

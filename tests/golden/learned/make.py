@@ -34,7 +34,7 @@ def taken(path: Path, *wanted: str, **names: Any) -> SimpleNamespace:
     }  # fmt: skip
     kinds = ast.FunctionDef | ast.ClassDef
     nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, kinds) and n.name in wanted]
-    exec(compile(ast.fix_missing_locations(ast.Module(nodes, [])), "theirs", "exec"), found)
+    exec(compile(ast.fix_missing_locations(ast.Module(list[ast.stmt](nodes), [])), "theirs", "exec"), found)
     return SimpleNamespace(**{name: found[name] for name in wanted})
 
 

@@ -87,7 +87,8 @@ def _atoms(
         nothing = torch.zeros_like(block.base)
         shared = {name: neutral.get(name, value) for name, value in block.shared.items()}
         for source, vectors in parts.items():
-            alone = replace(block, base=nothing, shared=shared, statistics=unit(work.job, source))
+            ones = {s: {k: t.to(nothing) for k, t in own.items()} for s, own in unit(work.job, source).items()}
+            alone = replace(block, base=nothing, shared=shared, statistics=ones)
             vectors.append(todo.method.merge(alone).reshape(-1).to(base))
     whole = {source: torch.cat(pieces).view(shape) for source, pieces in parts.items()}
     return Atoms(work.job, base.detach().t() if turned else base.detach(), whole, turned)

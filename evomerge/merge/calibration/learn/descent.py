@@ -71,6 +71,7 @@ def descend(
     optimizer = Steps(adam, gates.parameters)
     for step in range(steps):
         batches = {s: items.batch(own, step, batch, seed) for s, own in problem.samples.items()}
+        gates.at(step)
         backward(problem, gates, batches)
         optimizer.step()
         done()

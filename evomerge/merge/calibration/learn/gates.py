@@ -29,6 +29,9 @@ class Gates(Protocol):
     def parameters(self) -> Sequence[Tensor]:
         """What an optimizer moves."""
 
+    def at(self, step: int) -> None:
+        """Draw what a step (from 0) draws, where anything is drawn."""
+
     def weights(self, name: str) -> Tensor:
         """A tensor under the coefficients as they are, in the orientation that the model holds; differentiable."""
 
@@ -44,7 +47,14 @@ def raw(values: Tensor) -> Tensor:
     return values.clone().requires_grad_()
 
 
-class Shares:
+class _Certain:
+    """Coefficients without a draw."""
+
+    def at(self, step: int) -> None:
+        """Nothing."""
+
+
+class Shares(_Certain):
     """One coefficient in [0, 1] a source and tensor, or a source: θ0 + Σ λ δ (AdaMerging)."""
 
     def __init__(self, atoms: Mapping[str, Atoms], start: Start, *, one_a_source: bool) -> None:
@@ -75,7 +85,7 @@ class Shares:
             yield source, name, parameter.detach().clamp(0, 1)
 
 
-class Chunks:
+class Chunks(_Certain):
     """One coefficient in (0, 1) a source and chunk of a tensor's entries in order: σ(z) (Expert Merging).
 
     Args:
@@ -117,7 +127,7 @@ class Chunks:
             yield source, name, parameter.detach().sigmoid()
 
 
-class Columns:
+class Columns(_Certain):
     """One coefficient a source and input of a linear map: c ⊙ along the columns (DAM, ZipLoRA).
 
     Args:

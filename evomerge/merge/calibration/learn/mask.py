@@ -38,6 +38,10 @@ class Mask:
         self._step = 0
         self.parameters: Sequence[Tensor] = list(self._raw.values())
 
+    def at(self, step: int) -> None:
+        """The noise of this step from here on."""
+        self._step = step
+
     def weights(self, name: str) -> Tensor:
         """With the draw of this step."""
         found, x = self._atoms[name], self._raw[name]
@@ -56,8 +60,7 @@ class Mask:
         return u.logit().to(x.device)
 
     def penalty(self) -> None:
-        """None; the draw of this step has been used."""
-        self._step += 1
+        """None."""
 
     def learned(self) -> Learned:
         """σ(x) / mean σ(x), and every source's λ; (1,)."""

@@ -14,7 +14,9 @@ from torch import Tensor
 from evomerge.errors import InvalidInputError
 from evomerge.merge.calibration.learn.student import Student
 from evomerge.merge.execute import merge_to_directory
+from evomerge.merge.methods import METHODS
 from evomerge.merge.resident import Resident
+from evomerge.merge.stages import STAGES
 from evomerge.recipe.schema import Merge, Recipe, Rule
 
 FEW: dict[str, dict[str, Any]] = {
@@ -197,7 +199,7 @@ def loss(herd: Any, found: Mapping[str, Tensor], name: str) -> float:
 @pytest.mark.parametrize("method", FEW)
 def test_what_is_learned_lowers_the_loss_of_the_merged_model(herd: Any, method: str, tmp_path: Path) -> None:
     before = merged(asked(herd, method, "a", "b", steps=0.0), tmp_path / "before")
-    after = merged(asked(herd, method, "a", "b", steps=15.0, batch=3.0), tmp_path / "after")
+    after = merged(asked(herd, method, "a", "b", steps=8.0), tmp_path / "after")
 
     assert loss(herd, after, LOSSES[method]) < loss(herd, before, LOSSES[method])
 
@@ -328,3 +330,27 @@ def test_a_pipeline_may_end_in_learned_coefficients(herd: Any, tmp_path: Path) -
     second = merged(recipe.model_copy(update={"merge": named}), tmp_path / "named")
 
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_other_statistics_beside_learned_coefficients_are_refused(herd: Any, tmp_path: Path) -> None:
+    reading = [name for name, stage in STAGES.items() if stage.requires and stage.kind not in ("aggregate", "post")]
+    chain = Merge(method="pipeline", pipeline=(reading[0], "learned_sum"))
+
+    with pytest.raises(InvalidInputError, match=r"merge\.pipeline: .*no other stage that reads statistics"):
+        merged(herd.recipe("adamerging", "a", "b").model_copy(update={"merge": chain}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", ["adamerging", "dam", "expert_merging", "concrete", "fw_merging"])
+def test_learning_in_half_precision(herd: Any, method: str, tmp_path: Path) -> None:
+    """Models run in bfloat16; coefficients are float32 all the same, and near those of float32."""
+    kind = next(iter(METHODS[method].requires))
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        recipe = herd.recipe(method, "a", "b", parameters={"steps": 3.0, "batch": 2.0, **FEW[method]},
+                             calibration={"dtype": dtype})  # fmt: skip
+        merged(recipe, tmp_path / dtype, tmp_path / f"cache {dtype}")
+        found[dtype] = learned(tmp_path / f"cache {dtype}", kind)
+
+    apart = [(found["bfloat16"][n] - c).abs().mean() for n, c in found["float32"].items()]
+    assert all(c.dtype == torch.float32 for c in found["bfloat16"].values())
+    assert float(torch.stack(apart).mean()) < 0.15
