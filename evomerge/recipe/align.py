@@ -33,7 +33,7 @@ class AlignByWeights(_Frozen):
     """
 
     method: Literal["weights"]
-    units: tuple[Units, ...] = ("mlp", "attention")
+    units: tuple[Units, ...] = Field(default=("mlp", "attention"), min_length=1)
 
 
 class AlignByActivations(_Frozen):
@@ -49,7 +49,7 @@ class AlignByActivations(_Frozen):
     """
 
     method: Literal["activations"]
-    units: tuple[Literal["mlp", "attention"], ...] = ("mlp", "attention")
+    units: tuple[Literal["mlp", "attention"], ...] = Field(default=("mlp", "attention"), min_length=1)
     items: FileRef
     tokens: int = Field(default=2048, ge=1)
 
@@ -70,7 +70,7 @@ class AlignByTransport(_Frozen):
     """
 
     method: Literal["transport"]
-    units: tuple[Units, ...] = ("mlp", "attention")
+    units: tuple[Units, ...] = Field(default=("mlp", "attention"), min_length=1)
     cost: Literal["weights", "activations"] = "weights"
     solver: Literal["emd", "sinkhorn"] = "emd"
     reg: float = Field(default=0.06, gt=0)

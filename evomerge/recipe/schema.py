@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -19,7 +20,32 @@ from evomerge.recipe.output import Output
 from evomerge.recipe.slices import Slice
 from evomerge.recipe.tokens import TokenRule
 
+RESERVED = ("base", "union", "same")
+"""No names of sources: where a recipe names a model or a vocabulary they mean something else."""
+
+
+class WrongFieldError(ValueError):
+    """A check across fields found which one is wrong.
+
+    Args:
+        path: of the field, from the model whose check it is.
+        value: what it holds.
+        allowed: what would be accepted, in words.
+    """
+
+    def __init__(self, path: tuple[str | int, ...], value: object, allowed: str) -> None:
+        self.path, self.value, self.allowed = path, value, allowed
+        super().__init__(f"{'.'.join(map(str, path))}: got {value!r}; expected {allowed}")
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"another name: {', '.join(RESERVED)} mean something else in a recipe")
+    return name
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+SourceName = Annotated[Name, AfterValidator(_not_reserved)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Knots = Annotated[tuple[float, ...], Field(min_length=1)]
@@ -70,6 +96,14 @@ class ModelRef(_Frozen):
     revision: str | None = None
     sha256: Sha256 | None = None
 
+    @model_validator(mode="after")
+    def _revision_of_the_hub(self) -> ModelRef:
+        if self.revision is not None and not self.location.startswith("hub:"):
+            raise WrongFieldError(
+                ("revision",), self.revision, "none: only models of the hub (hub:OWNER/NAME) have one"
+            )
+        return self
+
 
 class Rule(_Frozen):
     """Narrows parameters to layers, roles or one source. Later rules win over earlier ones.
@@ -110,7 +144,10 @@ class Merge(_Frozen):
     @model_validator(mode="after")
     def _stages_for_a_pipeline(self) -> Merge:
         if (self.method == "pipeline") != bool(self.pipeline):
-            raise ValueError(f"stages in `pipeline` with method 'pipeline' and only there; method is {self.method!r}")
+            stages = None if self.pipeline is None else list(self.pipeline)
+            raise WrongFieldError(
+                ("pipeline",), stages, f"stages with method 'pipeline' and only there, not with {self.method!r}"
+            )
         return self
 
 
@@ -134,13 +171,13 @@ class Recipe(_Frozen):
 
     schema_: Literal["evomerge.recipe/1"] = Field(default="evomerge.recipe/1", alias="schema")
     base: ModelRef
-    sources: Annotated[dict[Name, ModelRef], AfterValidator(_by_name)] = Field(min_length=1)
+    sources: Annotated[dict[SourceName, ModelRef], AfterValidator(_by_name)] = Field(min_length=1)
     merge: Merge
     align: dict[Name, Align] | None = Field(default=None, min_length=1)
     calibration: Calibration | None = None
     slices: tuple[Slice, ...] | None = Field(default=None, min_length=1)
     tokenizer: str = "same"
-    tokens: dict[str, TokenRule] | None = Field(default=None, min_length=1)
+    tokens: dict[Annotated[str, StringConstraints(min_length=1)], TokenRule] | None = Field(default=None, min_length=1)
     pad_to_multiple_of: int | None = Field(default=None, ge=1)
     chat_template: str | None = Field(default=None, min_length=1)
     output: Output | None = None
@@ -151,20 +188,28 @@ class Recipe(_Frozen):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:
-        for where, names in (
-            ("merge.sources", list(self.merge.sources)),
-            ("align", list(self.align or {})),
-            ("merge.rules", [r.source for r in self.merge.rules if r.source is not None]),
-            ("slices", [name for part in self.slices or () for name in part.sources]),
-            ("tokenizer", [self.tokenizer] if self.tokenizer not in ("same", "base", "union") else []),
-            ("tokens", [r.model for r in (self.tokens or {}).values() if r.model not in (None, "base")]),
-            ("calibration.sources", list(self.calibration.sources) if self.calibration else []),
-            ("calibration.moments", list(self.calibration.moments) if self.calibration else []),
-        ):
-            for name in names:
-                if name not in self.sources:
-                    raise ValueError(f"{where} names source {name!r}; the recipe's sources are {sorted(self.sources)}")
+        for path, name in self._named():
+            if name not in self.sources:
+                raise WrongFieldError(path, name, f"one of the recipe's sources: {', '.join(self.sources)}")
         return self
+
+    def _named(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Where sources are named, and how."""
+        yield from ((("merge", "sources", name), name) for name in self.merge.sources)
+        for number, rule in enumerate(self.merge.rules):
+            if rule.source is not None:
+                yield ("merge", "rules", number, "source"), rule.source
+        yield from ((("align", name), name) for name in self.align or ())
+        for number, part in enumerate(self.slices or ()):
+            yield from ((("slices", number, "sources", name), name) for name in part.sources)
+        if self.tokenizer not in RESERVED:
+            yield ("tokenizer",), self.tokenizer
+        for token, asked in (self.tokens or {}).items():
+            if asked.model not in (None, "base"):
+                yield ("tokens", token, "model"), asked.model
+        if self.calibration is not None:
+            yield from ((("calibration", "sources", name), name) for name in self.calibration.sources)
+            yield from ((("calibration", "moments", name), name) for name in self.calibration.moments)
 
     def canonical(self) -> dict[str, Any]:
         """What decides the weights, JSON-ready: locations only where no hash pins the content."""

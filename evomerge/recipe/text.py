@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from evomerge.errors import InvalidInputError
 from evomerge.recipe.document import Document, DocumentPath, dump_json_data, dump_yaml_data, parse_yaml, read_document
-from evomerge.recipe.schema import Recipe
+from evomerge.recipe.schema import Recipe, WrongFieldError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -29,8 +29,6 @@ _EXPECTED = {
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
 }
 
 
@@ -127,7 +125,7 @@ def _first_error(
     others = len(dict.fromkeys(paths)) - 1
     if others:
         allowed += f" (and {others} more wrong {'field' if others == 1 else 'fields'})"
-    value = None if here[0]["type"] == "missing" else _value(data, paths[0], here[0])
+    value = _value(data, paths[0], here[0])
     return InvalidInputError(_field(where, lines, paths[0]), value, allowed)
 
 
@@ -137,10 +135,21 @@ def _path(error: ErrorDetails, data: Any) -> DocumentPath:
     for part in error["loc"]:
         if _holds(data, part):
             data = data[part]
-        elif not (error["type"] == "missing" and part == error["loc"][-1]):
+        elif error["type"] == "missing" and part == error["loc"][-1]:
+            pass
+        elif isinstance(data, dict) and part in list(data.values()):
+            continue  # says which member of a union was meant, as a field of the data does
+        else:
             break
         path.append(part)
-    return tuple(path)
+    wrong = _wrong_field(error)
+    return (*path, *wrong.path) if wrong is not None else tuple(path)
+
+
+def _wrong_field(error: ErrorDetails) -> WrongFieldError | None:
+    """What a check across fields says about one of them."""
+    raised = error.get("ctx", {}).get("error")
+    return raised if isinstance(raised, WrongFieldError) else None
 
 
 def _holds(data: Any, part: str | int) -> bool:
@@ -150,6 +159,10 @@ def _holds(data: Any, part: str | int) -> bool:
 
 
 def _value(data: Any, path: DocumentPath, error: ErrorDetails) -> Any:
+    if error["type"] == "missing":
+        return None
+    if (wrong := _wrong_field(error)) is not None:
+        return wrong.value
     if error["loc"] and error["loc"][-1] == "[key]":
         return path[-1]
     if error["type"] == "value_error" and isinstance(error["input"], dict | BaseModel):
@@ -167,10 +180,26 @@ def _expected(error: ErrorDetails, model_class: type[BaseModel]) -> str:
         return str(context["expected"])
     if kind == "string_pattern_mismatch":
         return f"text like {context['pattern']}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"a mapping with the fields {_fields(_owner(model_class, error['loc']))}"
+    if kind == "union_tag_not_found":
+        return f"a mapping with the field {context['discriminator']}"
+    if kind == "union_tag_invalid":
+        return f"{context['discriminator']} to be one of {context['expected_tags']}"
+    if kind in ("too_short", "string_too_short"):
+        return f"at least {_counted(context['min_length'], kind)}"
+    if kind in ("too_long", "string_too_long"):
+        return f"at most {_counted(context['max_length'], kind)}"
     if kind == "value_error":
-        return str(context.get("error", error["msg"]))
+        raised = context.get("error", error["msg"])
+        return raised.allowed if isinstance(raised, WrongFieldError) else str(raised)
     message = error["msg"].removeprefix("Input should be ")
     return _EXPECTED.get(kind) or message[:1].lower() + message[1:]
+
+
+def _counted(number: int, kind: str) -> str:
+    thing, things = ("character", "characters") if kind.startswith("string") else ("entry", "entries")
+    return f"{number} {thing if number == 1 else things}"
 
 
 def _owner(model_class: type[BaseModel], loc: Iterable[str | int]) -> type[BaseModel]:
@@ -182,9 +211,15 @@ def _owner(model_class: type[BaseModel], loc: Iterable[str | int]) -> type[BaseM
             if part in named:
                 current = named[str(part)].annotation
                 continue
-        current = _item_annotation(current)
+        current = _tagged(current, part) or _item_annotation(current)
     found = _first_model(current)
     return found or model_class
+
+
+def _tagged(annotation: Any, tag: str | int) -> type[BaseModel] | None:
+    """The member of a union in which some field can only be `tag`."""
+    members = [m for m in getattr(annotation, "__args__", ()) if isinstance(m, type) and issubclass(m, BaseModel)]
+    return next((m for m in members for f in m.model_fields.values() if f.annotation == Literal[tag]), None)  # type: ignore[valid-type]  # made at run time
 
 
 def _item_annotation(annotation: Any) -> Any:

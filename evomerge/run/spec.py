@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evomerge.recipe.calibration import Calibration
-from evomerge.recipe.schema import Dtype, Name
+from evomerge.recipe.schema import Dtype, Name, SourceName
 
 
 class _Frozen(BaseModel):
@@ -18,7 +18,7 @@ class Models(_Frozen):
     """The base and the sources to merge, by alias (registered with the service) or, on the command line, by path."""
 
     base: str = Field(min_length=1)
-    sources: dict[Name, str] = Field(min_length=1, max_length=64)
+    sources: dict[SourceName, str] = Field(min_length=1, max_length=64)
 
 
 class Objective(_Frozen):

@@ -6,9 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from evomerge.recipe.schema import Merge, ModelRef, ParameterValue, Recipe, Rule
+from evomerge.recipe.schema import RESERVED, Merge, ModelRef, ParameterValue, Recipe, Rule
 
-NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True).filter(lambda name: name not in RESERVED)
 # Any text that UTF-8 can carry, and the text that YAML likes to take for something else.
 TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
@@ -32,7 +32,8 @@ def parameters() -> st.SearchStrategy[dict[str, ParameterValue]]:
 
 def model_refs() -> st.SearchStrategy[ModelRef]:
     """Places, with and without content hash."""
-    return st.builds(ModelRef, location=TEXTS, revision=st.none() | TEXTS, sha256=HASHES)
+    here = st.builds(ModelRef, location=TEXTS, sha256=HASHES)
+    return here | st.builds(ModelRef, location=TEXTS.map("hub:{}".format), revision=TEXTS, sha256=HASHES)
 
 
 def json_values() -> st.SearchStrategy[Any]:

@@ -13,11 +13,10 @@ from huggingface_hub.errors import HFValidationError
 from evomerge.merge.mergekit.config import Model
 from evomerge.models.adapter import is_adapter
 from evomerge.models.hub import HUB
-from evomerge.recipe.schema import ModelRef
+from evomerge.recipe.schema import RESERVED, ModelRef
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
 _OTHER = re.compile(r"[^A-Za-z0-9_.-]+")
-RESERVED = ("base", "union", "same")
 
 
 def model_ref(place: str, revision: str | None) -> ModelRef:

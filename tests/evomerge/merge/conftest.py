@@ -40,8 +40,8 @@ class Zoo:
         dtype: str = "bfloat16",
         seed: int = 7,
     ) -> Recipe:
-        """A recipe over some of the sources; all of them by default. `base` is one of the names, too."""
-        places = {"base": self.base, **self.sources}
+        """A recipe over some of the sources; all of them by default. `itself` is the base as a source."""
+        places = {"itself": self.base, **self.sources}
         return Recipe.model_validate(
             {
                 "base": ModelRef(location=str(self.base)),

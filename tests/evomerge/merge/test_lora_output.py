@@ -245,7 +245,7 @@ def test_a_source_that_is_no_adapter_is_refused_by_name(zoo: Any, tmp_path: Path
     live = Resident(zoo.recipe("task_arithmetic", "ja", "math"), cache=tmp_path / "cache")
     with pytest.raises(InvalidInputError, match=r"sources\.math"):
         live.materialize(recipe)
-    merge_to_directory(zoo.recipe(name, "ja", "base"), tmp_path / "with-base", root=tmp_path)
+    merge_to_directory(zoo.recipe(name, "ja", "itself"), tmp_path / "with-base", root=tmp_path)
 
 
 def test_deltas_that_depend_on_the_base_are_kept_for_that_base(zoo: Any, tmp_path: Path, tensors: Read) -> None:

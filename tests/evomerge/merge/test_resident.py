@@ -52,7 +52,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     method = METHODS[draw(st.sampled_from(sorted(name for name, m in METHODS.items() if not m.requires)))]
     least, most = method.num_sources
     names = draw(
-        st.lists(st.sampled_from(["base", "code", "math", "ja", "es"]), min_size=least, max_size=most or 4, unique=True)
+        st.lists(st.sampled_from(["itself", "code", "math", "ja", "es"]), min_size=least, max_size=most or 4, unique=True)
     )
     numbers = {"weight": NUMBERS, "density": st.floats(0, 1), "t": st.floats(0, 1), "lambda": NUMBERS}
     if method.name == "nuslerp":
@@ -132,7 +132,7 @@ def test_other_families_hold_the_same_bytes_too(family: str, sizes: dict[str, An
 def test_materializing_leaves_no_trace_of_an_earlier_recipe(zoo: Any, resident: Resident, tensors: Read) -> None:
     resident.materialize(zoo.recipe("task_arithmetic"))
     resident.materialize(zoo.recipe("task_arithmetic", "ja"))
-    resident.materialize(zoo.recipe("passthrough", "base"))
+    resident.materialize(zoo.recipe("passthrough", "itself"))
 
     assert_live(resident, tensors(zoo.base))
 
@@ -197,7 +197,7 @@ def test_a_candidate_that_overflows_is_non_finite_and_the_next_one_is_whole(
 ) -> None:
     with pytest.raises(NonFiniteError, match="merged model"):
         resident.materialize(zoo.recipe("task_arithmetic", parameters={"weight": 3e38, "lambda": 10.0}))
-    resident.materialize(zoo.recipe("passthrough", "base"))
+    resident.materialize(zoo.recipe("passthrough", "itself"))
 
     assert_live(resident, tensors(zoo.base))
 

@@ -71,7 +71,20 @@ def test_a_recipe_is_loaded_from_either_format(tmp_path: Path) -> None:
         ("[0.1, 1]", "[]", "7 merge.parameters.density: got []; expected"),
         ("[1, 2]", "[2, 1]", "9 merge.rules[0].layers: got [2, 1]; expected layers [2, 1] must be [first, last]"),
         ("layers: [1, 2]", "layer: 1", "9 merge.rules[0].layer: got 1; expected one of the fields ['layers', 'roles'"),
-        ("source: ja", "source: fr", "got 'this combination'; expected merge.rules names source 'fr'"),
+        ("source: ja", "source: fr", "10 merge.rules[0].source: got 'fr'; expected one of the recipe's sources: ja"),
+        ("method: ties", "method: pipeline", "merge.pipeline: got None; expected stages with method 'pipeline'"),
+        ("ja: {location: ja}", "union: {location: ja}", "4 sources.union: got 'union'; expected another name: base, "),
+        (
+            "base: {location: base}",
+            "base: {location: base, revision: v1}",
+            "1 base.revision: got 'v1'; expected none: only",
+        ),
+        (
+            "base: {location: base}",
+            "base: base",
+            "1 base: got 'base'; expected a mapping with the fields ['location', ",
+        ),
+        ("[1, 2]", "[1, 2, 3]", "9 merge.rules[0].layers: got [1, 2, 3]; expected at most 2 entries"),
         (
             "ja: {location: ja}",
             "ja: {location: ja, sha: 1}",

@@ -148,7 +148,7 @@ def test_items_are_pinned_by_content(herd: Any, tmp_path: Path) -> None:
 
 
 def test_calibration_names_only_sources_that_exist(herd: Any) -> None:
-    with pytest.raises(ValueError, match=r"calibration\.sources names source 'x'"):
+    with pytest.raises(ValueError, match=r"calibration.sources.x: got"):
         herd.recipe("regmean", "a", calibration={"sources": {"x": {"location": "x.jsonl"}}})
 
 
