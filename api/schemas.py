@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -147,7 +147,7 @@ class Aliases(_Wire):
 
 
 class Described(_Wire):
-    """An optimizer, a merge method or a metric with its parameters."""
+    """An optimizer or a metric with its parameters."""
 
     name: str
     description: str
@@ -156,6 +156,68 @@ class Described(_Wire):
 
 class DescribedList(_Wire):
     items: list[Described]
+
+
+class ParameterOut(_Wire):
+    """A parameter of a merge method or a stage."""
+
+    name: str
+    default: bool | float | str | tuple[float, ...]
+    range: tuple[float, float] | None = Field(
+        description="worth searching; a recipe may go beyond; null where no search can vary it"
+    )
+    legal: tuple[float | None, float | None] | None = Field(
+        description="outside of which a recipe is refused; null: no bound"
+    )
+    scale: Literal["linear", "log"] = Field(description="spacing of the range")
+    choices: tuple[str, ...]
+    per_source: bool = Field(description="one value a source, or one for all")
+    text: str
+
+
+class Needs(_Wire):
+    """What a method or a stage must be given, and what its result hangs on beside the models."""
+
+    sources: tuple[int, int | None] = Field(description="least and most sources; null: no limit")
+    calibration: list[str] = Field(
+        description="kinds of statistics: the search needs a `calibration` section if there are any"
+    )
+    adapters: bool = Field(description="every source must be a LoRA adapter")
+    order: bool = Field(description="the result hangs on the sources' order (`order`)")
+    seed: bool = Field(description="the result hangs on the seed")
+
+
+class MethodOut(_Wire):
+    """A published merge method."""
+
+    name: str
+    description: str = Field(description="title and paper")
+    title: str
+    paper: str
+    needs: Needs
+    cost: str = Field(description="the dearest thing done with a tensor: elementwise, sort, svd, solve or training")
+    grain: Literal["entry", "tensor"] = Field(description="works on some entries at a time, or needs a whole tensor")
+    parameters: list[ParameterOut]
+
+
+class MethodList(_Wire):
+    items: list[MethodOut]
+
+
+class StageOut(_Wire):
+    """A step that pipelines are made of."""
+
+    name: str
+    description: str
+    kind: str = Field(description="what it does, and so where in a pipeline it may stand")
+    needs: Needs
+    cost: str
+    grain: Literal["entry", "tensor"]
+    parameters: list[ParameterOut]
+
+
+class StageList(_Wire):
+    items: list[StageOut]
 
 
 class Status(_Wire):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import InvalidInputError
+from evomerge.merge.methods import METHODS
 from evomerge.merge.resolve import pin
+from evomerge.models.adapter import is_adapter
 from evomerge.models.architecture import architecture_of
 from evomerge.models.checkpoint import open_checkpoint
 from evomerge.optimizers import make
@@ -112,16 +114,24 @@ def _calibration(spec: RunSpec, registry: Registry) -> Calibration | None:
             allowed = f"a source of the run: {', '.join(spec.models.sources)}"
             raise InvalidInputError(f"calibration.sources.{name}", name, allowed)
 
-    def located(file: FileRef) -> FileRef:
-        return file.model_copy(update={"location": str(registry.eval_set(file.location))})
+    def located(file: FileRef, field: str) -> FileRef:
+        try:
+            return file.model_copy(update={"location": str(registry.eval_set(file.location))})
+        except InvalidInputError as error:
+            raise InvalidInputError(f"calibration.{field}.location", error.value, error.allowed) from error
 
-    sources = {name: located(file) for name, file in asked.sources.items()}
-    items = None if asked.items is None else located(asked.items)
+    sources = {name: located(file, f"sources.{name}") for name, file in asked.sources.items()}
+    items = None if asked.items is None else located(asked.items, "items")
     return asked.model_copy(update={"items": items, "sources": sources})
 
 
 def space_of(spec: RunSpec, recipe: Recipe) -> SearchSpace:
-    """The search space over a recipe's models."""
+    """The search space over a recipe's models.
+
+    Raises:
+        InvalidInputError: the space is not valid, or its method needs of the models or of the items what they lack.
+    """
+    _check_adapters(spec, recipe)
     base = open_checkpoint(Path(recipe.base.location))
     architecture = architecture_of(base.config, base.tensors)
     return make_space(
@@ -133,6 +143,17 @@ def space_of(spec: RunSpec, recipe: Recipe) -> SearchSpace:
         seed=spec.seed,
         calibration=recipe.calibration,
     )
+
+
+def _check_adapters(spec: RunSpec, recipe: Recipe) -> None:
+    """Every source is an adapter, where the method works on the factors of adapters."""
+    method = METHODS.get(str(spec.space.get("method")))
+    if method is None or not method.factored:
+        return
+    for name, ref in recipe.sources.items():
+        if not is_adapter(Path(ref.location)):
+            allowed = f"a LoRA adapter: {method.name} works on LoRA factors"
+            raise InvalidInputError(f"models.sources.{name}", spec.models.sources[name], allowed)
 
 
 def load_eval_sets(spec: RunSpec, registry: Registry) -> dict[str, EvalSet]:

@@ -1,16 +1,33 @@
-"""What a search can name: models, eval sets, optimizers, merge methods, metrics; and what a problem type means."""
+"""What a search can name: models, eval sets, optimizers, merge methods, metrics; stages; what a problem type means."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
 from api.deps import RegistryDep
 from api.problems import TYPES, Problem, documented
-from api.schemas import Alias, Aliases, Described, DescribedList
+from api.schemas import (
+    Alias,
+    Aliases,
+    Described,
+    DescribedList,
+    MethodList,
+    MethodOut,
+    Needs,
+    ParameterOut,
+    StageList,
+    StageOut,
+)
+
+if TYPE_CHECKING:
+    from evomerge.merge.method import Method, Parameter
+    from evomerge.merge.stage import Stage
 
 router = APIRouter(prefix="/api/v1", tags=["catalog"], responses=documented())
 
@@ -40,15 +57,44 @@ def optimizers() -> DescribedList:
 
 
 @router.get("/methods")
-def methods() -> DescribedList:
-    """Merge methods with their parameters."""
+def methods() -> MethodList:
+    """Merge methods with their papers, their parameters and what they need."""
     from evomerge.merge.methods import METHODS
 
-    items = []
-    for name, method in sorted(METHODS.items()):
-        parameters = {p.name: {"default": p.default, "range": [p.low, p.high]} for p in method.parameters}
-        items.append(Described(name=name, description=_summary(method), parameters=parameters))
-    return DescribedList(items=items)
+    items = [
+        MethodOut(
+            name=name,
+            description=f"{method.title}. {method.paper}",
+            title=method.title,
+            paper=method.paper,
+            needs=_needs(method, method.num_sources),
+            cost=method.cost,
+            grain=method.grain,
+            parameters=_parameters(method.parameters),
+        )
+        for name, method in sorted(METHODS.items())
+    ]
+    return MethodList(items=items)
+
+
+@router.get("/stages")
+def stages() -> StageList:
+    """Steps of which a recipe's `pipeline` is made."""
+    from evomerge.merge.stages import STAGES
+
+    items = [
+        StageOut(
+            name=name,
+            description=stage.text,
+            kind=stage.kind,
+            needs=_needs(stage, (1, None)),
+            cost=stage.cost,
+            grain=stage.grain,
+            parameters=_parameters(stage.parameters),
+        )
+        for name, stage in sorted(STAGES.items())
+    ]
+    return StageList(items=items)
 
 
 @router.get("/metrics")
@@ -70,6 +116,40 @@ def problem(kind: str) -> Described:
 
 def _aliases(places: Mapping[str, Path]) -> Aliases:
     return Aliases(items=[Alias(name=name, available=path.exists()) for name, path in sorted(places.items())])
+
+
+def _needs(thing: Method | Stage, sources: tuple[int, int | None]) -> Needs:
+    return Needs(
+        sources=sources,
+        calibration=sorted(thing.requires),
+        adapters=thing.factored,
+        order=thing.ordered,
+        seed=thing.stochastic,
+    )
+
+
+def _parameters(parameters: Iterable[Parameter]) -> list[ParameterOut]:
+    return [
+        ParameterOut(
+            name=p.name,
+            default=p.default,
+            range=None if p.low is None or p.high is None else (p.low, p.high),
+            legal=_finite(p.legal),
+            scale=p.scale,
+            choices=p.choices,
+            per_source=p.per_source,
+            text=p.text,
+        )
+        for p in parameters
+    ]
+
+
+def _finite(bounds: tuple[float, float] | None) -> tuple[float | None, float | None] | None:
+    """Bounds as JSON has them, which knows no infinity."""
+    if bounds is None:
+        return None
+    low, high = (bound if math.isfinite(bound) else None for bound in bounds)
+    return low, high
 
 
 def _summary(thing: object) -> str:

@@ -199,8 +199,74 @@ def test_without_a_registry_nothing_is_known(client: TestClient, problem: Any) -
 
 
 @pytest.mark.parametrize(
+    ("changes", "pointer", "said"),
+    [
+        ({"/space/method": "fisher"}, "/space/method", "beside the space calibration"),
+        ({"/space/method": "fisher", "/calibration": {}}, "/space/method", "calibration.sources.a"),
+        ({"/space/method": "fisher", "/calibration": {"items": {"location": "sum"}}}, "/calibration/items/location", "sums"),
+        ({"/calibration": {"sources": {"x": {"location": "sums"}}}}, "/calibration/sources/x", "a source of the run"),
+        ({"/calibration": {"items": "sums"}}, "/calibration/items", "dictionary"),
+        ({"/space/method": "lora_mean"}, "/models/sources/a", "a LoRA adapter"),
+        ({"/models/sources": {"base": "expert-a"}}, "/models/sources/base", "another name"),
+    ],
+)  # fmt: skip
+def test_what_a_method_needs_is_asked_for_when_a_search_is_submitted(
+    registered: TestClient, problem: Any, changes: dict[str, Any], pointer: str, said: str
+) -> None:
+    spec = copy.deepcopy(SPEC)
+    for place, value in changes.items():
+        *parents, last = place.split("/")[1:]
+        node = spec
+        for part in parents:
+            node = node[part]
+        node[last] = value
+    body = problem(registered.post("/api/v1/runs", json=spec), 422, "invalid")
+
+    assert body["errors"][0]["pointer"].startswith(pointer)
+    assert said in body["errors"][0]["detail"]
+    assert registered.get("/api/v1/runs").json()["items"] == []
+
+
+def test_the_catalog_says_what_a_method_is_and_needs(registered: TestClient) -> None:
+    items = {one["name"]: one for one in registered.get("/api/v1/methods").json()["items"]}
+    ties, fisher, lora = items["ties"], items["fisher"], items["lora_mean"]
+    density = next(p for p in ties["parameters"] if p["name"] == "density")
+    scope = next(p for p in ties["parameters"] if p["name"] == "scope")
+
+    assert ties["description"] == f"{ties['title']}. {ties['paper']}"
+    assert "arXiv:2306.01708" in ties["paper"]
+    assert (density["default"], density["range"], density["legal"]) == (0.2, [0.05, 1.0], [0.0, 1.0])
+    assert (density["per_source"], density["scale"], density["text"]) == (
+        True,
+        "linear",
+        "share of entries that survive",
+    )
+    assert (scope["default"], scope["range"], scope["choices"]) == ("global", None, ["global", "tensor"])
+    assert (ties["needs"]["calibration"], fisher["needs"]["calibration"]) == ([], ["fisher"])
+    assert (ties["needs"]["adapters"], lora["needs"]["adapters"]) == (False, True)
+    assert items["slerp"]["needs"]["sources"] == [1, 2]
+    assert (items["dare_linear"]["needs"]["seed"], items["linear"]["needs"]["seed"]) == (True, False)
+    assert (items["magmax"]["cost"], items["tsv_m"]["cost"], items["tsv_m"]["grain"]) == (
+        "elementwise",
+        "svd",
+        "tensor",
+    )
+    assert all(len(one["description"]) > 20 and one["paper"] for one in items.values())
+
+
+def test_the_catalog_lists_the_stages_of_pipelines(registered: TestClient) -> None:
+    items = {one["name"]: one for one in registered.get("/api/v1/stages").json()["items"]}
+
+    assert (items["trim"]["kind"], items["sum"]["kind"], items["scale"]["kind"]) == ("sparsify", "aggregate", "post")
+    assert "density" in [p["name"] for p in items["trim"]["parameters"]]
+    assert items["core"]["needs"]["adapters"]
+    assert all(one["description"] for one in items.values())
+
+
+@pytest.mark.parametrize(
     ("path", "name"),
     [
+        ("stages", "trim"),
         ("models", "expert-a"),
         ("eval-sets", "sums"),
         ("optimizers", "cma_es"),
