@@ -340,6 +340,7 @@ def test_other_statistics_beside_learned_coefficients_are_refused(herd: Any, tmp
         merged(herd.recipe("adamerging", "a", "b").model_copy(update={"merge": chain}), tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["adamerging", "dam", "expert_merging", "concrete", "fw_merging"])
 def test_learning_in_half_precision(herd: Any, method: str, tmp_path: Path) -> None:
     """Models run in bfloat16; coefficients are float32 all the same, and near those of float32."""
