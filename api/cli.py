@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -223,11 +222,11 @@ def merge(
     drop: cli_adapter.Drop = False,
 ) -> None:
     """Build the merged model that a recipe describes; the same command goes on where a killed one stopped."""
-    from api.merging import bar, size, table_of
+    from api.merging import bar, relocated, size, table_of
     from evomerge.merge.execute import foresee, merge_to_directory
     from evomerge.recipe.text import load_recipe
 
-    asked, root = _relocated(load_recipe(recipe), model or []), recipe.resolve().parent
+    asked, root = relocated(load_recipe(recipe), model or []), recipe.resolve().parent
     asked = cli_adapter.as_adapter(asked, as_adapter, rank, energy, alpha, drop)
     limit = size(memory) if memory is not None else None
     if dry_run:
@@ -383,23 +382,6 @@ def _written(recipe: Recipe, form: Form) -> str:
         return write(recipe, form.value)[0]
     except Problem as problem:
         raise EvomergeError(problem.detail) from problem
-
-
-def _relocated(recipe: Recipe, places: list[str]) -> Recipe:
-    from evomerge.recipe.schema import ModelRef
-
-    base, sources = recipe.base, dict(recipe.sources)
-    for place in places:
-        name, _, where = place.partition("=")
-        if not where or (name != "base" and name not in sources):
-            raise InvalidInputError("--model", place, f"NAME=PLACE with a name of {['base', *sources]}")
-        ref: ModelRef = base if name == "base" else sources[name]
-        moved = ref.model_copy(update={"location": os.path.abspath(where), "revision": None})  # noqa: PTH100  # keeps links
-        if name == "base":
-            base = moved
-        else:
-            sources[name] = moved
-    return recipe.model_copy(update={"base": base, "sources": sources})
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""`compress`: a smaller model from one checkpoint."""
+"""`compress`: a smaller model from one checkpoint. `moe`: a mixture of experts from dense fine-tunes."""
 
 from __future__ import annotations
 
@@ -43,6 +43,41 @@ def compress(
     out_console.print(f"model in {out}; what was done in {out / 'structure.json'}", highlight=False, soft_wrap=True)
 
 
+def moe(
+    recipe: Annotated[
+        Path, typer.Argument(help="Recipe (YAML or JSON): base, sources, and how all but MLPs is merged.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The directory to make.")],
+    to: Annotated[str, typer.Option(help="mixtral (of Llama, Mistral), qwen2_moe (of Qwen2) or qwen3_moe (of Qwen3).")],
+    experts_per_token: Annotated[int, typer.Option(help="How many experts each token takes.")] = 2,
+    gate: Annotated[str, typer.Option(help="Rows of the routers: random, uniform, hidden or cheap_embed.")] = "hidden",
+    prompts: Annotated[Path | None, typer.Option(help="hidden, cheap_embed: YAML of each expert's prompts.")] = None,
+    states: Annotated[str, typer.Option(help="hidden: what enters the mlp, or the layer.")] = "mlp",
+    tokens: Annotated[str, typer.Option(help="hidden: mean of a prompt's tokens, or the last.")] = "mean",
+    with_base: Annotated[bool, typer.Option("--with-base", help="The base's MLPs are experts, too.")] = False,
+    expand: Annotated[int, typer.Option(help="How many further experts are bred from the others.")] = 0,
+    density: Annotated[float, typer.Option(help="Share of a parent's entries that breeding keeps.")] = 0.5,
+    model: Annotated[
+        list[str] | None, typer.Option(help="NAME=PLACE: where a source (or `base`) lies on this machine.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Tensors at a time; default: the cores it may use.")
+    ] = None,
+) -> None:
+    """Build a mixture of experts from dense models: every source's MLPs are experts, all else is merged."""
+    from api.merging import bar, relocated
+    from evomerge.merge.structure.blueprint import Settings
+    from evomerge.merge.structure.moe import build_moe
+    from evomerge.recipe.text import load_recipe
+
+    settings = Settings(to, experts_per_token, gate, prompts, states, tokens, with_base, expand, density)
+    asked = relocated(load_recipe(recipe), model or [])
+    with bar(out_console) as progress:
+        build_moe(asked, out, settings, root=recipe.resolve().parent, threads=threads, progress=progress)
+    out_console.print(f"model in {out}; what is what in {out / 'structure.json'}", highlight=False, soft_wrap=True)
+
+
 def add_to(app: typer.Typer) -> None:
-    """Put this command on the command line."""
+    """Put these commands on the command line."""
     app.command()(compress)
+    app.command()(moe)

@@ -1,7 +1,8 @@
-"""`evomerge merge` in the terminal: the plan of a dry run, a bar while it goes, and sizes as people write them."""
+"""`evomerge merge` in the terminal: the plan of a dry run, a bar while it goes, sizes and places as people write."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from evomerge.errors import InvalidInputError
 if TYPE_CHECKING:
     from evomerge.merge.engine import Progress as Told
     from evomerge.merge.outlook import Outlook
+    from evomerge.recipe.schema import Recipe
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
@@ -35,6 +37,29 @@ def size(text: str) -> int:
     if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
         raise InvalidInputError("--memory", text, "a size such as 2GiB, 500MB or a number of bytes")
     return int(float(found[1]) * UNITS[found[2].lower()])
+
+
+def relocated(recipe: Recipe, places: list[str]) -> Recipe:
+    """The recipe with other locations for some of its models.
+
+    Args:
+        places: `NAME=PLACE` each, a source's name or `base`.
+
+    Raises:
+        InvalidInputError: a place without a name of the recipe.
+    """
+    base, sources = recipe.base, dict(recipe.sources)
+    for place in places:
+        name, _, where = place.partition("=")
+        if not where or (name != "base" and name not in sources):
+            raise InvalidInputError("--model", place, f"NAME=PLACE with a name of {['base', *sources]}")
+        ref = base if name == "base" else sources[name]
+        moved = ref.model_copy(update={"location": os.path.abspath(where), "revision": None})  # noqa: PTH100  # keeps links
+        if name == "base":
+            base = moved
+        else:
+            sources[name] = moved
+    return recipe.model_copy(update={"base": base, "sources": sources})
 
 
 @contextmanager

@@ -15,13 +15,18 @@ from evomerge.recipe.document import dump_yaml_data
 from evomerge.recipe.schema import ModelRef, Recipe
 from evomerge.recipe.text import dump_yaml
 
+BUILD = "evomerge merge recipe.yaml OUT"
+"""The command that builds what a recipe describes."""
 
-def model_card(recipe: Recipe, places: Mapping[str, Path]) -> str:
+
+def model_card(recipe: Recipe, places: Mapping[str, Path], build: str = BUILD, section: str | None = None) -> str:
     """The `README.md` of the model that a recipe makes, with the head that model hubs read.
 
     Args:
         recipe: pinned; its provenance gives the scores.
         places: `base` and every source → the directory where it lies now.
+        build: the command that makes it again.
+        section: what else there is to say, after the sources.
     """
     models = {"base": recipe.base, **recipe.sources}
     licences = {name: licence_of(places[name]) for name in models}
@@ -30,12 +35,13 @@ def model_card(recipe: Recipe, places: Mapping[str, Path]) -> str:
         f"# {_title(recipe)}",
         f"A merge made by evomerge {__version__}. No training was done; the weights are those of the recipe below.",
         "## Sources\n\n" + "\n".join(_sources(models, licences)),
+        *([section] if section is not None else []),
         *_warnings(licences),
         *_evaluation(recipe.provenance),
         f"## Recipe\n\n```yaml\n{dump_yaml(recipe)}```",
         "## Build it again\n\n"
         "The hashes in the recipe say which weights are meant; where they lie may differ.\n\n"
-        "    evomerge merge recipe.yaml OUT" + "".join(f" --model {name}=PLACE" for name in models),
+        f"    {build}" + "".join(f" --model {name}=PLACE" for name in models),
         *_citations(recipe),
     ]
     return "\n\n".join(parts) + "\n"
