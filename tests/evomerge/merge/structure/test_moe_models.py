@@ -41,17 +41,25 @@ SIZES: dict[str, Any] = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": LAYERS,
     "num_attention_heads": 2, "num_key_value_heads": 1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
 CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**SIZES),
     "mistral": lambda: MistralConfig(**SIZES, head_dim=12, sliding_window=5),
     "tied": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True, rms_norm_eps=1e-3),
+    "scaled": lambda: LlamaConfig(**SIZES, rope_parameters=LLAMA3),
     "biased": lambda: LlamaConfig(**SIZES, attention_bias=True),
     "biased_mlp": lambda: LlamaConfig(**SIZES, mlp_bias=True),
     "qwen2": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1),
     "qwen3": lambda: Qwen3Config(**SIZES, head_dim=12, attention_bias=True),
     "qwen3_windowed": lambda: Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1),
 }
-TARGETS = {"llama": "mixtral", "mistral": "mixtral", "tied": "mixtral", "qwen2": "qwen2_moe", "qwen3": "qwen3_moe"}
+TARGETS = {
+    "llama": "mixtral", "mistral": "mixtral", "tied": "mixtral", "scaled": "mixtral", "qwen2": "qwen2_moe",
+    "qwen3": "qwen3_moe",
+}  # fmt: skip
 TOKENS = torch.arange(3, 25)[None]
 MATRICES = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 UNIFORM: dict[str, Any] = {"gate": "uniform"}
@@ -175,6 +183,41 @@ def test_experts_are_the_sources_and_all_else_is_the_recipes_merge(family: str, 
             assert found[name].equal(tensor), name
             assert not tensor.equal(stored["base"][name]), name
     assert all(not found[name].any() for name in found if "shared_expert" in name)
+
+
+def test_what_an_old_config_leaves_to_its_class_is_written_out(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", "llama")
+    config = json.loads((base / "config.json").read_text())
+    for key in ("rope_parameters", "rms_norm_eps", "num_key_value_heads", "head_dim"):
+        config.pop(key, None)
+    config |= {"num_key_value_heads": 1, "torch_dtype": "float32"}
+    (base / "config.json").write_text(json.dumps(config))
+    out = build({"base": base, "a": base, "b": base}, tmp_path / "out", "llama", "a", "b", **UNIFORM)
+
+    torch.testing.assert_close(logits(out), logits(base), rtol=1e-5, atol=1e-5)
+    assert json.loads((out / "config.json").read_text())["rope_parameters"]["rope_theta"] == 10000.0
+
+
+def test_a_killed_build_goes_on_from_its_finished_files(models: Models, tmp_path: Path) -> None:
+    recipe = recipe_of(models("llama")).model_copy(update={"shard_bytes": 4000})
+    settings = Settings("mixtral", gate="random", expand=1)
+    whole = build_moe(recipe, tmp_path / "whole", settings, root=tmp_path)
+
+    def kill(done: int, total: int) -> None:
+        if done > 0.7 * total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_moe(recipe, tmp_path / "out", settings, root=tmp_path, progress=kill)
+    kept = {p.name: p.stat().st_ino for p in (tmp_path / ".out.partial" / "model").glob("*.safetensors")}
+    journal = (tmp_path / ".out.partial" / "journal.jsonl").read_text()
+    out = build_moe(recipe, tmp_path / "out", settings, root=tmp_path)
+
+    finished = [name for name in kept if name in journal]
+    assert len(finished) >= 2
+    assert all((out / name).stat().st_ino == kept[name] for name in finished)
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
+    assert all(path.read_bytes() == (whole / path.name).read_bytes() for path in out.iterdir())
 
 
 def mlp_output(path: Path, layer: int, states: Tensor) -> Tensor:
