@@ -87,7 +87,6 @@ def test_opcm_agrees_with_its_code() -> None:
     assert_agrees("opcm", "opcm")
 
 
-@pytest.mark.proves("opcm", by="golden")
 def test_opcm_reads_the_order() -> None:
     with pytest.raises(AssertionError, match="differs by"):
         assert_agrees("opcm", "opcm", order={"a": 0.9})

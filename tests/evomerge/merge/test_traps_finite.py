@@ -135,7 +135,7 @@ def test_small_models_merge_to_numbers_or_are_refused(name: str, data: st.DataOb
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=200, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=100, deadline=None, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_many_small_models_merge_to_numbers_or_are_refused(name: str, data: st.DataObject) -> None:
     check(name, data.draw(cases(METHODS[name])))
