@@ -93,6 +93,7 @@ class Family:
         return number
 
 
+@cache
 def split_numbers(name: str) -> tuple[str, int | None, int | None]:
     """A tensor's name with its layer's and its expert's number cut out, and the two numbers.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -186,6 +187,8 @@ def architecture_of_checkpoint(checkpoint: Checkpoint) -> Architecture:
         ArchitectureError: as `architecture_of`, with the directory; or the config ties the head to the embedding while
             the file holds two tensors that differ.
     """
+    if checkpoint in _KNOWN:
+        return _KNOWN[checkpoint]
     try:
         architecture = architecture_of(checkpoint.config, checkpoint.tensors)
     except ArchitectureError as error:
@@ -196,7 +199,12 @@ def architecture_of_checkpoint(checkpoint: Checkpoint) -> Architecture:
                 f"{checkpoint.path}: config.json ties {head!r} to {embedding!r}, but the two differ; "
                 "expected equal tensors, or `tie_word_embeddings: false`"
             )
+    _KNOWN[checkpoint] = architecture
     return architecture
+
+
+_KNOWN: WeakKeyDictionary[Checkpoint, Architecture] = WeakKeyDictionary()
+"""Of open checkpoints: every source asks for the base's."""
 
 
 def _match_checkpoint(

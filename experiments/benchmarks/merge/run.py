@@ -1,184 +1,388 @@
-"""How far from the machine's limits is a merge? See README.md.
+"""How far from the machine's limits is a merge, and from mergekit? See README.md.
 
-    python experiments/benchmarks/merge/run.py ~/.cache/evomerge/smollm2-135m-instruct \
-        [--mergekit-python /tmp/mergekit-venv/bin/python]
+python experiments/benchmarks/merge/run.py [--shape 1.1b] [--mergekit-python PYTHON] [--rounds 3]
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: CPU seconds of spinning threads say nothing
-
 import argparse
 import json
+import os
 import platform
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-
-from evomerge.merge.execute import merge_to_directory
-from evomerge.recipe.schema import Merge, ModelRef, Recipe
-
+HERE = Path(__file__).resolve().parent
+MERGEKIT = "mergekit==0.1.5"
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
-MERGEKIT = """
-import sys, time, warnings
-warnings.simplefilter("ignore")
-import yaml
-from mergekit.config import MergeConfiguration
-from mergekit.merge import run_merge
-from mergekit.options import MergeOptions
-config = MergeConfiguration.model_validate(yaml.safe_load(open(sys.argv[1])))
-cpu, wall = time.process_time(), time.perf_counter()
-run_merge(config, sys.argv[2], MergeOptions(quiet=True))
-print(time.process_time() - cpu, time.perf_counter() - wall)
+ALONE = {"density": 0.5}
+SORTED = (
+    "ties", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "sce", "karcher", "arcee_fusion",
+    "ram", "ramplus_tl",
+)  # fmt: skip
+"""mergekit takes up to two minutes for each of these on the 135M shape: both merge a third of it, once."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method in both tools' words.
+
+    Attributes:
+        sources: how many of the three fine-tunes.
+        ours, theirs: parameters.
+        base: whether mergekit is given the base: `no`, `base_model`, or `first` (it is one of the models).
+        weighed: whether sources have weights (and in ours and theirs a density, where there is one).
+        kind: for the targets.
+    """
+
+    method: str
+    sources: int = 3
+    ours: dict[str, Any] = field(default_factory=dict)
+    theirs: dict[str, Any] = field(default_factory=dict)
+    base: str = "base_model"
+    weighed: bool = True
+    kind: str = "other"
+
+
+TIES = {"scope": "tensor", "sign_ties": "positive"}
+CASES = (
+    Case("linear", base="no", kind="linear"),
+    Case("task_arithmetic", kind="linear"),
+    Case("passthrough", 1, base="no", weighed=False, kind="linear"),
+    Case("slerp", 2, {"t": 0.4}, {"t": 0.4}, base="first", weighed=False),
+    Case("nuslerp", 2, base="no"),
+    Case("multislerp", base="no"),
+    Case("nearswap", 1, {"t": 0.0005}, {"t": 0.0005}, weighed=False),
+    Case("model_stock", weighed=False),
+    Case("ties", ours={**ALONE, **TIES}, theirs=ALONE, kind="sparsified"),
+    Case("dare_linear", ours=ALONE, theirs=ALONE, kind="sparsified"),
+    Case("dare_ties", ours={**ALONE, "sign_ties": "positive"}, theirs=ALONE, kind="sparsified"),
+    Case("breadcrumbs", ours={**ALONE, "gamma": 0.01}, theirs={**ALONE, "gamma": 0.01}, kind="sparsified"),
+    Case("breadcrumbs_ties", ours={**ALONE, "gamma": 0.01, "sign_ties": "positive"}, theirs={**ALONE, "gamma": 0.01},
+         kind="sparsified"),
+    Case("della", ours={**ALONE, "epsilon": 0.15, "sign_ties": "positive"}, theirs={**ALONE, "epsilon": 0.15},
+         kind="sparsified"),
+    Case("della_linear", ours={**ALONE, "epsilon": 0.15}, theirs={**ALONE, "epsilon": 0.15}, kind="sparsified"),
+    Case("sce", ours={"select_topk": 0.5}, theirs={"select_topk": 0.5}, weighed=False),
+    Case("karcher", base="no", weighed=False),
+    Case("arcee_fusion", 1, weighed=False),
+    Case("ram", weighed=False),
+    Case("ramplus_tl", weighed=False),
+)  # fmt: skip
+
+SHAPES = {
+    # vocabulary, hidden, intermediate, layers, heads, key and value heads, tied
+    "135m": (49152, 576, 1536, 30, 9, 3, True),
+    "third": (16384, 576, 1536, 10, 9, 3, True),
+    "1.1b": (32000, 2048, 5632, 22, 32, 4, False),
+}
+
+# Servers: a process that has imported everything, and a child of it for every merge.
+
+SERVER = """
+import json, os, resource, sys, time
+{imports}
+for line in sys.stdin:
+    asked = json.loads(line)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        prepare(asked)
+        before, wall = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        work(asked)
+        wall, after = time.perf_counter() - wall, resource.getrusage(resource.RUSAGE_SELF)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        os.write(write, json.dumps({{"wall": wall, "cpu": cpu, "rss": after.ru_maxrss * 1024}}).encode())
+        os._exit(0)
+    os.close(write)
+    anonymous = 0
+    while not os.waitpid(child, os.WNOHANG)[0]:
+        try:
+            status = open(f"/proc/{{child}}/status").read()
+            anonymous = max(anonymous, int(status.partition("RssAnon:")[2].split()[0]) * 1024)
+        except (OSError, IndexError):
+            pass
+        time.sleep(0.01)
+    found = os.read(read, 4096)
+    os.close(read)
+    print(json.dumps({{**json.loads(found), "anonymous": anonymous}}) if found else "null", flush=True)
 """
-Seconds = tuple[float, float]
-"""CPU and wall."""
+OURS = """
+from pathlib import Path
+import logging
+logging.disable()
+import torch
+from evomerge.merge.execute import merge_to_directory
+from evomerge.merge.fused.run import installed
+from evomerge.recipe.schema import Recipe
+if installed():
+    import evomerge.merge.fused.kernels
+
+def prepare(asked):
+    pass
+
+def work(asked):
+    merge_to_directory(Recipe.model_validate(asked["recipe"]), Path(asked["out"]), root=Path("/"), check_hashes=False)
+"""
+THEIRS = """
+import warnings
+warnings.simplefilter("ignore")
+import mergekit.merge
+from mergekit.config import MergeConfiguration
+from mergekit.options import MergeOptions
+
+def prepare(asked):
+    pass
+
+def work(asked):
+    mergekit.merge.run_merge(MergeConfiguration.model_validate(asked["config"]), asked["out"], MergeOptions(quiet=True))
+"""
+FLOOR = """
+import threading
+
+def prepare(asked):
+    pass
+
+def work(asked):
+    # as `cat` of all inputs and `dd` of one output: 1 MiB at a time, then the fsync that a merge needs as well
+    block = memoryview(bytearray(1 << 20))
+    for path in asked["inputs"]:
+        file = os.open(path, os.O_RDONLY)
+        while os.readv(file, [block]):
+            pass
+        os.close(file)
+    os.makedirs(asked["out"])
+    file = os.open(asked["out"] + "/model.safetensors", os.O_WRONLY | os.O_CREAT)
+    left = asked["bytes"]
+    while left > 0:
+        left -= os.write(file, block[: min(left, len(block))])
+    if asked["fsync"]:
+        os.fsync(file)
+    os.close(file)
+"""
 
 
-def make_experts(base: Path, root: Path) -> dict[str, Path]:
-    """Three fine-tunes of the base: every tensor moved by 5 % of its standard deviation."""
-    stored = load_file(base / "model.safetensors")
-    paths = {}
-    for seed, name in enumerate(WEIGHTS):
-        torch.manual_seed(seed)
-        paths[name] = root / name
-        shutil.copytree(base, paths[name])
-        moved = {k: (t + 0.05 * t.float().std() * torch.randn(t.shape)).to(t.dtype) for k, t in stored.items()}
-        save_file(moved, paths[name] / "model.safetensors", {"format": "pt"})
+class Server:
+    """A tool that merges when it is told to."""
+
+    def __init__(self, python: Path, imports: str) -> None:
+        self._process = subprocess.Popen(
+            [python, "-c", SERVER.format(imports=imports)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def run(self, out: Path, **asked: Any) -> dict[str, float]:
+        """Seconds and bytes of one merge; what it wrote is removed."""
+        shutil.rmtree(out, ignore_errors=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"out": str(out), **asked}) + "\n")
+        self._process.stdin.flush()
+        while (line := self._process.stdout.readline()) and not line.startswith(("{", "null")):
+            pass
+        shutil.rmtree(out, ignore_errors=True)
+        found: dict[str, float] | None = json.loads(line) if line else None
+        if found is None:
+            raise RuntimeError(f"it failed: {json.dumps(asked)[:500]}")
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def make_models(root: Path, shape: str) -> dict[str, Path]:
+    """A base of random weights and three fine-tunes that are 5 % of each tensor's standard deviation away."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = dict(tensors_of(*SHAPES[shape]))
+    paths = {name: root / shape / name for name in ("base", *WEIGHTS)}
+    for path in paths.values():
+        path.mkdir(parents=True)
+        (path / "config.json").write_text(json.dumps(config_of(*SHAPES[shape])))
+    held: dict[str, dict[str, Any]] = {name: {} for name in paths}
+    for name, size in shapes.items():
+        base = 0.04 * torch.randn(size, generator=generator) + (len(size) == 1)
+        held["base"][name] = base.bfloat16()
+        for expert in WEIGHTS:
+            held[expert][name] = (base + 0.002 * torch.randn(size, generator=generator)).bfloat16()
+    for name, tensors in held.items():
+        save_file(tensors, paths[name] / "model.safetensors", {"format": "pt"})
     return paths
 
 
-def timed(work: Callable[[Path], object], out: Path) -> Seconds:
-    """CPU and wall seconds of one call; what it wrote is removed."""
-    shutil.rmtree(out, ignore_errors=True)
-    cpu, wall = time.process_time(), time.perf_counter()
-    work(out)
-    taken = time.process_time() - cpu, time.perf_counter() - wall
-    shutil.rmtree(out, ignore_errors=True)
-    return taken
+def tensors_of(
+    vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, tied: bool
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of a Llama's tensors."""
+    kv = hidden // heads * kv_heads
+    yield "model.embed_tokens.weight", (vocabulary, hidden)
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}."
+        yield prefix + "input_layernorm.weight", (hidden,)
+        yield prefix + "mlp.down_proj.weight", (hidden, intermediate)
+        yield prefix + "mlp.gate_proj.weight", (intermediate, hidden)
+        yield prefix + "mlp.up_proj.weight", (intermediate, hidden)
+        yield prefix + "post_attention_layernorm.weight", (hidden,)
+        yield prefix + "self_attn.k_proj.weight", (kv, hidden)
+        yield prefix + "self_attn.o_proj.weight", (hidden, hidden)
+        yield prefix + "self_attn.q_proj.weight", (hidden, hidden)
+        yield prefix + "self_attn.v_proj.weight", (kv, hidden)
+    yield "model.norm.weight", (hidden,)
+    if not tied:
+        yield "lm_head.weight", (vocabulary, hidden)
 
 
-def copy(inputs: list[Path], out: Path) -> None:
-    """Read all inputs, write one output: what any merge has to do."""
-    out.mkdir()
-    for path in inputs:
-        with (path / "model.safetensors").open("rb", buffering=0) as file:
-            buffer = bytearray(1 << 22)
-            while file.readinto(buffer):
-                pass
-    shutil.copyfile(inputs[0] / "model.safetensors", out / "model.safetensors")
+def config_of(
+    vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, tied: bool
+) -> dict[str, Any]:
+    """config.json."""
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "hidden_act": "silu",
+        "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads, "head_dim": hidden // heads, "vocab_size": vocabulary,
+        "tie_word_embeddings": tied, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "torch_dtype": "bfloat16", "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
 
 
-def plain(experts: dict[str, Path], out: Path) -> None:
-    """A weighted average as one would write it in torch: float32 sum per tensor, one `save_file`."""
-    out.mkdir()
-    files = {name: safe_open(path / "model.safetensors", "pt") for name, path in experts.items()}
-    merged = {}
-    for key in files["a"].keys():  # noqa: SIM118 (a safe_open handle is no mapping)
-        total = torch.zeros(files["a"].get_slice(key).get_shape())
-        for name, file in files.items():
-            total += WEIGHTS[name] * file.get_tensor(key).float()
-        merged[key] = total.to(torch.bfloat16)
-    save_file(merged, out / "model.safetensors")
-
-
-def recipe(method: str, base: Path, experts: dict[str, Path]) -> Recipe:
-    """Ours; TIES as mergekit does it: each tensor apart, even votes positive."""
-    ties = {"density": 0.5, "scope": "tensor", "sign_ties": "positive"}
-    return Recipe(
-        base=ModelRef(location=str(base)),
-        sources={name: ModelRef(location=str(path)) for name, path in experts.items()},
-        merge=Merge(
-            method=method,
-            parameters=ties if method == "ties" else {},
-            sources={name: {"weight": weight} for name, weight in WEIGHTS.items()},
-        ),
-    )
-
-
-def ours(wanted: Recipe, out: Path) -> None:
-    """The whole of `evomerge merge` but hashing the inputs, with its fsync."""
-    merge_to_directory(wanted, out, root=out.parent, check_hashes=False)
-
-
-def mergekit(python: Path, method: str, base: Path, experts: dict[str, Path], out: Path) -> Seconds:
-    """mergekit's own work, its imports left out."""
-    parameters = {n: {"weight": w, **({"density": 0.5} if method == "ties" else {})} for n, w in WEIGHTS.items()}
-    config = {
-        "merge_method": method,
-        "models": [{"model": str(path), "parameters": parameters[name]} for name, path in experts.items()],
-        "dtype": "bfloat16",
-        **({"base_model": str(base)} if method == "ties" else {}),
+def recipe_of(case: Case, paths: dict[str, Path]) -> dict[str, Any]:
+    """Ours."""
+    names = list(WEIGHTS)[: case.sources]
+    per_source = {name: {"weight": WEIGHTS[name]} for name in names} if case.weighed else {}
+    return {
+        "base": {"location": str(paths["base"])},
+        "sources": {name: {"location": str(paths[name])} for name in names},
+        "merge": {"method": case.method, "parameters": case.ours, "sources": per_source},
     }
-    file = out.with_suffix(".yaml")
-    file.write_text(json.dumps(config))
-    done = subprocess.run([python, "-c", MERGEKIT, file, out], check=True, capture_output=True, text=True)
-    shutil.rmtree(out)
-    cpu, wall = done.stdout.split()[-2:]
-    return float(cpu), float(wall)
+
+
+def config_for(case: Case, paths: dict[str, Path]) -> dict[str, Any]:
+    """mergekit's."""
+    names = list(WEIGHTS)[: case.sources]
+    models = []
+    for name in names:
+        weight = {"weight": WEIGHTS[name]} if case.weighed else {}
+        models.append({"model": str(paths[name]), "parameters": {**weight, **case.theirs}})
+    base = {"base_model": {"model": str(paths["base"])}, "first": {"model": str(paths["a"])}}.get(case.base)
+    shared = {"parameters": {"t": case.theirs["t"]}} if "t" in case.theirs else {}
+    config: dict[str, Any] = {"merge_method": case.method, "models": models, "dtype": "bfloat16", **shared}
+    if shared:
+        config["models"] = [{"model": model["model"]} for model in models]
+    if base is not None:
+        config["base_model"] = base["model"]
+    return config
+
+
+@contextmanager
+def mergekit_python(given: Path | None, root: Path) -> Iterator[Path]:
+    """An interpreter that imports mergekit, in an environment of its own where none is given."""
+    if given is not None:
+        yield given
+        return
+    environment = root / "mergekit"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", MERGEKIT], check=True)
+    yield python
 
 
 def spread(values: list[float]) -> str:
     """Median and range."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def main() -> None:
-    """Measure everything once a round, so that a ratio's two sides saw the same machine."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path, help="a checkpoint directory with one model.safetensors")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--mergekit-python", type=Path, help="an interpreter that imports mergekit")
-    parser.add_argument("--mergekit-repeats", type=int, default=1)
-    parser.add_argument("--scratch", type=Path, help="where 5 copies of the model fit")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    found: dict[str, list[Seconds]] = {}
+def measure(asked: argparse.Namespace, root: Path) -> tuple[dict[str, dict[str, list[dict[str, float]]]], list[float]]:
+    """Method → who → what each round found: a ratio's two sides saw the same machine, one after the other."""
+    shapes = {asked.shape: make_models(root, asked.shape)}
+    if not asked.whole:
+        shapes["third"] = make_models(root, "third")
     loads = [os.getloadavg()[0]]
-    with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
-        root, base = Path(scratch), asked.base.expanduser().resolve()
-        experts = make_experts(base, root)
-        out = root / "out"
-        works: dict[str, Callable[[Path], object]] = {
-            "copy": lambda out: copy([base, *experts.values()], out),
-            "plain torch linear": lambda out: plain(experts, out),
-        }
-        for method in ("linear", "task_arithmetic", "ties"):
-            works[method] = partial(ours, recipe(method, base, experts))
-        for round_number in range(asked.repeats):
-            for name, work in works.items():
-                found.setdefault(name, []).append(timed(work, out))
-            if asked.mergekit_python and round_number < asked.mergekit_repeats:
-                for method in ("linear", "ties"):
-                    seconds = mergekit(asked.mergekit_python, method, base, experts, out)
-                    found.setdefault(f"mergekit {method}", []).append(seconds)
-            loads.append(os.getloadavg()[0])
-    report(found, loads)
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    with mergekit_python(asked.mergekit_python, root) as python:
+        servers = {"floor": Server(Path(sys.executable), FLOOR), "ours": Server(Path(sys.executable), OURS)}
+        if not asked.without_mergekit:
+            servers["mergekit"] = Server(python, THEIRS)
+        cases = [case for case in CASES if not asked.methods or case.method in asked.methods]
+        for number in range(asked.rounds):
+            for case in cases:
+                slow = case.method in SORTED
+                shape = "third" if slow and not asked.whole else asked.shape
+                paths, out = shapes[shape], root / "out"
+                inputs = [str(paths[name] / "model.safetensors") for name in ("base", *list(WEIGHTS)[: case.sources])]
+                size = Path(inputs[0]).stat().st_size
+                rows = found.setdefault(f"{case.method} ({case.kind}, {shape})", {})
+
+                def add(who: str, row: dict[str, float], rows: dict[str, list[dict[str, float]]] = rows) -> None:
+                    rows.setdefault(who, []).append(row)
+
+                add("floor", servers["floor"].run(out, inputs=inputs, bytes=size, fsync=True))
+                add("cached", servers["floor"].run(out, inputs=inputs, bytes=size, fsync=False))
+                add("ours", servers["ours"].run(out, recipe=recipe_of(case, paths)))
+                if "mergekit" in servers and (number == 0 or not slow):
+                    add("mergekit", servers["mergekit"].run(out, config=config_for(case, paths)))
+                loads.append(os.getloadavg()[0])
+                print(f"{number + 1}/{asked.rounds} {case.method}", file=sys.stderr, flush=True)
+        for server in servers.values():
+            server.close()
+    return found, loads
 
 
-def report(found: dict[str, list[Seconds]], loads: list[float]) -> None:
+def report(found: dict[str, dict[str, list[dict[str, float]]]], loads: list[float], seconds: float) -> None:
     """A table in Markdown."""
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
-    print(f"load average {min(loads):.1f} to {max(loads):.1f}; median (range)\n")
-    print("| what | n | CPU s | wall s | CPU / plain torch | CPU / copy |\n|---|---|---|---|---|---|")
-    for name, seconds in found.items():
-        cpu = [c for c, _ in seconds]
-        ratios = [
-            spread([mine / limit for mine, (limit, _) in zip(cpu, found[of], strict=False)])
-            for of in ("plain torch linear", "copy")
-        ]
-        print(f"| {name} | {len(cpu)} | {spread(cpu)} | {spread([w for _, w in seconds])} | {' | '.join(ratios)} |")
+    from importlib.util import find_spec
+
+    import torch
+
+    compiled = "with" if find_spec("numba") else "without"
+    print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, {compiled} numba; "
+          f"load {min(loads):.1f} to {max(loads):.1f}; {seconds:.0f} s in all; median (range)\n")  # fmt: skip
+    print("| method | floor s | ours s | ours / floor | without fsync | ours CPU s | mergekit s | mergekit / ours "
+          "| peak MB ours | peak MB mergekit |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    for name, rows in found.items():
+        ours, floor, theirs = rows["ours"], rows["floor"], rows.get("mergekit", [])
+        ratio = spread([o["wall"] / f["wall"] for o, f in zip(ours, floor, strict=True)])
+        cached = spread([o["wall"] / f["wall"] for o, f in zip(ours, rows["cached"], strict=True)])
+        faster = spread([t["wall"] / o["wall"] for t, o in zip(theirs, ours, strict=False)]) if theirs else "-"
+        memory = [f"{max(r['rss'] for r in rs) / 1e6:.0f} ({max(r['anonymous'] for r in rs) / 1e6:.0f})" if rs else "-"
+                  for rs in (ours, theirs)]  # fmt: skip
+        seconds_of = [spread([r["wall"] for r in rs]) if rs else "-" for rs in (floor, ours, theirs)]
+        cpu = spread([r["cpu"] for r in ours])
+        print(f"| {name} | {seconds_of[0]} | {seconds_of[1]} | {ratio} | {cached} | {cpu} | {seconds_of[2]} | {faster} "
+              f"| {memory[0]} | {memory[1]} |")  # fmt: skip
+
+
+def main() -> None:
+    """Measure everything once a round."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=["135m", "1.1b", "third"], default="135m")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--methods", nargs="*", help="some of them")
+    parser.add_argument("--whole", action="store_true", help="merge the whole shape with the slow methods too")
+    parser.add_argument("--mergekit-python", type=Path, help="an interpreter that imports mergekit")
+    parser.add_argument("--without-mergekit", action="store_true")
+    parser.add_argument("--scratch", type=Path, help="where five copies of the model fit")
+    asked = parser.parse_args()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
+        found, loads = measure(asked, Path(scratch))
+    report(found, loads, time.perf_counter() - began)
 
 
 if __name__ == "__main__":
