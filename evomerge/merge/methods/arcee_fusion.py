@@ -24,7 +24,7 @@ def _merge(block: Block) -> Tensor:
     The quartiles are exact; mergekit takes them of a random sample where a tensor has more than 10⁶ entries.
     """
     (delta,) = block.deltas.values()
-    if delta is None:
+    if delta is None or not delta.numel():
         return block.base.clone()
     columns = block.base.shape[-1] if block.base.dim() else 1
     base, delta = block.base.reshape(-1, columns), delta.reshape(-1, columns)

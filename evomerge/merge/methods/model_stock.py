@@ -19,6 +19,8 @@ _SINGULAR = 1e-6
 
 def _merge(block: Block) -> Tensor:
     """θ0 + t·mean δ, t = N·c / (1 + (N − 1)·c), c the mean cosine of the pairs."""
+    if not block.base.numel():
+        return block.base.clone()
     deltas = [torch.zeros_like(block.base) if d is None else d for d in block.deltas.values()]
     filters = bool(block.shared["filter_wise"]) and block.base.dim() > 1
     rows = block.base.reshape(-1, block.base.shape[-1] if filters else 1)

@@ -22,6 +22,8 @@ MAX_COSINE = 1 - 5e-13
 
 def _merge(block: Block) -> Tensor:
     t = _position(block.per_source)
+    if not block.base.numel():
+        return block.base.clone()
     if block.shared["nuslerp_flatten"] or block.base.dim() < 2:
         return _whole(block, t)
     # mergekit's names: with row_wise vectors run along the first dimension (a matrix's columns), without along the last

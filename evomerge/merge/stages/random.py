@@ -37,7 +37,7 @@ def _bernoulli(state: State, source: str, delta: Tensor) -> Tensor:
 
 def _magprune(state: State, source: str, delta: Tensor) -> Tensor:
     density, epsilon = (weights.number(state.of(source), name) for name in ("density", "epsilon"))
-    if density in (0, 1):
+    if density in (0, 1) or not delta.numel():
         return delta * density
     whole = state.shared["scope"] == "tensor" or delta.dim() < 2
     rows = delta.reshape(1, -1) if whole else delta.reshape(len(delta), -1)

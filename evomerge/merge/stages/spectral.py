@@ -159,7 +159,7 @@ def _winsorise(state: State) -> State:
     factor = weights.number(state.shared, "outliers")
 
     def change(source: str, delta: Tensor) -> Tensor:
-        bound = factor * math.sqrt(inner(delta, delta) / delta.numel())
+        bound = factor * math.sqrt(inner(delta, delta) / max(delta.numel(), 1))
         return delta.clamp(-bound, bound)
 
     return state.each(change)

@@ -23,6 +23,7 @@ from evomerge.models.factors import Factors
 from evomerge.testing.merging import merge_tensors
 
 NAMES = sorted(name for name, method in METHODS.items() if not method.requires)
+EMPTY = ((0,), (0, 5), (5, 0), (3, 0, 2))
 SHAPES = ((1, 1), (1, 5), (5, 1), (3, 4), (4, 3), (6, 6), (7,), (1,), (2, 3, 2))
 ROLES = ("mlp.up", "attention.q", "embedding", "head")
 CHANGES = ("normal", "zeros", "huge", "tiny", "one entry", "sparse", "equal columns", "equal", "opposite", "any scale")
@@ -42,7 +43,7 @@ class Case:
 def change(kind: str, shape: tuple[int, ...], generator: torch.Generator, first: Tensor | None) -> Tensor:
     """A task vector."""
     delta = torch.randn(shape, generator=generator)
-    if kind == "one entry":
+    if kind == "one entry" and delta.numel():
         return delta * (torch.arange(delta.numel()).view(shape) == delta.numel() // 2)
     if kind in ("equal", "opposite") and first is not None:
         return first if kind == "equal" else -first
@@ -53,7 +54,9 @@ def change(kind: str, shape: tuple[int, ...], generator: torch.Generator, first:
         "sparse": (torch.rand(shape, generator=generator) < 0.2).float(),
         "any scale": 10 ** float(torch.empty(()).uniform_(-30, 30, generator=generator)),
     }
-    return (delta[..., :1].expand(shape) if kind == "equal columns" else delta) * scales.get(kind, 1.0)
+    return (delta[..., :1].expand(shape) if kind == "equal columns" and delta.numel() else delta) * scales.get(
+        kind, 1.0
+    )
 
 
 def value(parameter: Parameter) -> st.SearchStrategy[Any]:
@@ -77,7 +80,8 @@ def cases(draw: st.DrawFn, method: Method) -> Case:
     models: dict[str, dict[str, Tensor]] = {s: {} for s in sources}
     factors: dict[str, dict[str, Factors]] = {}
     roles: dict[str, str] = {}
-    for number, shape in enumerate(draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3))):
+    more = SHAPES if method.factored else SHAPES + EMPTY
+    for number, shape in enumerate([draw(st.sampled_from(SHAPES)), *draw(st.lists(st.sampled_from(more), max_size=2))]):
         name, kind = f"t{number}", draw(st.sampled_from(CHANGES))
         roles[name] = draw(st.sampled_from(ROLES)) if len(shape) == 2 else "norm.mlp"
         base[name] = torch.randn(shape, generator=generator) * draw(st.sampled_from([0.0, 1.0, 1e-3]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -81,3 +83,21 @@ def test_masks_go_on_beyond_two_to_the_32(offset: int) -> None:
     assert torch.equal(whole[11:], bernoulli(7, 0.5, offset + 11, 53))
     assert not torch.equal(whole, bernoulli(7, 0.5, offset - 2**31 + 1, 64))
     assert not torch.equal(whole, bernoulli(7, 0.5, offset + 2**32, 64))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (3, 0, 2)])
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if not m.requires and not m.factored])
+def test_tensors_without_entries_stay_so(name: str, shape: tuple[int, ...]) -> None:
+    method = METHODS[name]
+    base = {"w": torch.zeros(shape), "x": torch.ones(2, 3)}
+    sources = "abc"[: max(method.num_sources[0], min(method.num_sources[1] or 3, 3))]
+    models = {s: {"w": base["w"].clone(), "x": base["x"] + i} for i, s in enumerate(sources)}
+    asked: dict[str, Any] = {
+        key: value for key, value in (("filter_wise", True), ("nuslerp_flatten", False)) if _has(name, key)
+    }
+
+    assert merge_tensors(method, base, models, **asked)["w"].shape == shape
+
+
+def _has(name: str, parameter: str) -> bool:
+    return parameter in {p.name for p in METHODS[name].parameters}
