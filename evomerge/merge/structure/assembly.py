@@ -115,10 +115,10 @@ def _children(blueprint: Blueprint, inputs: Inputs) -> tuple[Child, ...]:
     names = blueprint.names[: blueprint.originals]
 
     def read() -> Iterator[tuple[str, dict[str, Tensor]]]:
-        for layer in blueprint.mlps:
-            for name in layer.values():
+        for layer, mlp in enumerate(blueprint.mlps):
+            for matrix, name in mlp.items():
                 base = inputs.base.read(name).float()
-                yield name, {n: _model(inputs, n, name).float() - base for n in names}
+                yield _key(layer, matrix), {n: _model(inputs, n, name).float() - base for n in names}
 
     with one_thread_a_kernel():
         return expand(names, blueprint.settings.expand, read, blueprint.settings.density, blueprint.seed)
@@ -135,20 +135,25 @@ def _tensors(blueprint: Blueprint, children: Sequence[Child], inputs: Inputs) ->
     for layer, names in enumerate(blueprint.mlps):
         yield blueprint.target.router(layer), rows[layer]
         for matrix, name in names.items():
-            for number, tensor in enumerate(_experts(blueprint, children, inputs, name)):
+            for number, tensor in enumerate(_experts(blueprint, children, inputs, name, _key(layer, matrix))):
                 yield blueprint.target.expert(matrix, layer, number), tensor
         if blueprint.target.shared:
             for at, shape in shared_shapes(blueprint.target, layer, rows.shape[2]).items():
                 yield at, torch.zeros(shape)
 
 
-def _experts(blueprint: Blueprint, children: Sequence[Child], inputs: Inputs, name: str) -> list[Tensor]:
+def _key(layer: int, matrix: str) -> str:
+    """What masks are drawn by: the same however a checkpoint spells its names."""
+    return f"layer {layer} {matrix}"
+
+
+def _experts(blueprint: Blueprint, children: Sequence[Child], inputs: Inputs, name: str, key: str) -> list[Tensor]:
     """One matrix of every expert: the models' own bytes, and θ0 + δ for bred ones."""
     models = {n: _model(inputs, n, name) for n in blueprint.names[: blueprint.originals]}
     if children:
         base = inputs.base.read(name).float()
         deltas = {n: tensor.float() - base for n, tensor in models.items()}
-        found = with_children(deltas, children, name, blueprint.settings.density, blueprint.seed)
+        found = with_children(deltas, children, key, blueprint.settings.density, blueprint.seed)
         models |= {child.name: base + found[child.name] for child in children}
     return [models[n] for n in blueprint.names]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -400,6 +401,36 @@ def test_any_method_merges_the_trunk(method: str, models: Models, tmp_path: Path
     found = load_file(out / "model.safetensors")
 
     assert all(found[name].equal(tensor) for name, tensor in merged.items() if ".mlp." not in name)
+
+
+def test_a_trunk_may_need_calibration(models: Models, tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps({"text": f"w{i} w{i + 3} w{i + 9}"}) + "\n" for i in range(3, 9)))
+    recipe = recipe_of(models("llama"), method="regmean", calibration={"items": {"location": str(items)}})
+    out = build_moe(recipe, tmp_path / "moe", Settings("mixtral", gate="uniform"), root=tmp_path)
+    merged = load_file(merge_to_directory(recipe, tmp_path / "dense", root=tmp_path) / "model.safetensors")
+    found = load_file(out / "model.safetensors")
+
+    assert all(found[name].equal(tensor) for name, tensor in merged.items() if ".mlp." not in name)
+
+
+def test_names_without_their_prefix_give_the_same_bytes(models: Models, tmp_path: Path) -> None:
+    zoo = models("llama")
+    bare = {name: tmp_path / name for name in zoo}
+    for name, path in zoo.items():
+        shutil.copytree(path, bare[name])
+        stored = load_file(path / "model.safetensors")
+        save_file(
+            {at.removeprefix("model."): tensor for at, tensor in stored.items()}, bare[name] / "model.safetensors"
+        )
+    settings = Settings("mixtral", gate="random", expand=1)
+    first, second = (
+        build_moe(recipe_of(places, method="dare_ties"), tmp_path / out, settings, root=tmp_path) / "model.safetensors"
+        for places, out in ((zoo, "first"), (bare, "second"))
+    )
+
+    assert first.stat().st_size == second.stat().st_size
+    assert all(load_file(second)[name].equal(tensor) for name, tensor in load_file(first).items())
 
 
 def test_small_files_and_half_precision(models: Models, tmp_path: Path) -> None:
