@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from rich.text import Text
 
 from api import cli_adapter, cli_calibrate, cli_checks, cli_import, cli_structure
 from api.progress import make_console
@@ -50,8 +51,8 @@ def main() -> None:
     """Run the command line; a person's mistake ends in one line, not in a traceback."""
     try:
         app()
-    except (EvomergeError, ValidationError) as error:
-        err.print(f"[bold red]error:[/] {_one_line(error)}", highlight=False, soft_wrap=True)
+    except (EvomergeError, ValidationError, OSError) as error:
+        err.print(Text.assemble(("error: ", "bold red"), _one_line(error)), soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -230,7 +231,7 @@ def merge(
     asked = cli_adapter.as_adapter(asked, as_adapter, rank, energy, alpha, drop)
     limit = size(memory) if memory is not None else None
     if dry_run:
-        found = foresee(asked, output, root=root, threads=threads, memory=limit)
+        found = foresee(asked, output, root=root, threads=threads, memory=limit, device=device)
         out.print(table_of(found))
         if not found.fits:
             sys.exit(1)
@@ -387,4 +388,6 @@ def _written(recipe: Recipe, form: Form) -> str:
 def _one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-    return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

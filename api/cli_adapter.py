@@ -34,14 +34,22 @@ def as_adapter(
     given: dict[str, Any] = {"rank": rank, "energy": energy, "alpha": alpha, "others": "drop" if drop else None}
     given = {name: value for name, value in given.items() if value is not None}
     if not wanted and recipe.output is None:
-        if given:
-            raise InvalidInputError(f"--{next(iter(given))}", next(iter(given.values())), "--as-adapter beside it")
+        for name, value in given.items():
+            raise InvalidInputError(_option(name), value, "--as-adapter beside it, or `output` in the recipe")
         return recipe
     from evomerge.recipe.output import Output
     from evomerge.recipe.text import validate
 
     said = recipe.output.model_dump(exclude_none=True) if recipe.output is not None else {}
-    return recipe.model_copy(update={"output": validate(Output, {**said, **given}, "output")})
+    try:
+        return recipe.model_copy(update={"output": validate(Output, {**said, **given})})
+    except InvalidInputError as error:  # what the recipe said was valid
+        raise InvalidInputError(_option(error.field), error.value, error.allowed) from error
+
+
+def _option(field: str) -> str:
+    """The option that sets a field of `output`."""
+    return "--drop" if field == "others" else f"--{field}"
 
 
 def print_report(made: Path) -> None:

@@ -21,13 +21,15 @@ def calibrate(
 ) -> None:
     """Collect the statistics of the models that a recipe's method reads; what is there already stays."""
     from evomerge.merge.calibration.calibrated import calibrated
+    from evomerge.merge.device import device_named
     from evomerge.merge.execute import merge_to_directory
     from evomerge.merge.inputs import open_inputs
     from evomerge.merge.methods import method_of
+    from evomerge.merge.plan import plan
     from evomerge.merge.resolve import pin
     from evomerge.recipe.text import load_recipe
 
-    root, cache = recipe.resolve().parent, cache_of(data_dir)
+    root, cache, where = recipe.resolve().parent, cache_of(data_dir), device_named(device)
     asked = pin(load_recipe(recipe), root)
     requires = sorted(method_of(asked.merge).requires)
     if not requires:
@@ -40,8 +42,9 @@ def calibrate(
             return merge_to_directory(load_recipe(path), made, root=path.parent, cache=cache)
 
         with open_inputs(asked, root, build) as inputs, err.status("calibrating") as status:
+            plan(asked, inputs.base.tensors, inputs.architecture, inputs.changed)  # before hours of forward passes
             calibrated(
-                inputs, asked, cache, root=root, device=device,
+                inputs, asked, cache, root=root, device=where,
                 progress=lambda what, done: status.update(f"{what}: {done} items"),
             )  # fmt: skip
     out.print(f"{', '.join(requires)} of {len(asked.sources)} source(s) in {cache / 'calibration'}", highlight=False)

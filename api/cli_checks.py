@@ -25,10 +25,14 @@ def lint(
     layers: Annotated[int, typer.Option(min=1, help="How many layers to read, spread over the depth.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Look for sources whose merge would be worthless without an error; exit status 1 if there are some."""
+    """Look for sources whose merge would be worthless without an error; exit status 1 if there are some.
+
+    What `merge` would refuse is an error here, too.
+    """
     from evomerge.merge.execute import merge_to_directory
     from evomerge.merge.inputs import open_inputs
     from evomerge.merge.lint import lint as look
+    from evomerge.merge.plan import plan
     from evomerge.recipe.text import load_recipe
 
     asked, root = load_recipe(recipe), recipe.resolve().parent
@@ -39,6 +43,7 @@ def lint(
             return merge_to_directory(load_recipe(path), made, root=path.parent)
 
         with open_inputs(asked, root, build) as inputs:
+            plan(asked, inputs.base.tensors, inputs.architecture, inputs.changed)  # what `merge` would refuse
             report = look(inputs, num_layers=layers)
     if as_json:
         cosines = [{"sources": list(pair), "cosine": value} for pair, value in report.cosines.items()]

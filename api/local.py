@@ -45,8 +45,15 @@ def read_search(path: Path) -> tuple[RunSpec, Registry | None]:
 
 
 def open_local(settings: Settings) -> Store:
-    """The data directory's store, made when missing."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    """The data directory's store, made when missing.
+
+    Raises:
+        InvalidInputError: there can be no such directory.
+    """
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError("data_dir", str(settings.data_dir), f"a directory ({error.strerror})") from error
     return open_store(settings.url)
 
 

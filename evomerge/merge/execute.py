@@ -117,8 +117,8 @@ def _build(
             return _build_source(path.resolve(), at.scratch, asked, above)
 
         with open_inputs(recipe, root, build) as inputs:
-            inputs = calibrated(inputs, recipe, asked.cache or at.scratch, root=root, device=asked.device)
             todo = with_factors(plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed), inputs.sources)
+            inputs = calibrated(inputs, recipe, asked.cache or at.scratch, root=root, device=asked.device)
             if recipe.output is None:
                 _write(recipe, todo, inputs, at, asked, progress)
             else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -119,6 +120,8 @@ def _first_error(
     """The first wrong place; what its alternatives (a union's members) each expect joined by `or`."""
     if errors[0]["type"] == "missing":  # more likely it is misspelt
         errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")
+    within = [error["loc"] for error in errors]
+    errors = [e for e in errors if e["type"] != "too_short" or not any(_is_within(loc, e["loc"]) for loc in within)]
     paths = [_path(error, data) for error in errors]
     here = [error for error, path in zip(errors, paths, strict=True) if path == paths[0]]
     allowed = " or ".join(dict.fromkeys(_expected(error, model_class) for error in here))
@@ -127,6 +130,11 @@ def _first_error(
         allowed += f" (and {others} more wrong {'field' if others == 1 else 'fields'})"
     value = _value(data, paths[0], here[0])
     return InvalidInputError(_field(where, lines, paths[0]), value, allowed)
+
+
+def _is_within(inner: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
+    """A list is also called too short when its only entry is wrong."""
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _path(error: ErrorDetails, data: Any) -> DocumentPath:
@@ -206,6 +214,7 @@ def _owner(model_class: type[BaseModel], loc: Iterable[str | int]) -> type[BaseM
     """The model class that the value at `loc` is read as, found through the fields' annotations."""
     current: Any = model_class
     for part in loc:
+        current = _plain(current)
         if isinstance(current, type) and issubclass(current, BaseModel):
             named = {field.alias or name: field for name, field in current.model_fields.items()}
             if part in named:
@@ -216,10 +225,20 @@ def _owner(model_class: type[BaseModel], loc: Iterable[str | int]) -> type[BaseM
     return found or model_class
 
 
+def _plain(annotation: Any) -> Any:
+    """An annotation without what pydantic is told beside it, and without the None of a field that may be missing."""
+    while hasattr(annotation, "__metadata__"):
+        annotation = annotation.__origin__
+    if not isinstance(annotation, UnionType) and get_origin(annotation) is not Union:
+        return annotation
+    others = [a for a in annotation.__args__ if a is not NoneType]
+    return _plain(others[0]) if len(others) == 1 else annotation
+
+
 def _tagged(annotation: Any, tag: str | int) -> type[BaseModel] | None:
     """The member of a union in which some field can only be `tag`."""
     members = [m for m in getattr(annotation, "__args__", ()) if isinstance(m, type) and issubclass(m, BaseModel)]
-    return next((m for m in members for f in m.model_fields.values() if f.annotation == Literal[tag]), None)  # type: ignore[valid-type]  # made at run time
+    return next((m for m in members for f in m.model_fields.values() if get_args(f.annotation) == (tag,)), None)
 
 
 def _item_annotation(annotation: Any) -> Any:

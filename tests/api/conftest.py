@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from api.cli import main
 from api.settings import Settings
 from evomerge.storage.sql import SqlStore, open_store
 from evomerge.testing.scripted import ScriptedRun, spec
+
+RECIPE: dict[str, Any] = {
+    "base": {"location": "base"},
+    "sources": {"math": {"location": "math"}, "ja": {"location": "ja"}},
+    "merge": {"method": "task_arithmetic", "parameters": {"weight": 0.5}},
+    "dtype": "float32",
+}
 
 
 @pytest.fixture
@@ -62,3 +72,51 @@ def problem() -> Any:
         return body
 
     return check
+
+
+@pytest.fixture(scope="session")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models and files with which something is wrong."""
+    from tests.api.broken import make_broken
+
+    return make_broken(tmp_path_factory.mktemp("broken"))
+
+
+@pytest.fixture
+def refused(
+    broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run a command that must end in one line; give the line."""
+    monkeypatch.chdir(broken)
+    monkeypatch.setenv("EVOMERGE_DATA_DIR", str(tmp_path / "data"))
+
+    def run(*arguments: str) -> str:
+        before = sorted(broken.rglob("*"))
+        monkeypatch.setattr("sys.argv", ["evomerge", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        line = capsys.readouterr().err
+        assert end.value.code == 2, line
+        assert line.startswith("error: "), line
+        assert line.count("\n") == 1, line
+        assert sorted(broken.rglob("*")) == before, "something was left behind"
+        return line
+
+    return run
+
+
+@pytest.fixture
+def written(tmp_path: Path, broken: Path) -> Iterator[Callable[..., str]]:
+    """A recipe with changes (a None takes a field away), as a file beside the models."""
+    made: list[Path] = []
+
+    def write(**changes: Any) -> str:
+        recipe = {k: v for k, v in {**copy.deepcopy(RECIPE), **changes}.items() if v is not None}
+        path = broken / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        made.append(path)
+        return path.name
+
+    yield write
+    for path in made:
+        path.unlink(missing_ok=True)

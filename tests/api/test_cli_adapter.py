@@ -92,4 +92,4 @@ def test_a_rank_without_an_adapter_is_a_mistake(
     assert run(monkeypatch, "merge", "recipe.yaml", "out", "--rank", "3") == 2
     assert "--as-adapter" in capsys.readouterr().err
     assert run(monkeypatch, "merge", "recipe.yaml", "out", "--as-adapter", "--energy", "2") == 2
-    assert "output energy" in capsys.readouterr().err
+    assert "--energy: got 2.0" in capsys.readouterr().err

@@ -203,7 +203,7 @@ def test_without_a_registry_nothing_is_known(client: TestClient, problem: Any) -
     [
         ({"/space/method": "fisher"}, "/space/method", "beside the space calibration"),
         ({"/space/method": "fisher", "/calibration": {}}, "/space/method", "calibration.sources.a"),
-        ({"/space/method": "fisher", "/calibration": {"items": {"location": "sum"}}}, "/calibration/items/location", "sums"),
+        ({"/space/method": "fisher", "/calibration": {"items": {"location": "sum"}}}, "/calibration/items", "sums"),
         ({"/calibration": {"sources": {"x": {"location": "sums"}}}}, "/calibration/sources/x", "a source of the run"),
         ({"/calibration": {"items": "sums"}}, "/calibration/items", "dictionary"),
         ({"/space/method": "lora_mean"}, "/models/sources/a", "a LoRA adapter"),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Conv1D
+from transformers.utils.logging import disable_progress_bar
 
 from evomerge.errors import ArchitectureError, CheckpointError
 from evomerge.merge.calibration.items import Sample
@@ -95,6 +96,7 @@ def tokenizer_of(source: Source | None, base: Checkpoint) -> Any:
 
 
 def _load(path: Path, dtype: str) -> Any:
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers is partly typed; a command's own lines suffice
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
