@@ -124,15 +124,19 @@ class Gathered:
 
     def __init__(self, high: int) -> None:
         self._high = high
-        self._pending: list[Tensor] = []
+        self._pending = torch.empty(0, dtype=torch.int32)  # one piece of memory: many small ones would scatter the heap
         self._number = 0
         self._counts: Tensor | None = None
 
     def add(self, bits: Tensor) -> None:
-        self._pending.append(bits.cpu())
-        self._number += bits.numel()
-        if self._number > _PENDING:
-            self._count()
+        """Take bit patterns whose upper bits are the bin's."""
+        for part in bits.cpu().split(_PENDING):
+            if self._number + len(part) > _PENDING:
+                self._count()
+            if self._number + len(part) > len(self._pending):
+                self._grow(self._number + len(part))
+            self._pending[self._number : self._number + len(part)] = part
+            self._number += len(part)
 
     def largest(self, kept: int) -> int:
         """The bits of the `kept`-th largest; 0 beyond the last, for zeros that no tensor holds."""
@@ -144,17 +148,20 @@ class Gathered:
             return self._high << LOW_BITS | bin_of(self._counts, kept)[0]
         if kept > self._number:
             return 0
-        found = torch.cat(self._pending).numpy()
+        found = self._pending[: self._number].numpy()
         return int(np.partition(found, len(found) - kept)[len(found) - kept])
+
+    def _grow(self, least: int) -> None:
+        grown = torch.empty(min(max(2 * least, 1024), _PENDING), dtype=torch.int32)
+        grown[: self._number] = self._pending[: self._number]
+        self._pending = grown
 
     def _count(self) -> None:
         if self._counts is None:
             self._counts = torch.zeros(1 << LOW_BITS, dtype=torch.int64)
-        if self._pending:
-            lower = torch.cat(self._pending) & ((1 << LOW_BITS) - 1)
-            self._counts += torch.bincount(lower, minlength=1 << LOW_BITS)
-            self._pending.clear()
-            self._number = 0
+        lower = self._pending[: self._number] & ((1 << LOW_BITS) - 1)
+        self._counts += torch.bincount(lower, minlength=1 << LOW_BITS)
+        self._number = 0
 
 
 def _inside(bits: Tensor, high: int) -> Tensor:
