@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import re
+import shlex
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
+from pydantic import BaseModel
 
 from api.cli import app
+from api.local import read_search
 from api.settings import Settings
+from evomerge.merge.calibration.kinds import check as check_calibration
+from evomerge.merge.methods import method_of
+from evomerge.merge.parameters import check
 from evomerge.models.family import families
 from evomerge.optimizers import OPTIMIZERS
+from evomerge.recipe.align import AlignByActivations, AlignByNames, AlignByTransport, AlignByWeights
+from evomerge.recipe.calibration import Calibration
+from evomerge.recipe.output import Output
+from evomerge.recipe.schema import Merge, ModelRef, Recipe, Rule
+from evomerge.recipe.slices import Slice
+from evomerge.recipe.text import validate
+from evomerge.recipe.tokens import TokenRule
 from evomerge.run.spec import RunSpec
 from fitness.metrics import METRICS
+from workers.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = {page.relative_to(ROOT): page.read_text(encoding="utf-8") for page in PAGES}
+COMMANDS: Any = getattr(typer.main.get_command(app), "commands", {})
 GUIDE = TEXT[Path("docs/user-guide.md")]
 
 
@@ -29,11 +47,32 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", TEXT, ids=str)
-def test_every_command_of_ours_exists(page: Path) -> None:
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    named = re.findall(r"^    (?:\.venv/bin/)?evomerge ([a-z]+)", TEXT[page], re.MULTILINE)
+def test_every_command_of_ours_exists_and_has_the_options_that_are_given(page: Path) -> None:
+    """In blocks, where whole command lines stand."""
+    for line in re.findall(r"^(?:    )?(?:\.venv/bin/)?evomerge ([a-z]+ ?[^\n]*)$", _blocks(TEXT[page]), re.MULTILINE):
+        words = shlex.split(line, comments=True)
 
-    assert set(named) <= commands
+        assert words[0] in COMMANDS, line
+        given = {word.partition("=")[0] for word in words[1:] if word.startswith("-")}
+        assert given <= _options(words[0]), line
+
+
+@pytest.mark.parametrize("page", TEXT, ids=str)
+def test_every_option_in_the_text_is_one_of_a_command(page: Path) -> None:
+    known = set().union(*map(_options, COMMANDS))
+    named = re.findall(r"`(?:evomerge [^`]*?)?(--[a-z][a-z-]*)[^`]*`", TEXT[page])
+
+    assert [option for option in named if option not in known] == []
+
+
+def _blocks(text: str) -> str:
+    """What stands in a page as code: fenced, or indented by four blanks."""
+    fenced = re.findall(r"^ *```[a-z]*\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    return "\n".join([*fenced, *re.findall(r"^    .*$", text, re.MULTILINE)])
+
+
+def _options(command: str) -> set[str]:
+    return {option for parameter in COMMANDS[command].params for option in parameter.opts + parameter.secondary_opts}
 
 
 @pytest.mark.parametrize("page", TEXT, ids=str)
@@ -75,6 +114,84 @@ def test_searches_in_the_documents_and_the_demo_are_valid() -> None:
         found += 1
 
     assert found >= 4
+
+
+def _yaml_blocks() -> list[tuple[str, str]]:
+    found = []
+    for page, text in TEXT.items():
+        for block in re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
+            found.append((f"{page}: {block.split(chr(10))[0].strip()}", textwrap.dedent(block)))
+    return found
+
+
+@pytest.mark.parametrize("block", [block for _, block in _yaml_blocks()], ids=[name for name, _ in _yaml_blocks()])
+def test_every_yaml_example_is_valid(block: str, tmp_path: Path) -> None:
+    """A search, a registry, or a recipe or a part of one, whose methods and parameters exist."""
+    (tmp_path / "example.yaml").write_text(block, encoding="utf-8")
+    data = yaml.safe_load(block)
+    if set(data) == {"models", "eval_sets"}:
+        Registry.load(tmp_path / "example.yaml")
+    elif "objectives" in data:
+        read_search(tmp_path / "example.yaml")
+    elif set(data) & set(Recipe.model_fields):
+        _check_recipe(data)
+    else:  # prompts of a mixture's experts
+        assert all(isinstance(prompts, dict | list) for prompts in data.values())
+
+
+def _check_recipe(part: dict[str, Any]) -> None:
+    """As a whole recipe whose sources are those that the part names."""
+    named = {
+        *part.get("align", {}),
+        *part.get("merge", {}).get("sources", {}),
+        *part.get("calibration", {}).get("sources", {}),
+    }
+    named |= {rule["model"] for rule in part.get("tokens", {}).values() if rule.get("model", "base") != "base"}
+    named |= {name for one in part.get("slices", ()) for name in one.get("sources", {})}
+    place = {"location": "somewhere"}
+    whole = {"base": place, "sources": dict.fromkeys(sorted(named) or ["a", "b"], place), "merge": {"method": "linear"}}
+    recipe = validate(Recipe, whole | part)
+    method = method_of(recipe.merge)
+    check(method, recipe.merge)
+    check_calibration(method.name, method.requires, recipe)
+
+
+def test_the_pages_name_every_command() -> None:
+    shown = {name for name, command in COMMANDS.items() if not command.hidden}
+    written = "\n".join(TEXT.values())
+
+    assert [name for name in shown if f"evomerge {name}" not in written] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "kind"),
+    [
+        *(("recipe", kind) for kind in (Recipe, ModelRef, Merge, Rule, Slice, TokenRule)),
+        ("calibration", Calibration),
+        ("adapters", Output),
+        *(
+            ("alignment-and-structure", kind)
+            for kind in (AlignByWeights, AlignByActivations, AlignByTransport, AlignByNames)
+        ),
+    ],
+)
+def test_the_pages_name_every_field_of_a_recipe(page: str, kind: type[BaseModel]) -> None:
+    text = TEXT[Path(f"docs/{page}.md")]
+    fields = [field.alias or name for name, field in kind.model_fields.items()]
+
+    assert [f for f in fields if not re.search(rf"`(merge\.)?{f}`|^ *{f}:|{{.*\b{f}:", text, re.MULTILINE)] == []
+
+
+def test_the_page_of_recipes_states_the_defaults() -> None:
+    page = TEXT[Path("docs/recipe.md")]
+    stated = dict(re.findall(r"^\| `(\w+)` \| `?(\w[\w./]*)`? \|", page, re.MULTILINE))
+    fields = {field.alias or name: field for name, field in Recipe.model_fields.items()}
+
+    for name in ("schema", "tokenizer", "dtype", "seed", "shard_bytes"):
+        assert stated[name] == str(fields[name].default)
+    assert {name for name, default in stated.items() if default == "required"} == {
+        name for name, field in fields.items() if field.is_required()
+    }
 
 
 def test_the_rest_map_names_every_route() -> None:

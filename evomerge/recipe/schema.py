@@ -123,7 +123,7 @@ class Rule(_Frozen):
     @classmethod
     def _ordered(cls, layers: tuple[int, int] | None) -> tuple[int, int] | None:
         if layers is not None and not 0 <= layers[0] <= layers[1]:
-            raise ValueError(f"layers {list(layers)} must be [first, last] with 0 <= first <= last")
+            raise ValueError("[first, last] with 0 <= first <= last")
         return layers
 
 

@@ -89,7 +89,7 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     "no sum": ({"merge": {"method": "pipeline", "pipeline": ["trim"]}}, "merge.pipeline: got ['trim']"),
     "trim after sum": ({"merge": {"method": "pipeline", "pipeline": ["sum", "trim"]}}, "merge.pipeline[1]: got 'trim'"),
     "layers out of range": (_merge(rules=[{"layers": [0, 9], "parameters": {}}]), "merge.rules[0].layers: got [0, 9]"),
-    "layers turned round": (_merge(rules=[{"layers": [1, 0], "parameters": {}}]), "must be [first, last] with 0 <="),
+    "layers turned round": (_merge(rules=[{"layers": [1, 0], "parameters": {}}]), "[first, last] with 0 <="),
     "three layers": (_merge(rules=[{"layers": [0, 1, 2], "parameters": {}}]), "expected at most 2 entries"),
     "unknown role": (_merge(rules=[{"roles": ["attn"], "parameters": {}}]), "merge.rules[0].roles: got 'attn'"),
     "rule of a stranger": (_merge(rules=[{"source": "x", "parameters": {}}]), " merge.rules[0].source: got 'x'"),

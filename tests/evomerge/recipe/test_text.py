@@ -69,7 +69,7 @@ def test_a_recipe_is_loaded_from_either_format(tmp_path: Path) -> None:
         ("lambda: 1e-5", "lambda: .nan", "7 merge.parameters.lambda: got nan; expected true or false or a finite"),
         ("lambda: 1e-5", "lambda: ", "7 merge.parameters.lambda: got None; expected true or false or a number or text"),
         ("[0.1, 1]", "[]", "7 merge.parameters.density: got []; expected"),
-        ("[1, 2]", "[2, 1]", "9 merge.rules[0].layers: got [2, 1]; expected layers [2, 1] must be [first, last]"),
+        ("[1, 2]", "[2, 1]", "9 merge.rules[0].layers: got [2, 1]; expected [first, last] with 0 <= first"),
         ("layers: [1, 2]", "layer: 1", "9 merge.rules[0].layer: got 1; expected one of the fields ['layers', 'roles'"),
         ("source: ja", "source: fr", "10 merge.rules[0].source: got 'fr'; expected one of the recipe's sources: ja"),
         ("method: ties", "method: pipeline", "merge.pipeline: got None; expected stages with method 'pipeline'"),
