@@ -190,7 +190,7 @@ def _ffg(block: Block) -> Tensor:
 def _mask(block: Block, source: str) -> Tensor:
     saliency = _saliency(block, source)
     if saliency is None:
-        return torch.zeros_like(block.base)
+        saliency = torch.zeros_like(block.base)
     return (saliency >= block.measured[f"least {source}"]).float()
 
 

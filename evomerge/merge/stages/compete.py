@@ -85,9 +85,10 @@ def _clip_quantiles(state: State) -> State:
 
 
 def _scores(state: State, measured: Mapping[str, float]) -> dict[str, Tensor]:
-    """β = exp(N · intra) · tanh(δ · Σδ), intra = minmax(clipped |δ|)²; for every source, zeros included.
+    """β = exp(N · (intra − 1)) · tanh(δ · Σδ), intra = minmax(clipped |δ|)²; for every source, zeros included.
 
-    In float64, rounded once: the same entry has the same score in whatever block it is computed.
+    The paper's β over exp(N), which changes no share and stays finite however many sources there are. In float64,
+    rounded once: the same entry has the same score in whatever block it is computed.
     """
     sources = state.block.per_source
     by = 1 / measured["rms"] if measured["rms"] else 1.0
@@ -97,7 +98,7 @@ def _scores(state: State, measured: Mapping[str, float]) -> dict[str, Tensor]:
     for s, delta in deltas.items():
         low, high = measured[_low(s)], measured[_high(s)]
         span = high - low if high > low else math.inf
-        intra = delta.abs().clamp_(low, high).sub_(low).div_(span).square_().mul_(len(sources)).exp_()
+        intra = delta.abs().clamp_(low, high).sub_(low).div_(span).square_().sub_(1).mul_(len(sources)).exp_()
         scores[s] = intra.mul_(delta.mul(by).mul_(together).tanh_()).float()
     return scores
 
