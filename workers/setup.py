@@ -166,10 +166,12 @@ def baseline_recipes(spec: RunSpec, recipe: Recipe) -> dict[str, Recipe]:
     """What every search is compared with: the base, each source alone, and the plain average of the sources."""
 
     def alone(name: str, ref: ModelRef) -> Recipe:
-        return recipe.model_copy(update={"sources": {name: ref}, "merge": Merge(method="passthrough")})
+        only = {"sources": {name: ref}, "merge": Merge(method="passthrough"), "calibration": None}
+        aligned = {n: how for n, how in (recipe.align or {}).items() if n == name} or None
+        return recipe.model_copy(update=only | {"align": aligned})
 
     return {
-        "base": alone("base", recipe.base),
+        "base": alone("the-base", recipe.base),  # `base` is no source's name
         CONTROL: recipe,
         **{f"source:{name}": alone(name, ref) for name, ref in recipe.sources.items()},
     }

@@ -38,17 +38,15 @@ PAIR = ("ja", "math")
 """The sources of methods that take fewer than four."""
 SAMPLES = 24
 """Calibration items a source."""
-EXTRA = {
-    "plain average": Merge(method="linear"),
-    "base": Merge(method="passthrough"),
-}
 
 
 def recipes(base: Path, methods: dict[str, Method]) -> dict[str, Recipe]:
     """One recipe a method, at its defaults, on as many sources as it takes."""
     refs = {name: ModelRef(location=str(ZOO / "adapters" / name)) for name in SOURCES}
     whole = pin(Recipe(base=ModelRef(location=str(base)), sources=refs, merge=Merge(method="linear")), HERE)
-    found = {"base": whole.model_copy(update={"sources": {"base": whole.base}, "merge": EXTRA["base"]})}
+    found = {
+        "base": whole.model_copy(update={"sources": {"the-base": whole.base}, "merge": Merge(method="passthrough")})
+    }
     for name, method in sorted(methods.items()):
         most = method.num_sources[1] or len(SOURCES)
         names = SOURCES if most >= len(SOURCES) else PAIR[:most]

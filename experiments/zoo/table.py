@@ -61,7 +61,7 @@ def _models(base: Path) -> dict[str, Recipe]:
         return pinned.model_copy(update={"merge": Merge(method="task_arithmetic", sources=values)})
 
     return {
-        "base": alone("base", pinned.base),
+        "base": alone("the-base", pinned.base),
         **{name: alone(name, ref) for name, ref in pinned.sources.items()},
         **{name: mix(weights) for name, weights in MIXES.items()},
     }
