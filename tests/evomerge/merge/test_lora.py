@@ -260,6 +260,19 @@ def test_a_linear_merge_is_the_same_in_core_space(weight: Any, published: dict[s
     torch.testing.assert_close(everything, full, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.proves("core_dare", by="property")
+def test_dare_in_core_space_drops_entries_of_the_core_and_makes_up_for_them(published: dict[str, Factors]) -> None:
+    factors = {"a": published["a"]}
+    merged = merge(METHODS["core_dare"], factors, density=0.5)
+    core = core_space(factors)
+
+    entries = core.U.t() @ merged.double() @ core.V
+    kept = entries.abs() > 1e-4
+    assert 0 < int(kept.sum()) < kept.numel()
+    torch.testing.assert_close(entries[kept], 2 * core.cores["a"].double()[kept], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(core.back(entries.float()), merged, rtol=1e-4, atol=1e-4)
+
+
 def test_the_threshold_of_a_trim_counts_entries_of_the_core(published: dict[str, Factors]) -> None:
     """At half the density half of the 12 × 12 core is left, not of the 17 × 24 tensor."""
     core = core_space(published)

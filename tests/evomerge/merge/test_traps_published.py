@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from evomerge.merge.methods import METHODS
-from evomerge.merge.primitives.lora import core_space
 from evomerge.merge.primitives.measure import bin_of, kth_magnitudes
 from evomerge.merge.primitives.sparsify import bernoulli
-from evomerge.models.factors import Factors
 from evomerge.testing.merging import merge_tensor, merge_tensors
 
 
@@ -128,18 +126,3 @@ def test_a_mask_of_all_entries_has_those_of_a_source_that_left_the_tensor_alone(
 
     assert torch.equal(*found)
     torch.testing.assert_close(found[0], ota)
-
-
-@pytest.mark.proves("core_dare", by="property")
-def test_dare_in_core_space_drops_entries_of_the_core_and_makes_up_for_them() -> None:
-    generator = torch.Generator().manual_seed(0)
-    factors = Factors(torch.randn(4, 9, generator=generator), torch.randn(8, 4, generator=generator))
-    base = {"w": torch.zeros(8, 9)}
-    merged = merge_tensors(METHODS["core_dare"], base, {}, factors={"w": {"a": factors}}, density=0.5)["w"]
-
-    core = core_space({"a": factors})
-    entries = core.U.t() @ merged.double() @ core.V
-    kept = entries.abs() > 1e-4
-    assert 0 < int(kept.sum()) < 16
-    torch.testing.assert_close(entries[kept], 2 * core.cores["a"].double()[kept], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(core.back(entries.float()), merged, rtol=1e-4, atol=1e-4)
