@@ -46,11 +46,12 @@ def read_texts(path: Path) -> list[Text]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError("calibration items", str(path), f"a readable JSONL file ({error})") from error
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidInputError("items", str(path), f"a readable JSONL file ({reason})") from error
     parsed = [_text(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
     texts = [text for text in parsed if text is not None]
     if not texts:
-        raise InvalidInputError("calibration items", str(path), "at least one item that is not of the split 'holdout'")
+        raise InvalidInputError("items", str(path), "at least one item that is not of the split 'holdout'")
     return texts
 
 
@@ -99,7 +100,7 @@ def encode(tokenizer: Any, texts: Sequence[Text], max_tokens: int, where: str) -
     samples = [_sample(tokenizer, text, max_tokens) for text in texts]
     kept = [sample for sample in samples if sample is not None]
     if not kept:
-        raise InvalidInputError("calibration items", where, "items of two or more tokens")
+        raise InvalidInputError("items", where, "items of two or more tokens")
     return kept
 
 
