@@ -39,7 +39,7 @@ SCOPE = Parameter(
     "scope",
     "global",
     choices=("global", "tensor"),
-    text="trim over the whole model as one vector (the paper), or each tensor apart (mergekit)",
+    text="measure over the whole model as one vector (the papers), or over each tensor apart (mergekit)",
 )
 ORDER = Parameter(
     "order",

@@ -135,9 +135,7 @@ AMPLIFY = Stage(
     parameters=(
         Parameter("r", 0.2, low=0.0, high=0.5, text="strength of the gain: 1 + r · min(shared / unique, alpha)"),
         Parameter("alpha", 1.0, low=0.1, high=2.0, legal=(0.0, float("inf")), text="largest ratio that counts"),
-        Parameter(
-            "scope", "global", choices=("global", "tensor"), text="count shared entries over the model, or each tensor"
-        ),
+        p.SCOPE,
     ),
     measure=_counts,
     measures=by_scope,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.merge.methods import METHODS
+from evomerge.merge.methods import METHODS, pipeline
 from evomerge.merge.primitives.measure import bin_of, kth_magnitudes
 from evomerge.merge.primitives.sparsify import bernoulli
 from evomerge.testing.merging import merge_tensor, merge_tensors
@@ -126,3 +126,16 @@ def test_a_mask_of_all_entries_has_those_of_a_source_that_left_the_tensor_alone(
 
     assert torch.equal(*found)
     torch.testing.assert_close(found[0], ota)
+
+
+@pytest.mark.parametrize("sparsifier", ["trim", "band", "changed"])
+def test_any_sparsifier_goes_before_the_split_of_ram(sparsifier: str) -> None:
+    """What RAM+ does is not tied to its own threshold of change."""
+    generator = torch.Generator().manual_seed(0)
+    models = {s: torch.randn(40, generator=generator) * (torch.rand(40, generator=generator) < 0.5) for s in "ab"}
+    asked: dict[str, Any] = {} if sparsifier == "changed" else {"density": 0.4}
+    found = merge_tensor(pipeline((sparsifier, "amplify", "disjoint_mean")), torch.zeros(40), models, r=0.5, **asked)
+    plain = merge_tensor(pipeline((sparsifier, "disjoint_mean")), torch.zeros(40), models, **asked)
+
+    assert bool((found.abs() >= plain.abs()).all())
+    assert not torch.equal(found, plain)
