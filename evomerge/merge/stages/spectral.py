@@ -192,6 +192,8 @@ def _joint_svd(state: State) -> State:
         direction = "horizontal" if ranks["horizontal"] < ranks["vertical"] else "vertical"
     directions, values = bases[str(direction)]
     basis = directions[:, : int((values > tolerance * values[:1]).sum())]
+    if not basis.shape[1]:  # zeros, which have as many entries as where a source lacks the tensor
+        return state
     if direction == "horizontal":
         turned = {source: basis.t() @ delta for source, delta in state.deltas.items()}
         return state.within(turned, lambda merged: basis @ merged)

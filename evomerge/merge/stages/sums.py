@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
+
 from evomerge.errors import InvalidInputError
 from evomerge.merge import standard as p
 from evomerge.merge.method import Values
@@ -22,9 +24,9 @@ def _weigh(state: State) -> State:
 def _sum(state: State) -> State:
     """Σ δ, or Σ δ / Σ w with `normalize`, over all sources."""
     total = sum(state.weights.values()) if state.shared["normalize"] else 1.0
-    if not total:
+    if abs(total) < torch.finfo(torch.float32).tiny:
         if any(state.weights.values()):
-            raise InvalidInputError("normalize", True, f"false where weights add up to 0: {dict(state.weights)}")
+            raise InvalidInputError("normalize", True, f"false where weights add up to nothing: {dict(state.weights)}")
         return state.with_merged(state.zeros)  # weights of zeros are those of task vectors of zeros
     return state.with_merged(weighted_sum(state.deltas, dict.fromkeys(state.deltas, 1 / total), like=state.zeros))
 

@@ -121,7 +121,7 @@ def test_shares_that_cancel_are_refused() -> None:
     base, models = zoo(4, 5)
     asked = {"domain_scale": 1.0, "instruct_scale": -1.0, "purpose": {"b": "instruct"}, "normalize": True}
 
-    with pytest.raises(InvalidInputError, match="add up to 0"):
+    with pytest.raises(InvalidInputError, match="add up to nothing"):
         merge_tensor(pipeline(("purposes", "sum")), base, {s: models[s] for s in "ab"}, **asked)
 
 
@@ -132,3 +132,22 @@ def test_knots_of_sources_that_agree_leads_back() -> None:
     found = merge_tensor(METHODS["knots"], base, same, density=1.0, **{"lambda": 1.0})
 
     torch.testing.assert_close(found, models["a"], rtol=1e-4, atol=1e-5)
+
+
+def test_zeros_have_as_many_entries_as_a_tensor_that_no_source_has() -> None:
+    """One threshold over a model whose second matrix nobody changes."""
+    base, models = zoo(6, 6)
+    two = {"w": base, "still": torch.ones(6, 6)}
+    found = [
+        merge_tensors(METHODS["knots"], two, {s: {"w": m, **more} for s, m in models.items()}, density=0.3)["w"]
+        for more in ({}, {"still": two["still"].clone()})
+    ]
+
+    assert torch.equal(*found)
+
+
+def test_weights_too_small_to_divide_by_are_refused() -> None:
+    base, models = zoo(3, 4)
+
+    with pytest.raises(InvalidInputError, match="add up to nothing"):
+        merge_tensor(METHODS["lines"], base, {"a": models["a"]}, weight=1e-170, normalize=True)
