@@ -243,7 +243,7 @@ def merge(
         )  # fmt: skip
     cli_adapter.print_report(made)
     cli_checks.print_vocabulary(made)
-    out.print(f"merged model in {made}", highlight=False)
+    out.print(f"{'merged model' if asked.output is None else 'adapter'} in {made}", highlight=False)
 
 
 @app.command()
@@ -262,7 +262,7 @@ def chat(
         return
     while True:
         try:
-            line = out.input("[bold]> [/]")
+            line = out.input("> ")
         except EOFError:
             return
         if line.strip():

@@ -18,9 +18,12 @@ WIDTH = 120
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that does not squeeze tables into 80 columns when its output goes to a file."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
+    """A console that does not squeeze tables into 80 columns when its output goes to a file.
+
+    It takes text as it is: brackets in paths and names are no markup.
+    """
+    console = Console(stderr=stderr, markup=False)
+    return console if console.is_terminal else Console(stderr=stderr, markup=False, width=WIDTH)
 
 
 class RunView:

@@ -187,3 +187,16 @@ def test_an_import_that_cannot_be_written_says_so(
     (broken / "mergekit.yaml").write_text(MERGEKIT)
 
     assert said in refused("import", "mergekit.yaml", "-o", output)
+
+
+def test_brackets_in_a_name_are_printed_as_they_are(
+    written: Callable[..., str], broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(broken)
+    out = tmp_path / "of [bold]" / "mine[" / "b]"
+    monkeypatch.setattr("sys.argv", ["evomerge", "merge", written(), str(out)])
+    with pytest.raises(SystemExit) as end:
+        main()
+
+    assert not end.value.code
+    assert str(out) in "".join(capsys.readouterr().out.split("\n"))
