@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from evomerge.merge.calibration.kinds import of_items
 from evomerge.merge.literature import Paper, link_to, papers
 from evomerge.merge.method import Method, Parameter
 from evomerge.merge.methods import BUILT_IN
@@ -169,7 +170,7 @@ def _sources(text: str) -> str:
 
 
 def _needs(method: Method) -> Iterator[str]:
-    calibration = sorted(method.requires)
+    calibration = sorted(of_items(method.requires))
     if calibration:
         yield f"calibration ({', '.join(calibration)})"
     if method.factored:

@@ -119,9 +119,11 @@ def _aliases(places: Mapping[str, Path]) -> Aliases:
 
 
 def _needs(thing: Method | Stage, sources: tuple[int, int | None]) -> Needs:
+    from evomerge.merge.calibration.kinds import of_items
+
     return Needs(
         sources=sources,
-        calibration=sorted(thing.requires),
+        calibration=sorted(of_items(thing.requires)),
         adapters=thing.factored,
         order=thing.ordered,
         seed=thing.stochastic,

@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping
 
 from evomerge.merge.blocks import TensorWork
 from evomerge.merge.calibration.entries import Found
-from evomerge.merge.calibration.kinds import LEARNED, MERGED_GRAM
+from evomerge.merge.calibration.kinds import ANCHORED, LEARNED, MERGED_GRAM
+from evomerge.merge.calibration.learn.anchored import anchored_statistics
 from evomerge.merge.calibration.learn.learned import learned_statistics
 from evomerge.merge.calibration.provider import Model, Provider
 from evomerge.merge.calibration.sequential import sequential_statistics
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.recipe.schema import Recipe
 
-DEPENDENT = LEARNED | {MERGED_GRAM}
+DEPENDENT = LEARNED | {MERGED_GRAM, ANCHORED}
 
 
 def dependent_statistics(
@@ -23,7 +24,9 @@ def dependent_statistics(
     work_of: Callable[[TensorJob], TensorWork],
     models: Mapping[str, Model],
 ) -> Callable[[TensorJob], Found]:
-    """The statistics of each tensor, from the cache or collected now; as `sequential_statistics` and
-    `learned_statistics`."""
+    """The statistics of each tensor, from the cache or collected now; as `sequential_statistics`,
+    `anchored_statistics` and `learned_statistics`."""
+    if ANCHORED in todo.method.requires:
+        return anchored_statistics(provider, recipe, todo, work_of, models)
     find = sequential_statistics if MERGED_GRAM in todo.method.requires else learned_statistics
     return find(provider, recipe, todo, work_of, models)

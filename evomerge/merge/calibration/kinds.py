@@ -17,8 +17,10 @@ WEIGHTS, COLUMNS, GATES = "learned_weights", "learned_columns", "learned_gates"
 CHUNKS, MASK, CONVEX = "learned_chunks", "learned_mask", "learned_convex_weights"
 LEARNED = frozenset({WEIGHTS, COLUMNS, GATES, CHUNKS, MASK, CONVEX})
 """Coefficients that are learned by gradients, which depend on a recipe's parameters."""
+ANCHORED = "anchored_scales"
+"""Scales that a merge reads beside nothing else, learned of the models alone."""
 ALL = ""
-"""In place of a source's name: a learned mask that all sources share."""
+"""In place of a source's name: a learned mask, or scales, that all sources share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Kind:
         text: one line for people.
         per: what it belongs to: of kinds per `entry` a method sees the entries of its block; of all others the whole.
         model: which model is run: the source, or the base.
-        items: on which items: the source's own, or those of all sources, one after the other.
+        items: on which items: the source's own, those of all sources, one after the other, or none.
         gradients: whether it needs backward passes.
     """
 
@@ -38,7 +40,7 @@ class Kind:
     text: str
     per: Per
     model: Literal["source", "base"] = "source"
-    items: Literal["own", "all"] = "own"
+    items: Literal["own", "all", "none"] = "own"
     gradients: bool = False
 
 
@@ -69,11 +71,18 @@ KINDS: dict[str, Kind] = {
         Kind(CHUNKS, "learned coefficients of a task vector's chunks; (chunks)", "tensor", gradients=True),
         Kind(MASK, "learned mask over all task vectors, and a coefficient a source", "tensor", gradients=True),
         Kind(CONVEX, "convex weight of a model found by Frank-Wolfe; one number", "tensor", gradients=True),
+        Kind(ANCHORED, "scales of the merged task vector that fit synthetic inputs of a layer's MLP", "entry",
+             items="none", gradients=True),
     )
 }  # fmt: skip
 
 MOMENT = "second_moment"
 MERGED_GRAM = "merged_gram"
+
+
+def of_items(requires: frozenset[str]) -> frozenset[str]:
+    """The kinds that a recipe must name items for."""
+    return frozenset(kind for kind in requires if kind not in KINDS or KINDS[kind].items != "none")
 
 
 def check(method: str, requires: frozenset[str], recipe: Recipe) -> None:
@@ -89,7 +98,7 @@ def check(method: str, requires: frozenset[str], recipe: Recipe) -> None:
     if requires and recipe.tokenizer not in ("same", "base"):
         allowed = f"same: method {method} reads statistics of models, whose entries are in the models' own vocabulary"
         raise InvalidInputError("tokenizer", recipe.tokenizer, allowed)
-    if requires & LEARNED and requires - LEARNED:
+    if (requires & LEARNED and requires - LEARNED) or (ANCHORED in requires and len(requires) > 1):
         allowed = "no other stage that reads statistics beside one whose coefficients are learned"
         raise InvalidInputError("merge.pipeline", list(recipe.merge.pipeline or ()), allowed)
     check_items(method, requires, recipe.calibration, recipe.sources)
@@ -101,6 +110,7 @@ def check_items(method: str, requires: frozenset[str], calibration: Calibration 
     Raises:
         InvalidInputError: as there.
     """
+    requires = of_items(requires)
     if not requires:
         return
     wanted = f"method {method} reads statistics of the models ({', '.join(sorted(requires))})"

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.merge.method import Method
 from evomerge.merge.methods import (
+    anchored,
     arcee_fusion,
     averages,
     breadcrumbs,
@@ -91,6 +92,7 @@ FAMILIES = (
     spectral,
     interference,
     learned,
+    anchored,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evomerge.merge.stage import Stage
 from evomerge.merge.stages import (
+    anchored,
     columns,
     compete,
     consensus,
@@ -55,6 +56,7 @@ STAGES: dict[str, Stage] = {
         spectral_sums,
         interference,
         learned,
+        anchored,
     )
     for stage in module.STAGES
 }

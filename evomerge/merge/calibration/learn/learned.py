@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def learned_statistics(
     if not any(job.changed and not job.copy for job in jobs):
         return lambda job: {}
     learner = LEARNERS[kind]
-    values = _uniform(learner, jobs)
+    values = uniform(learner.parameters, jobs)
     samples = {source: provider.samples(source, calibration, models) for source in sorted(models)}
     document = {
         "kind": kind,
@@ -90,15 +90,19 @@ def learned_statistics(
     return lambda job: _of(found, kind, job, models)
 
 
-def _uniform(learner: Learner, jobs: list[TensorJob]) -> Values:
-    """The parameters of the learning, which is one for all tensors."""
+def uniform(parameters: Sequence[str], jobs: Sequence[TensorJob]) -> Values:
+    """The values of parameters that must hold for all these tensors alike, which are learned together.
+
+    Raises:
+        InvalidInputError: one differs.
+    """
     first = jobs[0].shared
     for job in jobs:
-        for name in learner.parameters:
+        for name in parameters:
             if job.shared[name] != first[name]:
                 expected = f"one value for all tensors, which are learned together (elsewhere {first[name]!r})"
                 raise InvalidInputError(f"merge.{name} at {job.name}", job.shared[name], expected)
-    return {name: first[name] for name in learner.parameters}
+    return {name: first[name] for name in parameters}
 
 
 def _document(job: TensorJob, learner: Learner) -> list[object]:
