@@ -22,6 +22,7 @@ from evomerge.merge.calibration.kinds import MERGED_GRAM
 from evomerge.merge.calibration.live import Live, load_live
 from evomerge.merge.calibration.provider import Model, Provider
 from evomerge.merge.calibration.stored import key, stored
+from evomerge.merge.engine import one_thread_a_kernel
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.weights import Weights
 from evomerge.recipe.schema import Recipe
@@ -118,7 +119,8 @@ class _Passes:
             here = {s: {MERGED_GRAM: g[job.name]} if job.name in g else {} for s, g in found.items()}
             work = replace(self._work_of(job), statistics=here)
             result = torch.empty(work.base.shape, dtype=job.dtype, device=work.base.device)
-            merge_into(result, self._todo, work, None)
+            with one_thread_a_kernel():
+                merge_into(result, self._todo, work, None)
             live.parameters[job.name].data.copy_(result)
 
 

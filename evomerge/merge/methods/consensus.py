@@ -27,6 +27,7 @@ TALL_CONSENSUS_TIES = compose(
     "Consensus TIES (TALL masks)",
     PAPER + "; the merged vector as in TIES, arXiv:2306.01708, added up",
     (TRIM, ELECT, SUM, CONSENSUS, SCALE),
+    defaults={"lambda": 0.3},
     fixed={"normalize": False},
 )
 

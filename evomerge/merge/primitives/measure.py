@@ -130,7 +130,7 @@ class Gathered:
 
     def add(self, bits: Tensor) -> None:
         """Take bit patterns whose upper bits are the bin's."""
-        for part in bits.cpu().split(_PENDING):
+        for part in torch.split(bits.cpu(), _PENDING):
             if self._number + len(part) > _PENDING:
                 self._count()
             if self._number + len(part) > len(self._pending):

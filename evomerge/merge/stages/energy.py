@@ -43,7 +43,12 @@ TEMPERATURE = Parameter(
     text="of the softmax: small ones favour the largest",
 )
 EXPONENT = Parameter(
-    "exponent", 1.0, low=-1.0, high=2.0, text="power of the energy; negative favours sources that changed little"
+    "exponent",
+    1.0,
+    low=-1.0,
+    high=2.0,
+    legal=(-8.0, 8.0),
+    text="power of the energy; negative favours sources that changed little",
 )
 
 

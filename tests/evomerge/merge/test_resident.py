@@ -52,7 +52,9 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     method = METHODS[draw(st.sampled_from(sorted(name for name, m in METHODS.items() if not m.requires)))]
     least, most = method.num_sources
     names = draw(
-        st.lists(st.sampled_from(["itself", "code", "math", "ja", "es"]), min_size=least, max_size=most or 4, unique=True)
+        st.lists(
+            st.sampled_from(["itself", "code", "math", "ja", "es"]), min_size=least, max_size=most or 4, unique=True
+        )
     )
     numbers = {"weight": NUMBERS, "density": st.floats(0, 1), "t": st.floats(0, 1), "lambda": NUMBERS}
     if method.name == "nuslerp":
