@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evomerge.errors import InvalidInputError
 from evomerge.merge.methods import METHODS, pipeline
 from evomerge.merge.stages import exclusive
 from evomerge.testing.merging import MethodContract, merge_tensor
@@ -121,7 +120,9 @@ def test_the_stages_apart_and_in_one_give_the_same_sum() -> None:
     assert torch.equal(apart, merge_tensor(METHODS["cabs"], base, models, group=8, density=0.3, weight=0.5))
 
 
-def test_a_group_of_part_of_an_entry_is_refused() -> None:
+def test_a_group_is_the_nearest_whole_number() -> None:
+    """A search varies it like any number."""
     base, models = sources()
-    with pytest.raises(InvalidInputError, match="whole number"):
-        merge_tensor(METHODS["cabs"], base, models, group=8.5)
+    asked, expected = (merge_tensor(METHODS["cabs"], base, models, group=group) for group in (8.4, 8))
+
+    assert torch.equal(asked, expected)
