@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,9 +100,11 @@ class Settings:
         for name in ("keep", "rank"):
             if not 0 < getattr(self, name) <= 1:
                 raise InvalidInputError(name, getattr(self, name), "a share above 0, at most 1")
-        for name in ("layers", "number", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(name, getattr(self, name), "1 or more")
+        if not 0 <= self.beta < math.inf:
+            raise InvalidInputError("beta", self.beta, "a finite number of 0 or more")
+        for name, least in (("layers", 1), ("number", 1), ("max_tokens", 2)):
+            if getattr(self, name) < least:
+                raise InvalidInputError(name, getattr(self, name), f"{least} or more")
 
     @property
     def rows(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.errors import ArchitectureError, InvalidInputError
+from evomerge.errors import ArchitectureError, InvalidInputError, NonFiniteError
 from evomerge.merge.calibration.items import Sample
 from evomerge.merge.slices import sliced_config
 from evomerge.merge.structure.directory import write_directory
@@ -48,11 +48,16 @@ def fuse_layers(
     Raises:
         InvalidInputError: the model has too few layers, or the items too few tokens.
         ArchitectureError: layers that would be fused have other tensors or shapes.
+        NonFiniteError: the model gives NaN or infinity.
     """
     left = architecture.num_layers - number
     if left < 1:
         raise InvalidInputError("layers", number, f"1 to {architecture.num_layers - 1} of this model's layers")
-    similarity = similarities([embed(states) for states in _states(checkpoint.path, architecture, samples)])
+    states = list(_states(checkpoint.path, architecture, samples))
+    for layer, found in enumerate(states):
+        if not np.isfinite(found).all():
+            raise NonFiniteError(f"{checkpoint.path}: NaN or infinity among the activations of layer {layer}")
+    similarity = similarities([embed(found) for found in states])
     shares = fused_shares(similarity, number, beta)
     names = {name: split_numbers(name) for name in checkpoint.tensors}
     kept = [name for name, (_, layer, _) in names.items() if layer is None or layer < left]

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from typer.testing import CliRunner
 
-from evomerge.errors import ArchitectureError, CheckpointError, InvalidInputError
+from evomerge.errors import ArchitectureError, CheckpointError, InvalidInputError, NonFiniteError
 from evomerge.merge.structure.compress import Settings, compress
 from evomerge.models.checkpoint import open_checkpoint
 from evomerge.models.source import architecture_of_checkpoint
@@ -312,3 +312,19 @@ def test_the_command_writes_a_model(models: Callable[[str], Path], items: Path, 
     assert answer.exit_code == 0, answer.output
     assert "structure.json" in answer.output
     assert read(tmp_path / "out")[1]["num_local_experts"] == 3
+
+
+def test_a_model_that_computes_nan_is_named(items: Path, tmp_path: Path) -> None:
+    def broken(tensors: dict[str, Tensor]) -> None:
+        tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+
+    with pytest.raises(NonFiniteError, match="NaN or infinity among the activations of layer"):
+        compress(save(tmp_path / "model", "llama", broken), tmp_path / "out", items, Settings("mka"))
+
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("beta", -1.0), ("beta", float("nan")), ("max_tokens", 1)])
+def test_settings_that_mean_nothing_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InvalidInputError, match=name):
+        Settings("mka", **{name: value})
