@@ -38,7 +38,8 @@ def costs(evaluations: Sequence[Evaluation], quality: Callable[[Matrix], Vector]
     behind = np.nextafter(worst, np.inf)  # a violation may be too small to change the sum
     cost[infeasible] = np.maximum(behind, [worst + e.violation for e in np.array(evaluations)[infeasible]])
     lower, upper = np.percentile(cost[~failed], [25, 75])
-    cost[failed] = cost[~failed].max() + ((upper - lower) or 1.0)
+    last = cost[~failed].max()
+    cost[failed] = max(np.nextafter(last, np.inf), last + ((upper - lower) or 1.0))  # a range may be too small to add
     return cost
 
 

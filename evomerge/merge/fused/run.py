@@ -49,6 +49,7 @@ class Fused:
         from evomerge.merge.fused import kernels
 
         self._kernels, self._work, self._form, self._read = kernels, work, form, read
+        self._unused = [source for source in work.operands if source not in form.sources]
         self._keys = [mask_key(plan.seed, source, work.job.name) for source in form.sources]
         self._scales = np.zeros((len(form.sources), 3), np.float32)
         self._rules = np.full(len(form.sources), _RULES[form.sparsify])
@@ -60,6 +61,7 @@ class Fused:
     def merge(self, begin: int, end: int, out: Tensor) -> bool:
         """Merge entries into `out`, bfloat16, on the CPU; False where the torch path has to do it."""
         form, kernels = self._form, self._kernels
+        self._look_at_unused(begin, end)
         raw, into = self._raw(begin, end), bits_of(out)
         if form.kind == "affine":
             kernels.affine(raw[1:], self._scales[:, 2].copy(), form.anchor, into)
@@ -95,6 +97,12 @@ class Fused:
     def _raw(self, begin: int, end: int) -> Raw:
         """The base (left out where the form has no need of it) and the sources, a row each."""
         return read_rows(self._work, self._form.sources, begin, end, self._read, base=self._form.kind != "affine")
+
+    def _look_at_unused(self, begin: int, end: int) -> None:
+        """A source of weight 0 is read for what reading finds: NaN and infinity."""
+        for source in self._unused:
+            operand = self._work.operands[source]
+            self._read(operand.tensor, operand.fresh, begin, end, memory("unused", end - begin, np.uint16))
 
     def _draws(self, begin: int, end: int) -> npt.NDArray[np.uint32]:
         if self._form.sparsify != "bernoulli":

@@ -112,8 +112,9 @@ def share_kept(golden: dict[str, Tensors], percent: int) -> float:
 @pytest.mark.proves("tall_consensus_ties", by="golden")
 def test_consensus_of_ties(golden: dict[str, Tensors]) -> None:
     found = merged(
-        "tall_consensus_ties", golden["base"], experts(golden), density=share_kept(golden, 20), mask_lambda=0.5
-    )
+        "tall_consensus_ties", golden["base"], experts(golden), density=share_kept(golden, 20), mask_lambda=0.5,
+        **{"lambda": 1.0},
+    )  # fmt: skip
 
     assert_deltas(found, golden["base"], golden["consensus_ties"])
 

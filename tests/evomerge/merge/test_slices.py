@@ -224,7 +224,7 @@ def test_a_chat_templates_name_is_refused(zoo: Any, tmp_path: Path) -> None:
         ([{"base": [2, 1]}], "0 <= first <= last"),
         ([{"base": [0, 10_000]}], "10000"),
         ([{"base": [0, 1], "sources": {"code": [0, 2]}}], "ranges of one length"),
-        ([{"sources": {"x": [0, 2]}}], "the recipe's sources are ['code']"),
+        ([{"sources": {"x": [0, 2]}}], "one of the recipe's sources: code"),
         ([], "at least 1"),
     ],
 )
@@ -252,7 +252,7 @@ def test_chat_templates_are_the_recipes_or_the_commonest(zoo: Any, tmp_path: Pat
     for name, text in (("a", "{{ A }}"), ("b", "{{ B }}"), ("c", "{{ B }}")):
         places[name] = tmp_path / name
         places[name].mkdir()
-        for file in zoo.base.iterdir():
+        for file in (file for file in zoo.base.iterdir() if file.name != "chat_template.jinja"):
             (places[name] / file.name).write_bytes(file.read_bytes())
         (places[name] / "tokenizer_config.json").write_text(json.dumps({"chat_template": text, "x": 1}))
     data = {
