@@ -13,11 +13,11 @@ NORMS = ("l1", "l2", "linf")
 
 
 def inverse(density: float) -> float:
-    """1/p: keeps the expectation of every entry; 0 when nothing is kept.
+    """1/p: keeps the expectation of every entry; 0 when nothing is kept, and at most what masks resolve (2³²).
 
     Source: Yu et al. 2024, DARE, arXiv:2311.03099, eq. 2 (with p the drop rate, 1/(1 − p)).
     """
-    return 1.0 / density if density > 0 else 0.0
+    return 1.0 / max(density, 2.0**-32) if density > 0 else 0.0
 
 
 def matching(norm: str, pairs: Iterable[tuple[str, Tensor, Tensor]]) -> dict[str, float]:
