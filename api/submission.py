@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 
 from api.problems import FieldError, Problem, at, field_error, invalid, pointer
 from api.schemas import Checked
-from evomerge.candidate import Genome
 from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.recipe.text import load_yaml
 from evomerge.run.spec import RunSpec
@@ -105,7 +104,7 @@ def check(spec: RunSpec, registry: Registry) -> Checked:
     if errors:
         raise invalid(errors)
     space = _space(spec, registry)
-    _optimizer(spec, space.start)
+    _optimizer(spec, space)
     items = {name: {split: len(one.split(split)) for split in get_args(Split)} for name, one in sets.items()}
     return Checked(
         spec=spec.model_dump(mode="json", by_alias=True),
@@ -204,17 +203,11 @@ def _space(spec: RunSpec, registry: Registry) -> SearchSpace:
         return space_of(spec, pinned_models(spec, registry, check_hashes=False))
 
 
-def _optimizer(spec: RunSpec, start: Genome) -> None:
-    from evomerge.optimizers import make
+def _optimizer(spec: RunSpec, space: SearchSpace) -> None:
+    from workers.setup import optimizer_of
 
     with _deciding("/optimizer"):
-        make(
-            spec.optimizer.name,
-            start=start,
-            num_objectives=len(spec.objectives),
-            seed=spec.seed,
-            **spec.optimizer.options,
-        )
+        optimizer_of(spec, space)
 
 
 def _warnings(spec: RunSpec, dimension: int, items: dict[str, dict[str, int]]) -> list[str]:

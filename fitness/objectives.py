@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from evomerge.candidate import Estimate
 from evomerge.errors import InvalidInputError
-from evomerge.run.spec import RunSpec
+from evomerge.run.spec import Objective, RunSpec
 from fitness.estimate import (
     PairedDifference,
     combine,
@@ -114,6 +114,26 @@ class ObjectivePlan:
             name: combine([self._from(target, e, responses, generation, control or {}) for e in target.eval_sets])
             for name, target in self._targets.items()
         }
+
+    def item_scores(self, responses: Mapping[str, Responses], generation: int) -> tuple[tuple[float, ...], ...]:
+        """For each objective the answers to a generation's items, one after another; larger is better.
+
+        Values of bounded metrics are brought to [0, 1]; others change their sign only, where smaller is better.
+        """
+        return tuple(
+            tuple(value for e in o.eval_sets for value in self._graded(o, e, responses, generation))
+            for o in self.objectives
+        )
+
+    def _graded(
+        self, objective: Objective, eval_set: str, responses: Mapping[str, Responses], generation: int
+    ) -> list[float]:
+        low, high = self.metric(objective.name).bounds
+        values = _answers(responses, eval_set, objective.metric, self._subset(eval_set, generation).ids)
+        if low is not None and high is not None:
+            values = [(value - low) / (high - low) for value in values]
+            return values if objective.direction == "maximize" else [1 - value for value in values]
+        return values if objective.direction == "maximize" else [-value for value in values]
 
     def full_scores(self, responses: Mapping[str, Responses]) -> dict[str, Estimate]:
         """The same from the answers to all items of a split (which one, the items say).

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from evomerge.candidate import Genome
+from evomerge.candidate import Descent, Genome
+from evomerge.optimizers.domain import Domain
 from evomerge.recipe.schema import Recipe
 
 
@@ -22,8 +24,9 @@ class SearchSpace(Protocol):
         ...
 
     @property
-    def start(self) -> Genome:
-        """Where searches begin: the plain average of the sources (weight 1/K each)."""
+    def domain(self) -> Domain:
+        """What optimizers may know: the kind of every gene, and where searches begin: the plain average of the sources
+        (weight 1/K each)."""
         ...
 
     def repair(self, genome: Genome) -> Genome:
@@ -44,4 +47,18 @@ class SearchSpace(Protocol):
 
     def describe(self) -> dict[str, object]:
         """For people and the dashboard: dim, and per gene its name, range, source, layers and roles. JSON-ready."""
+        ...
+
+
+class LineageSpace(SearchSpace, Protocol):
+    """A space whose candidates descend from each other; `domain.lineage` is set and genomes are empty."""
+
+    def descend(self, descent: Descent, parents: Sequence[Recipe], trial: int) -> Recipe:
+        """The recipe of a descendant.
+
+        Args:
+            descent: how it comes from its parents.
+            parents: recipes of `descent.parents`; none for a source.
+            trial: the proposal's number: the seed of its noise.
+        """
         ...

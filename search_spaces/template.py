@@ -10,6 +10,7 @@ from typing import Any
 
 from evomerge.candidate import Genome
 from evomerge.errors import InvalidInputError
+from evomerge.optimizers.domain import Domain
 from evomerge.recipe.schema import ParameterValue, Recipe
 from evomerge.recipe.text import path_text
 from search_spaces.groups import Span
@@ -129,9 +130,9 @@ class TemplateSpace:
         return tuple(gene.name for gene in self.genes)
 
     @property
-    def start(self) -> Genome:
-        """The plain average of the sources."""
-        return tuple(gene.scale.gene(gene.start) for gene in self.genes)
+    def domain(self) -> Domain:
+        """Real genes that begin at the plain average of the sources."""
+        return Domain(tuple(gene.scale.gene(gene.start) for gene in self.genes))
 
     def values(self, genome: Genome) -> tuple[float, ...]:
         """The parameters' values, one a gene, on their grids.

@@ -65,10 +65,10 @@ class SearchSpaceContract(ABC):
         assert space.recipe(space.repair(genome)).digest == space.recipe(genome).digest
 
     def test_there_are_as_many_names_and_start_genes_as_dimensions(self, space: SearchSpace) -> None:
-        assert len(set(space.names)) == len(space.names) == len(space.start) == space.dim > 0
+        assert len(set(space.names)) == len(space.names) == len(space.domain.start) == space.dim > 0
 
     def test_the_start_is_legal(self, space: SearchSpace) -> None:
-        assert space.repair(space.start) == space.start
+        assert space.repair(space.domain.start) == space.domain.start
 
     def test_the_description_is_json_and_covers_every_gene(self, space: SearchSpace) -> None:
         description = json.loads(json.dumps(space.describe(), allow_nan=False))
@@ -79,14 +79,14 @@ class SearchSpaceContract(ABC):
     @pytest.mark.parametrize("gene", [math.nan, math.inf])
     def test_a_genome_that_is_not_finite_is_refused(self, space: SearchSpace, gene: float) -> None:
         with pytest.raises(InvalidInputError, match="finite"):
-            space.recipe((gene, *space.start[1:]))
+            space.recipe((gene, *space.domain.start[1:]))
 
     def test_a_genome_of_another_length_is_refused(self, space: SearchSpace) -> None:
         with pytest.raises(InvalidInputError, match=f"expected {space.dim} genes"):
-            space.recipe((*space.start, 0.5))
+            space.recipe((*space.domain.start, 0.5))
 
     def test_a_recipe_of_another_method_is_refused_by_field(self, space: SearchSpace) -> None:
-        recipe = space.recipe(space.start)
+        recipe = space.recipe(space.domain.start)
         other = recipe.model_copy(update={"merge": recipe.merge.model_copy(update={"method": "another"})})
 
         with pytest.raises(InvalidInputError) as caught:

@@ -11,17 +11,18 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from evomerge.candidate import CandidateState
+from evomerge.candidate import CandidateState, Proposal
 from evomerge.errors import Failure, FailureReason, LeaseLostError, StoreError
 from evomerge.optimizers import restore
 from evomerge.recipe.schema import Recipe
 from evomerge.run.spec import RunSpec
-from evomerge.run.state import ReplayError, RunMachine, Task
+from evomerge.run.state import ReplayError, RunMachine, Task, proposed
 from evomerge.storage.store import CandidateRow, Commit, Event, Lease, RunRow, Store
 from fitness.evaluator import Responses
 from fitness.items import Split
+from search_spaces.space import LineageSpace
 from workers.job import Job, JobResult, Pool, WorkerSpec
 from workers.registry import Registry
 from workers.report import responses_of, result_of
@@ -155,7 +156,7 @@ class Drive:
                 _new_row(number, "baseline", label, recipe, 0, ())
                 for number, (label, recipe) in enumerate(self.search.baselines.items())
             ]
-            self._commit([*self.machine.start(), *map(_proposed_event, rows)], rows)
+            self._commit([*self.machine.start(), *(_proposed_event(row, {"genome": []}) for row in rows)], rows)
         while events := self.machine.advance():
             self._commit(events)
         if self.machine.phase == "verifying" and self.machine.winners and not self.machine.open:
@@ -183,14 +184,21 @@ class Drive:
 
     def _propose(self) -> int:
         number, proposal = self.machine.propose()
-        recipe = self.search.space.recipe(proposal.genome)
+        recipe = self._recipe(proposal)
         twin = self.digests.get((recipe.digest, proposal.generation))
         row = _new_row(number, "search", "", recipe, proposal.generation, proposal.genome)
         self.digests.setdefault((recipe.digest, proposal.generation), number)
-        self._commit([_proposed_event(row)], [row])
+        self._commit([_proposed_event(row, proposed(proposal))], [row])
         if twin is not None and twin in self.machine.scores:
             self._score(row, self._row(twin).responses["subset"], cached=True)
         return number
+
+    def _recipe(self, proposal: Proposal) -> Recipe:
+        if proposal.descent is None:
+            return self.search.space.recipe(proposal.genome)
+        first = len(self.search.baselines)
+        parents = [Recipe.model_validate(self._row(first + t).recipe) for t in proposal.descent.parents or ()]
+        return cast(LineageSpace, self.search.space).descend(proposal.descent, parents, proposal.trial)
 
     def _send(self, pool: Pool, number: int, task: Task) -> None:
         row = self._row(number)
@@ -247,10 +255,12 @@ class Drive:
             violation=violation,
             cached=cached,
         )
-        data = {
+        data: dict[str, Any] = {
             "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation, "scores": scores,
             "violation": violation, "cached": cached, "worker": row.worker, "seconds": row.seconds,
         }  # fmt: skip
+        if self.machine.optimizer.uses_responses and row.kind == "search":
+            data["responses"] = plan.item_scores(answers, row.generation)
         before, best = self.machine.archive.members, self.machine.best()
         self._commit(
             [Event("candidate.scored", data)],
@@ -350,12 +360,11 @@ def _new_row(
     )  # fmt: skip
 
 
-def _proposed_event(row: CandidateRow) -> Event:
+def _proposed_event(row: CandidateRow, asked: dict[str, Any]) -> Event:
     data = {
-        "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation,
-        "digest": row.digest, "genome": list(row.genome),
+        "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation, "digest": row.digest,
     }  # fmt: skip
-    return Event("candidate.proposed", data)
+    return Event("candidate.proposed", data | asked)
 
 
 def _running(row: CandidateRow) -> CandidateState:

@@ -12,6 +12,7 @@ from evomerge.models.adapter import is_adapter
 from evomerge.models.architecture import architecture_of
 from evomerge.models.checkpoint import open_checkpoint
 from evomerge.optimizers import make
+from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.optimizer import Optimizer
 from evomerge.recipe.calibration import Calibration, FileRef
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
@@ -48,14 +49,7 @@ class Search:
 
     def optimizer(self) -> Optimizer:
         """A fresh optimizer as the spec names it."""
-        spec = self.spec
-        return make(
-            spec.optimizer.name,
-            start=self.space.start,
-            num_objectives=len(spec.objectives),
-            seed=derive(spec.seed, "optimizer"),
-            **spec.optimizer.options,
-        )
+        return optimizer_of(self.spec, self.space)
 
 
 def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
@@ -154,6 +148,16 @@ def _check_adapters(spec: RunSpec, recipe: Recipe) -> None:
         if not is_adapter(Path(ref.location)):
             allowed = f"a LoRA adapter: {method.name} works on LoRA factors"
             raise InvalidInputError(f"models.sources.{name}", spec.models.sources[name], allowed)
+
+
+def optimizer_of(spec: RunSpec, space: SearchSpace) -> Optimizer:
+    """A fresh optimizer as the spec names it.
+
+    Raises:
+        InvalidInputError: an unknown name or option, a value out of range, or a space or objectives that it is not for.
+    """
+    problem = Problem(space.domain, len(spec.objectives), spec.budget.candidates)
+    return make(spec.optimizer.name, problem, seed=derive(spec.seed, "optimizer"), **spec.optimizer.options)
 
 
 def load_eval_sets(spec: RunSpec, registry: Registry) -> dict[str, EvalSet]:

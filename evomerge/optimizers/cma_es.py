@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field
 
-from evomerge.candidate import Evaluation, Genome, Proposal
+from evomerge.candidate import Evaluation, Proposal
 from evomerge.optimizers.checks import check_evaluation, check_problem
 from evomerge.optimizers.distribution import Distribution, Settings, Vector
+from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.options import Option, Options, read
 from evomerge.optimizers.ranking import Matrix, UncrowdedImprovement, costs
 from evomerge.optimizers.state import pack, unpack
@@ -94,8 +95,7 @@ class CmaEs:
     genes, 353 kB and 60 ms with 200, whatever the length of the run.
 
     Args:
-        start: initial mean and first proposal, every gene in [0, 1].
-        num_objectives: how many values a tell carries.
+        problem: its start is the initial mean and the first proposal.
         seed: of the normal numbers.
         options: see `CmaEsOptions`.
 
@@ -105,11 +105,13 @@ class CmaEs:
     """
 
     Options: ClassVar[type[Options]] = CmaEsOptions
-    SCHEMA: ClassVar[str] = "evomerge.optimizer.cma_es/1"
+    SCHEMA: ClassVar[str] = "evomerge.optimizer.cma_es/2"
+    uses_responses: ClassVar[bool] = False
 
-    def __init__(self, *, start: Genome, num_objectives: int, seed: int, **options: Option) -> None:
-        check_problem(start, num_objectives)
-        self._start, self._num_objectives, self._seed = tuple(map(float, start)), num_objectives, seed
+    def __init__(self, problem: Problem, *, seed: int, **options: Option) -> None:
+        check_problem("cma_es", problem)
+        self._problem, self._seed = problem, seed
+        self._start, self._num_objectives = tuple(map(float, problem.start)), problem.num_objectives
         self._options = read(CmaEsOptions, options)
         self._normal = Normal(seed)
         self._trials = self._generation = self._restarts = 0
@@ -117,7 +119,7 @@ class CmaEs:
         self._asked: dict[int, Asked] = {}
         self._answered: list[Answered] = []
         self._outcomes: deque[bool] = deque(maxlen=2 * self.generation_size)  # True: no failure
-        self._progress = UncrowdedImprovement(num_objectives)
+        self._progress = UncrowdedImprovement(self._num_objectives)
         self._distribution = Distribution(self._settings)
 
     @property
@@ -196,7 +198,7 @@ class CmaEs:
 
     def state(self) -> bytes:
         head = {
-            "num_objectives": self._num_objectives,
+            "problem": self._problem.dump(),
             "seed": self._seed,
             "options": self._options.model_dump(),
             "trials": self._trials,
@@ -214,7 +216,6 @@ class CmaEs:
         }  # fmt: skip
         genes = len(self._settings.start)
         arrays: dict[str, Any] = {
-            "start": self._start,
             "asked": np.reshape([a.point for a in self._asked.values()], (-1, genes)),
             "answered": np.reshape([a.asked.point for a in self._answered], (-1, genes)),
             "front": self._progress.front.points,
@@ -228,12 +229,7 @@ class CmaEs:
     @classmethod
     def from_state(cls, state: bytes) -> Self:
         head, arrays = unpack(cls.SCHEMA, state)
-        optimizer = cls(
-            start=tuple(arrays["start"].tolist()),
-            num_objectives=head["num_objectives"],
-            seed=head["seed"],
-            **head["options"],
-        )
+        optimizer = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
         optimizer._restore(head, arrays)
         return optimizer
 
@@ -257,8 +253,3 @@ class CmaEs:
         prefix = "distribution."
         numbers = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
         self._distribution = Distribution(self._settings, numbers or None)
-
-
-def _evaluation(answer: Mapping[str, Any]) -> Evaluation:
-    values = answer["values"]
-    return Evaluation(answer["trial"], None if values is None else tuple(values), answer["violation"])

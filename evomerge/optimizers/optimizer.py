@@ -6,13 +6,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
-from evomerge.candidate import Evaluation, Genome, Proposal
+from evomerge.candidate import Evaluation, Proposal
+from evomerge.optimizers.domain import Problem
+from evomerge.optimizers.options import Option, Options
 
 
 class Optimizer(Protocol):
-    """Proposes genomes in [0, 1]^dim; larger objective values are better."""
+    """Proposes genomes in [0, 1]^dim, or descents in a lineage; larger objective values are better.
+
+    Attributes:
+        Options: its own options, each with default, range and description.
+        uses_responses: whether it learns from scores on single items (`Evaluation.responses`).
+    """
+
+    Options: ClassVar[type[Options]]
+    uses_responses: ClassVar[bool] = False
+
+    def __init__(self, problem: Problem, *, seed: int, **options: Option) -> None:
+        """A fresh optimizer.
+
+        Raises:
+            InvalidInputError: an unknown option, a value out of range, or a problem that it does not solve (genes that
+                are no real numbers, several objectives, a lineage, …), under the field `optimizer.name`.
+            ValueError: a start that leaves [0, 1].
+        """
+        ...
 
     def ask(self, n: int) -> list[Proposal]:
         """The next `n` proposals. Never blocks and never waits for outstanding evaluations."""
@@ -33,14 +53,4 @@ class Optimizer(Protocol):
         Raises:
             EvomergeError: the bytes are not a state of this optimizer and version.
         """
-        ...
-
-
-class OptimizerFactory(Protocol):
-    """Makes a fresh optimizer; registered by name in `evomerge.optimizers.OPTIMIZERS`."""
-
-    def __call__(
-        self, *, start: Genome, num_objectives: int, seed: int, **options: float | int | bool | str
-    ) -> Optimizer:
-        """A fresh optimizer of dimension `len(start)` that begins near `start`."""
         ...

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
-import numpy as np
 from pydantic import Field
 from scipy.stats import qmc
 
-from evomerge.candidate import Evaluation, Genome, Proposal
+from evomerge.candidate import Evaluation, Proposal
 from evomerge.optimizers.checks import check_evaluation, check_problem
+from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.options import Option, Options, read
 from evomerge.optimizers.state import pack, unpack
 from evomerge.seeds import generator
@@ -29,8 +29,7 @@ class SobolSearch:
     on what was told. So it serves any number of objectives as it is.
 
     Args:
-        start: the first proposal, every gene in [0, 1].
-        num_objectives: how many values a tell carries.
+        problem: its start is the first proposal.
         seed: of the scrambling.
         options: see `SobolOptions`.
 
@@ -42,13 +41,14 @@ class SobolSearch:
     """
 
     Options: ClassVar[type[Options]] = SobolOptions
-    SCHEMA: ClassVar[str] = "evomerge.optimizer.random/1"
+    SCHEMA: ClassVar[str] = "evomerge.optimizer.random/2"
+    uses_responses: ClassVar[bool] = False
 
-    def __init__(self, *, start: Genome, num_objectives: int, seed: int, **options: Option) -> None:
-        check_problem(start, num_objectives)
-        self._start, self._num_objectives, self._seed = tuple(start), num_objectives, seed
+    def __init__(self, problem: Problem, *, seed: int, **options: Option) -> None:
+        check_problem("random", problem, mixed=True)
+        self._problem, self._seed = problem, seed
         self._options = read(SobolOptions, options)
-        self._sequence = qmc.Sobol(len(start), scramble=True, rng=generator(seed, "sobol"))
+        self._sequence = qmc.Sobol(problem.domain.dim, scramble=True, rng=generator(seed, "sobol"))
         self._trials = 0
 
     @property
@@ -63,31 +63,26 @@ class SobolSearch:
     def _propose(self) -> Proposal:
         trial, self._trials = self._trials, self._trials + 1
         # Points are drawn singly: a first draw that is no power of 2 makes scipy warn.
-        genome = tuple(self._sequence.random(1)[0].tolist()) if trial else self._start
+        genome = tuple(self._sequence.random(1)[0].tolist()) if trial else self._problem.start
         return Proposal(trial, genome, trial // self.generation_size)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         for evaluation in evaluations:
-            check_evaluation(evaluation, self._trials, self._num_objectives)
+            check_evaluation(evaluation, self._trials, self._problem.num_objectives)
 
     def state(self) -> bytes:
         head = {
-            "num_objectives": self._num_objectives,
+            "problem": self._problem.dump(),
             "seed": self._seed,
             "trials": self._trials,
             "options": self._options.model_dump(),
         }
-        return pack(self.SCHEMA, head, {"start": np.array(self._start)})
+        return pack(self.SCHEMA, head, {})
 
     @classmethod
     def from_state(cls, state: bytes) -> Self:
-        head, arrays = unpack(cls.SCHEMA, state)
-        search = cls(
-            start=tuple(arrays["start"].tolist()),
-            num_objectives=head["num_objectives"],
-            seed=head["seed"],
-            **head["options"],
-        )
+        head, _ = unpack(cls.SCHEMA, state)
+        search = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
         search._trials = head["trials"]
         if search._trials > 1:
             search._sequence.fast_forward(search._trials - 1)

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from evomerge.candidate import Genome
 from evomerge.errors import InvalidInputError
 from evomerge.optimizers.cma_es import CmaEs
+from evomerge.optimizers.domain import Problem
+from evomerge.optimizers.optimizer import Optimizer
 from evomerge.optimizers.options import Option
 from evomerge.optimizers.random import SobolSearch
 
-OPTIMIZERS: dict[str, type[SobolSearch] | type[CmaEs]] = {"random": SobolSearch, "cma_es": CmaEs}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"random": SobolSearch, "cma_es": CmaEs}
 """Every optimizer that a run may name."""
 
 
-def _find(name: str) -> type[Any]:
+def _find(name: str) -> type[Optimizer]:
     if name not in OPTIMIZERS:
         raise InvalidInputError("optimizer.name", name, f"one of {', '.join(sorted(OPTIMIZERS))}")
     return OPTIMIZERS[name]
 
 
-def make(name: str, *, start: Genome, num_objectives: int, seed: int, **options: Option) -> SobolSearch | CmaEs:
+def make(name: str, problem: Problem, *, seed: int, **options: Option) -> Optimizer:
     """A fresh optimizer.
 
     Raises:
-        InvalidInputError: an unknown name or option, or a value out of range.
-        ValueError: `start` is empty or leaves [0, 1].
+        InvalidInputError: an unknown name or option, a value out of range, or a problem that it does not solve.
+        ValueError: the start leaves [0, 1].
     """
-    optimizer: SobolSearch | CmaEs = _find(name)(start=start, num_objectives=num_objectives, seed=seed, **options)
-    return optimizer
+    return _find(name)(problem, seed=seed, **options)
 
 
-def restore(name: str, state: bytes) -> SobolSearch | CmaEs:
+def restore(name: str, state: bytes) -> Optimizer:
     """The optimizer that `state` was taken from.
 
     Raises:
         InvalidInputError: an unknown name.
         EvomergeError: the bytes are not a state of this optimizer.
     """
-    optimizer: SobolSearch | CmaEs = _find(name).from_state(state)
-    return optimizer
+    return _find(name).from_state(state)

@@ -247,10 +247,10 @@ class RunMachine:
         self._trials[number] = number - len(self.baselines)
         if ask:
             expected, proposal = self.propose()
-            if expected != number or list(proposal.genome) != list(data["genome"]):
+            if expected != number or proposed(proposal) != {key: data.get(key) for key in proposed(proposal)}:
                 raise ReplayError(
                     f"event {data} does not follow from the events before it: the optimizer asks for candidate "
-                    f"{expected} with genome {list(proposal.genome)}"
+                    f"{expected} with {proposed(proposal)}"
                 )
         self._asked = None
         self.proposed += 1
@@ -266,7 +266,18 @@ class RunMachine:
         if data["violation"] <= 0:
             self.archive.add(number, values)
         if tell:
-            self.optimizer.tell([Evaluation(self._trials[number], values, data["violation"])])
+            self.optimizer.tell(
+                [
+                    Evaluation(
+                        self._trials[number],
+                        values,
+                        data["violation"],
+                        errors=tuple(data["scores"][o.name]["se"] for o in self.spec.objectives),
+                        responses=data.get("responses") and tuple(map(tuple, data["responses"])),
+                        gradients=data.get("gradients") and tuple(map(tuple, data["gradients"])),
+                    )
+                ]
+            )
 
     def _failed(self, data: dict[str, Any], tell: bool) -> None:
         number, task = data["number"], data["task"]
@@ -296,6 +307,16 @@ class RunMachine:
         winners = shortlist(self.spec, scored, self._verified_violations, list(scored), top)
         numbers = [*winners, *range(len(self.baselines))] if self.spec.verify.holdout else []
         return [Event("verification.started", {"task": "holdout", "numbers": numbers, "winners": winners})]
+
+
+def proposed(proposal: Proposal) -> dict[str, Any]:
+    """What an optimizer asked for, as `candidate.proposed` holds it, JSON-ready."""
+    data: dict[str, Any] = {"genome": list(proposal.genome)}
+    if proposal.descent is not None:
+        data["descent"] = proposal.descent.dump()
+    if proposal.fidelity != 1:
+        data["fidelity"] = proposal.fidelity
+    return data
 
 
 def signed(spec: RunSpec, scores: dict[str, dict[str, float]]) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """What every optimizer must do, as tests to inherit.
 
 class TestMine(OptimizerContract):
-    def make(self, *, start, seed): return Mine(start=start, num_objectives=self.num_objectives, seed=seed)
+    def make(self, problem, *, seed): return Mine(problem, seed=seed, population=4)
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from evomerge.candidate import Evaluation, Genome, Proposal
 from evomerge.errors import EvomergeError
+from evomerge.optimizers.domain import Problem, real
 from evomerge.optimizers.optimizer import Optimizer
 
 START: Genome = (0.25, 0.5, 0.625)
@@ -113,11 +114,11 @@ class OptimizerContract(ABC):
     num_objectives: ClassVar[int] = 1
 
     @abstractmethod
-    def make(self, *, start: Genome, seed: int) -> Optimizer:
+    def make(self, problem: Problem, *, seed: int) -> Optimizer:
         """A fresh optimizer; with a small population, so that short tests see many generations."""
 
     def driver(self, start: Genome = START, seed: int = 0) -> Driver:
-        return Driver(self.make(start=start, seed=seed), self.num_objectives)
+        return Driver(self.make(real(start, self.num_objectives), seed=seed), self.num_objectives)
 
     def scored(self, proposals: Sequence[Proposal]) -> list[Evaluation]:
         return [Evaluation(p.trial, score(p.genome, self.num_objectives)) for p in proposals]
@@ -248,7 +249,7 @@ class OptimizerContract(ABC):
         "damage", [lambda s: b"", lambda s: s[: len(s) // 2], lambda s: b"{}", lambda s: b"\x80\x04N."]
     )
     def test_bytes_that_are_no_state_are_refused(self, damage: Callable[[bytes], bytes]) -> None:
-        optimizer = self.make(start=START, seed=0)
+        optimizer = self.make(real(START, self.num_objectives), seed=0)
 
         with pytest.raises(EvomergeError, match="state"):
             type(optimizer).from_state(damage(optimizer.state()))

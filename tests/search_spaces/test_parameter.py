@@ -56,7 +56,7 @@ def test_the_start_is_the_plain_average_everywhere(make: Any, architecture: Arch
     space = make(spec, names)
     parameter = "t" if spec.get("method") == "slerp" else "weight"
 
-    values = resolved(space, architecture, space.start, parameter)
+    values = resolved(space, architecture, space.domain.start, parameter)
 
     assert list(values.values()) == pytest.approx([1 / len(names)] * len(values), abs=1e-6)
 
@@ -74,10 +74,10 @@ def test_every_recipe_is_one_that_its_method_takes(make: Any, name: str, data: s
 
 def test_each_gene_reaches_its_tensors_and_no_other(make: Any, architecture: Architecture) -> None:
     space = make({"layers": 2, "roles": ROLES, "weight": [-0.5, 1.5]}, "ab")
-    before = resolved(space, architecture, space.start, "weight")
+    before = resolved(space, architecture, space.domain.start, "weight")
 
     for number, gene in enumerate(space.describe()["genes"]):
-        genome = tuple(1.0 if i == number else g for i, g in enumerate(space.start))
+        genome = tuple(1.0 if i == number else g for i, g in enumerate(space.domain.start))
         after = resolved(space, architecture, genome, "weight")
         changed = {key for key in before if before[key] != after[key]}
         assert changed
@@ -140,7 +140,7 @@ def test_ranges_are_those_that_the_method_declares(make: Any) -> None:
 
 def test_a_foreign_recipe_is_refused_by_field(make: Any) -> None:
     space = make({"layers": 2, "weight": [0, 1]}, "ab")
-    recipe = space.recipe(space.start)
+    recipe = space.recipe(space.domain.start)
 
     def encode(**update: Any) -> str:
         with pytest.raises(InvalidInputError) as caught:
@@ -160,11 +160,11 @@ def test_a_foreign_recipe_is_refused_by_field(make: Any) -> None:
 
 def test_a_recipe_beside_the_grid_is_taken_for_the_nearest(make: Any) -> None:
     space = make({}, "abc")
-    exact = space.recipe(space.start).model_copy(
+    exact = space.recipe(space.domain.start).model_copy(
         update={"merge": Merge(method="task_arithmetic", sources={name: {"weight": 1 / 3} for name in "abc"})}
     )
 
-    assert space.repair(space.encode(exact)) == space.start
+    assert space.repair(space.encode(exact)) == space.domain.start
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,12 @@ def test_a_search_over_regmean_ends_with_a_recipe_that_says_from_what(tmp_path: 
     kept = [p.name for p in (tmp_path / "cache" / "calibration").glob("gram-*")]
     assert len(kept) == 2  # a source each, however many candidates
     space = prepare(RunSpec.model_validate(spec), registry, tmp_path / "cache").space
-    recipe = space.recipe(space.start)
+    recipe = space.recipe(space.domain.start)
     assert recipe.calibration is not None
     assert recipe.calibration.items is not None
     assert recipe.calibration.items.location == str(tmp_path / "sums.jsonl")
     assert recipe.calibration.items.sha256 is not None
-    assert space.encode(recipe) == pytest.approx(space.start)
+    assert space.encode(recipe) == pytest.approx(space.domain.start)
 
 
 def test_what_is_missing_is_an_error_before_the_first_candidate(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from digit_experts import AVERAGE, ToyMerge, accuracy
 
 from evomerge.candidate import Evaluation, Genome
 from evomerge.optimizers import make
+from evomerge.optimizers.domain import real
 
 CHECKPOINTS = (50, 100, 200, 500)
 SEEDS = (0, 1, 2, 3)
@@ -37,7 +38,7 @@ def crowd(
     toy: ToyMerge, name: str, seed: int, evaluations: int, *, workers: int, failures: float, **options: Any
 ) -> list[Genome]:
     """Best genome so far after each evaluation on `workers` workers of log-normal latency, some of which fail."""
-    optimizer = make(name, start=AVERAGE, num_objectives=1, seed=seed, **options)
+    optimizer = make(name, real(AVERAGE), seed=seed, **options)
     rng = np.random.default_rng(seed)
     running: list[tuple[float, int, Genome]] = []
     now, best, bests = 0.0, (-1.0, AVERAGE), []

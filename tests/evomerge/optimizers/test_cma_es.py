@@ -11,13 +11,14 @@ from evomerge.candidate import Evaluation
 from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.optimizers.cma_es import MAX_AGE, CmaEs, Normal
 from evomerge.optimizers.distribution import cma
+from evomerge.optimizers.domain import real
 from evomerge.optimizers.random import SobolSearch
 from evomerge.testing.optimizer import LearningOptimizerContract
 
 
 class TestContract(LearningOptimizerContract):
-    def make(self, *, start, seed):
-        return CmaEs(start=start, num_objectives=self.num_objectives, seed=seed, population=4)
+    def make(self, problem, *, seed):
+        return CmaEs(problem, seed=seed, population=4)
 
 
 class TestContractWithTwoObjectives(TestContract):
@@ -25,8 +26,8 @@ class TestContractWithTwoObjectives(TestContract):
 
 
 class TestContractWithVariancesOnly(TestContract):
-    def make(self, *, start, seed):
-        return CmaEs(start=start, num_objectives=self.num_objectives, seed=seed, population=4, diagonal=True)
+    def make(self, problem, *, seed):
+        return CmaEs(problem, seed=seed, population=4, diagonal=True)
 
 
 def sphere(genome):
@@ -67,7 +68,7 @@ class Undisturbed:
 )
 def test_generations_told_in_order_are_those_of_pycma_itself(genes, population, diagonal, generations):
     start = tuple(np.linspace(0.2, 0.7, genes).tolist())
-    ours = CmaEs(start=start, num_objectives=1, seed=7, population=population, diagonal=diagonal)
+    ours = CmaEs(real(start), seed=7, population=population, diagonal=diagonal)
     pycma = Undisturbed(start, population, diagonal, seed=7)
     for generation in range(generations):
         proposals = ours.ask(population)
@@ -94,7 +95,7 @@ def stagnating(genome):
 )
 def test_a_restart_comes_when_pycma_itself_would_stop(function, criterion):
     start = (0.45, 0.5)
-    ours = CmaEs(start=start, num_objectives=1, seed=3)
+    ours = CmaEs(real(start), seed=3)
     pycma, stop = Undisturbed(start, 6, False, seed=3), set()
     while not stop:
         assert ours.generation_size == 6
@@ -128,7 +129,7 @@ def asynchronous(optimizer, function, evaluations, seed, slots=7, failures=0.1, 
 def test_a_run_restored_all_the_time_is_the_undisturbed_run(num_objectives, evaluations, generations):
     runs = []
     for every in (None, 7):
-        optimizer = CmaEs(start=(0.4,) * 8, num_objectives=num_objectives, seed=2)
+        optimizer = CmaEs(real((0.4,) * 8, num_objectives), seed=2)
         runs.append(asynchronous(optimizer, tilted, evaluations, seed=0, restore_every=every))
 
     assert runs[0] == runs[1]
@@ -136,14 +137,14 @@ def test_a_run_restored_all_the_time_is_the_undisturbed_run(num_objectives, eval
 
 
 def test_late_answers_cost_little():
-    crowd = asynchronous(CmaEs(start=(0.3,) * 8, num_objectives=1, seed=1), sphere, 400, seed=3, slots=20)
+    crowd = asynchronous(CmaEs(real((0.3,) * 8), seed=1), sphere, 400, seed=3, slots=20)
 
     assert max(sphere(p.genome) for p in crowd) > -2e-3  # -0.72 at the start; one at a time reaches -1e-4
 
 
 def test_answers_from_long_ago_are_dropped():
     def run(late):
-        optimizer = CmaEs(start=(0.5, 0.5), num_objectives=1, seed=0, population=4)
+        optimizer = CmaEs(real((0.5, 0.5)), seed=0, population=4)
         held, *_ = optimizer.ask(2)
         for _ in range(MAX_AGE + 1):
             optimizer.tell(told(optimizer.ask(4), sphere))
@@ -156,7 +157,7 @@ def test_answers_from_long_ago_are_dropped():
 
 
 def test_a_whole_generation_of_earlier_proposals_is_learnt_from():
-    optimizer = CmaEs(start=(0.5, 0.5), num_objectives=1, seed=0, population=4)
+    optimizer = CmaEs(real((0.5, 0.5)), seed=0, population=4)
     proposals = optimizer.ask(12)
     optimizer.tell(told(proposals, sphere))
 
@@ -165,7 +166,7 @@ def test_a_whole_generation_of_earlier_proposals_is_learnt_from():
 
 def test_a_few_failures_are_left_out():
     def run(with_failures):
-        optimizer = CmaEs(start=(0.5,) * 3, num_objectives=1, seed=0, population=6)
+        optimizer = CmaEs(real((0.5,) * 3), seed=0, population=6)
         for _ in range(10):
             proposals = optimizer.ask(8)
             optimizer.tell([Evaluation(p.trial, None) for p in proposals[6:] if with_failures])
@@ -177,7 +178,7 @@ def test_a_few_failures_are_left_out():
 
 def test_a_region_where_most_fails_repels():
     """Above 0.35 in the first gene nothing works, and the start lies there: the mean must leave."""
-    optimizer = CmaEs(start=(0.5, 0.5, 0.5), num_objectives=1, seed=0, sigma=0.1)
+    optimizer = CmaEs(real((0.5, 0.5, 0.5)), seed=0, sigma=0.1)
 
     def answer(proposal):
         return Evaluation(proposal.trial, None if proposal.genome[0] > 0.35 else (sphere(proposal.genome),))
@@ -195,7 +196,7 @@ def test_a_region_where_most_fails_repels():
 
 def test_constraints_are_met_before_objectives_count():
     """The objective pulls to 0.6, but only genomes whose first gene is below 0.2 are feasible."""
-    optimizer = CmaEs(start=(0.7, 0.3, 0.3), num_objectives=1, seed=0)
+    optimizer = CmaEs(real((0.7, 0.3, 0.3)), seed=0)
     best = -math.inf
     for _ in range(80):
         proposals = optimizer.ask(7)
@@ -209,7 +210,7 @@ def test_constraints_are_met_before_objectives_count():
 
 
 def test_a_flat_fitness_is_tolerated_then_restarts_with_twice_the_population():
-    optimizer = CmaEs(start=(0.5,) * 4, num_objectives=1, seed=0)
+    optimizer = CmaEs(real((0.5,) * 4), seed=0)
     size = optimizer.generation_size
     sizes = []
     for _ in range(40):
@@ -223,7 +224,7 @@ def test_a_flat_fitness_is_tolerated_then_restarts_with_twice_the_population():
 
 
 def test_a_converged_search_restarts_and_a_restored_one_does_the_same():
-    optimizer = CmaEs(start=(0.45, 0.5), num_objectives=1, seed=0)
+    optimizer = CmaEs(real((0.45, 0.5)), seed=0)
     restored = None
     for generation in range(150):
         if generation == 20:
@@ -244,7 +245,7 @@ def test_two_objectives_cover_the_front_better_than_random():
 
     volumes = {}
     for kind in (CmaEs, SobolSearch):
-        optimizer = kind(start=(0.1,) * 6, num_objectives=2, seed=0)
+        optimizer = kind(real((0.1,) * 6, 2), seed=0)
         points = []
         for _ in range(60):
             proposals = optimizer.ask(9)
@@ -258,7 +259,7 @@ def test_two_objectives_cover_the_front_better_than_random():
 def test_a_search_that_converges_in_a_corner_stays_finite():
     """There many points fold to one genome; late ones among them must still be recognised and clipped."""
     rng = np.random.default_rng(0)
-    optimizer = CmaEs(start=(1.0, 1.0), num_objectives=1, seed=1, population=60, sigma=0.1, diagonal=True)
+    optimizer = CmaEs(real((1.0, 1.0)), seed=1, population=60, sigma=0.1, diagonal=True)
     for _ in range(45):
         proposals = [p for p in optimizer.ask(60) if rng.random() < 0.9]
         optimizer.tell(told(proposals, sum))
@@ -267,7 +268,7 @@ def test_a_search_that_converges_in_a_corner_stays_finite():
 
 
 def test_many_genes_learn_variances_only_and_stay_small():
-    optimizer = CmaEs(start=(0.5,) * 300, num_objectives=1, seed=0)
+    optimizer = CmaEs(real((0.5,) * 300), seed=0)
     for _ in range(3):
         optimizer.tell(told(optimizer.ask(optimizer.generation_size), sphere))
 
@@ -276,7 +277,7 @@ def test_many_genes_learn_variances_only_and_stay_small():
 
 
 def test_a_single_gene_is_searched_too():
-    optimizer = CmaEs(start=(0.1,), num_objectives=1, seed=0)
+    optimizer = CmaEs(real((0.1,)), seed=0)
     for _ in range(30):
         optimizer.tell(told(optimizer.ask(4), sphere))
 
@@ -285,7 +286,7 @@ def test_a_single_gene_is_searched_too():
 
 
 def test_the_default_population_is_hansens():
-    sizes = [CmaEs(start=(0.5,) * d, num_objectives=1, seed=0).generation_size for d in (2, 16, 100)]
+    sizes = [CmaEs(real((0.5,) * d), seed=0).generation_size for d in (2, 16, 100)]
 
     assert sizes == [6, 12, 17]
 
@@ -304,17 +305,17 @@ def test_the_default_population_is_hansens():
 )
 def test_wrong_options_are_named(options, field):
     with pytest.raises(InvalidInputError, match=f"optimizer.options.{field}"):
-        CmaEs(start=(0.5, 0.5), num_objectives=1, seed=0, **options)
+        CmaEs(real((0.5, 0.5)), seed=0, **options)
 
 
 def test_starts_that_cannot_be_searched_are_refused():
     for start in ((), (0.5, 1.5), (math.nan, 0.5)):
         with pytest.raises(ValueError, match="start"):
-            CmaEs(start=start, num_objectives=1, seed=0)
+            CmaEs(real(start), seed=0)
     with pytest.raises(ValueError, match="objective"):
-        CmaEs(start=(0.5, 0.5), num_objectives=0, seed=0)
+        CmaEs(real((0.5, 0.5), 0), seed=0)
 
 
 def test_the_state_of_another_optimizer_is_refused():
     with pytest.raises(EvomergeError, match="random/1"):
-        CmaEs.from_state(SobolSearch(start=(0.5,), num_objectives=1, seed=0).state())
+        CmaEs.from_state(SobolSearch(real((0.5,)), seed=0).state())

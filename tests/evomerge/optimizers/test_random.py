@@ -6,13 +6,14 @@ from scipy.stats import qmc
 
 from evomerge.candidate import Evaluation
 from evomerge.errors import InvalidInputError
+from evomerge.optimizers.domain import real
 from evomerge.optimizers.random import SobolSearch
 from evomerge.testing.optimizer import OptimizerContract
 
 
 class TestContract(OptimizerContract):
-    def make(self, *, start, seed):
-        return SobolSearch(start=start, num_objectives=self.num_objectives, seed=seed)
+    def make(self, problem, *, seed):
+        return SobolSearch(problem, seed=seed)
 
 
 class TestContractWithTwoObjectives(TestContract):
@@ -20,7 +21,7 @@ class TestContractWithTwoObjectives(TestContract):
 
 
 def test_points_spread_more_evenly_than_independent_ones():
-    proposals = SobolSearch(start=(0.5,) * 6, num_objectives=1, seed=0).ask(129)
+    proposals = SobolSearch(real((0.5,) * 6), seed=0).ask(129)
     independent = np.random.default_rng(0).random((128, 6))
 
     discrepancy = qmc.discrepancy(np.array([p.genome for p in proposals[1:]]))
@@ -28,7 +29,7 @@ def test_points_spread_more_evenly_than_independent_ones():
 
 
 def test_tells_change_nothing():
-    told, untold = (SobolSearch(start=(0.5, 0.5), num_objectives=2, seed=1) for _ in range(2))
+    told, untold = (SobolSearch(real((0.5, 0.5), 2), seed=1) for _ in range(2))
     told.tell([Evaluation(p.trial, (1.0, 2.0)) for p in told.ask(10)])
     untold.ask(10)
 
@@ -36,14 +37,14 @@ def test_tells_change_nothing():
 
 
 def test_generations_have_the_size_that_was_asked_for():
-    search = SobolSearch(start=(0.5,), num_objectives=1, seed=0, generation_size=3)
+    search = SobolSearch(real((0.5,)), seed=0, generation_size=3)
 
     assert [p.generation for p in search.ask(7)] == [0, 0, 0, 1, 1, 1, 2]
     assert search.generation_size == 3
 
 
 def test_a_late_restore_is_quick_and_exact():
-    search = SobolSearch(start=(0.5,) * 8, num_objectives=1, seed=0)
+    search = SobolSearch(real((0.5,) * 8), seed=0)
     search.ask(5000)
 
     assert SobolSearch.from_state(search.state()).ask(4) == search.ask(4)
@@ -52,4 +53,4 @@ def test_a_late_restore_is_quick_and_exact():
 @pytest.mark.parametrize(("options", "field"), [({"size": 3}, "size"), ({"generation_size": 0}, "generation_size")])
 def test_wrong_options_are_named(options, field):
     with pytest.raises(InvalidInputError, match=f"optimizer.options.{field}"):
-        SobolSearch(start=(0.5,), num_objectives=1, seed=0, **options)
+        SobolSearch(real((0.5,)), seed=0, **options)

@@ -5,6 +5,7 @@ import pytest
 
 from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.optimizers import OPTIMIZERS, make, restore
+from evomerge.optimizers.domain import real
 from evomerge.optimizers.optimizer import Optimizer
 from evomerge.optimizers.state import pack, unpack
 
@@ -13,7 +14,7 @@ START = (0.25, 0.5)
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_what_was_made_by_name_is_restored_by_name(name):
-    optimizer: Optimizer = make(name, start=START, num_objectives=1, seed=0)
+    optimizer: Optimizer = make(name, real(START), seed=0)
     optimizer.ask(5)
 
     assert restore(name, optimizer.state()).ask(4) == optimizer.ask(4)
@@ -22,19 +23,19 @@ def test_what_was_made_by_name_is_restored_by_name(name):
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(InvalidInputError, match=r"optimizer.name: got 'cmaes'; expected one of cma_es, random"):
-        make("cmaes", start=START, num_objectives=1, seed=0)
+        make("cmaes", real(START), seed=0)
     with pytest.raises(InvalidInputError, match=r"optimizer.name"):
         restore("cmaes", b"")
 
 
 def test_an_unknown_option_lists_the_known_ones():
     with pytest.raises(InvalidInputError, match=r"popsize: got 8; expected one of diagonal, population, sigma"):
-        make("cma_es", start=START, num_objectives=1, seed=0, popsize=8)
+        make("cma_es", real(START), seed=0, popsize=8)
 
 
 def test_an_option_of_the_wrong_type_says_what_is_allowed():
     with pytest.raises(InvalidInputError, match=r"generation_size: got '4'; expected .*integer"):
-        make("random", start=START, num_objectives=1, seed=0, generation_size="4")
+        make("random", real(START), seed=0, generation_size="4")
 
 
 def test_every_option_is_described():

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.optimizers import make
+from evomerge.optimizers.domain import real
 from evomerge.run.spec import RunSpec
 from evomerge.run.state import MIN_FOR_SHARE, ReplayError, RunMachine
 from evomerge.storage.store import Event
@@ -34,7 +35,7 @@ def spec_of(**changes: Any) -> RunSpec:
 
 
 def machine_of(spec: RunSpec) -> RunMachine:
-    optimizer = make("cma_es", start=START, num_objectives=len(spec.objectives), seed=3, population=5)
+    optimizer = make("cma_es", real(START, len(spec.objectives)), seed=3, population=5)
     return RunMachine(spec, optimizer, BASELINES)
 
 
