@@ -317,5 +317,5 @@ def test_starts_that_cannot_be_searched_are_refused():
 
 
 def test_the_state_of_another_optimizer_is_refused():
-    with pytest.raises(EvomergeError, match="random/1"):
+    with pytest.raises(EvomergeError, match="random/2"):
         CmaEs.from_state(SobolSearch(real((0.5,)), seed=0).state())
