@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from evomerge.merge.primitives.aggregate import sum_of
+from evomerge.merge.primitives.spectral import eigen_in_place
 
 # o rows (outputs), i columns (inputs)
 
@@ -67,16 +68,16 @@ def gram_solve(
     if outs is not None:
         return _conjugate_gradient(list(grams), list(targets), list(outs), initial, steps).float()
     gram, pull, precision = _accumulated(grams, targets)
-    found: tuple[Tensor, Tensor] = torch.linalg.eigh(gram)
-    values, vectors = found[0].clamp_(min=0), found[1]
+    # what the start leaves of the gradient
+    rest = pull if initial is None else pull.addmm_(initial.double(), gram, alpha=-1)
+    vectors, values = eigen_in_place(gram)
+    values.clamp_(min=0)
     significant = values > len(values) * precision * values[-1]
     shares = torch.ones_like(values) if degree is None else degree(values)
     inverse = torch.where(significant, shares / values.where(significant, torch.ones_like(values)), 0.0)
-    if initial is None:
-        return (((pull @ vectors) * inverse) @ vectors.t()).float()
-    start = initial.double()
-    rest = torch.addmm(pull, start, gram, alpha=-1)  # what the start leaves of the gradient
-    return torch.addmm(start, (rest @ vectors) * inverse, vectors.t()).float()
+    turned = (rest @ vectors).mul_(inverse)
+    found = torch.matmul(turned, vectors.t(), out=rest)
+    return (found if initial is None else found.add_(initial)).float()
 
 
 def _accumulated(grams: Iterable[Tensor], targets: Iterable[Tensor]) -> tuple[Tensor, Tensor, float]:
@@ -84,18 +85,26 @@ def _accumulated(grams: Iterable[Tensor], targets: Iterable[Tensor]) -> tuple[Te
     total: Tensor | None = None
     pull: Tensor | None = None
     precision = torch.finfo(torch.float64).eps
-    for gram, target in zip(grams, targets, strict=True):
+    given, wanted = iter(grams), iter(targets)
+    while (
+        gram := next(given, None)
+    ) is not None:  # no `for`, no `zip`: they keep the last one until they have the next
+        target = next(wanted, None)
+        if target is None:
+            raise ValueError("fewer targets than Gram matrices: expected as many")
         _check_shapes(gram, target)
-        wide = gram.double()
-        part = target.double() @ wide
         precision = max(precision, torch.finfo(gram.dtype).eps)
+        wide = gram.double()
         if total is None or pull is None:
-            total, pull = wide.clone(), part
+            total, pull = wide.clone() if wide is gram else wide, target.double() @ wide
         else:
             total.add_(wide)
-            pull.add_(part)
+            pull.addmm_(target.double(), wide)
+        del gram, wide, target
     if total is None or pull is None:
         raise ValueError("no Gram matrix: expected at least one source")
+    if next(wanted, None) is not None:
+        raise ValueError("more targets than Gram matrices: expected as many")
     return total, pull, precision
 
 

@@ -8,7 +8,7 @@ routine already errs by 10⁻⁷ σ₁ in every singular value. Factors are orth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +23,8 @@ _ZERO = 1e-8
 """Singular values below this share of the largest count as 0: float32 input is not known that well."""
 
 
-_COLUMNS = 512
-"""Columns that are held in float64 at a time while a Gram matrix is added up."""
+_AT_A_TIME = 256
+"""Columns that are held in float64 at a time."""
 _NOISE = 1e-7
 """The same where one round has to do: the root of what rounding leaves of zeros in a float64 Gram matrix is below."""
 
@@ -83,55 +83,99 @@ def svd(matrix: Tensor, *, count: int | None = None, complete: bool = False) -> 
     if matrix.shape[0] > matrix.shape[1]:
         turned = svd(matrix.t(), count=count, complete=complete)
         return Svd(turned.right.t(), turned.values, turned.left.t())
-    rows = matrix.double()
-    left, values, right = _split(rows, len(rows) if count is None else count)
-    missing = len(rows) - len(values)
+    left, values, right = _split(matrix, len(matrix) if count is None else count)
+    missing = len(matrix) - len(values)
     if complete and missing:
-        left, right = _completed(left, missing), _completed(right.t(), missing).t()
+        left, right = _completed(left.double(), missing).float(), _completed(right.t().double(), missing).t().float()
         values = torch.cat([values, values.new_zeros(missing)])
-    return Svd(left.float(), values, right.float())
+    return Svd(left, values, right)
 
 
-def _split(rows: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Left vectors, values and right vectors of a wide float64 matrix, in two rounds; zeros left out."""
-    left, values = _gram_eigen(rows)
+def _split(matrix: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Left vectors, values and right vectors of a wide matrix, in two rounds; zeros left out.
+
+    Vectors are found in float64 and kept in float32; products go a few columns at a time.
+    """
+    vectors, rising = gram_eigen([matrix])
+    values = rising.flip(0)
     top = float(values[0]) if len(values) else 0.0
+    wanted = min(wanted, len(matrix))
     strong = min(wanted, int((values > _SPLIT * top).sum()))
-    right = (left[:, :strong].t() @ rows).div_(values[:strong, None])
-    if strong == min(wanted, len(rows)) or top == 0:
-        return left[:, :strong], values[:strong], right
-    weak = left[:, strong:].t() @ rows
-    weak -= (weak @ right.t()) @ right  # what rounding has left of the strong directions
-    turn, small = _gram_eigen(weak)
-    count = min(wanted - strong, int((small > _ZERO * top).sum()))
-    turn, small = turn[:, :count], small[:count]
-    both = torch.cat([right, (turn.t() @ weak).div_(small[:, None])])
-    return torch.cat([left[:, :strong], left[:, strong:] @ turn], dim=1), torch.cat([values[:strong], small]), both
+    others, basis = vectors[:, : len(matrix) - strong], vectors[:, len(matrix) - strong :]
+    left, right = basis.float().flip(1), matrix.new_empty(strong, matrix.shape[1])
+    for columns in _columns(matrix):
+        right[:, columns] = (basis.t() @ matrix[:, columns].double()).flip(0).div_(values[:strong, None])
+    if strong == wanted or top == 0:
+        return left, values[:strong], right
+    weak = torch.empty(others.shape[1], matrix.shape[1], dtype=torch.float64, device=matrix.device)
+    for columns in _columns(matrix):
+        weak[:, columns] = others.t() @ matrix[:, columns].double()
+    others = others.float()
+    del vectors, basis
+    return _joined(left, values[:strong], right, others, weak, wanted - strong, _ZERO * top)
 
 
-def _gram_eigen(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvectors of rows · rowsᵀ and the roots of its eigenvalues, largest first."""
-    vectors, values = _gram_eigen_rising(rows)
-    return vectors.flip(1), values.flip(0)
+def _joined(
+    left: Tensor, values: Tensor, right: Tensor, others: Tensor, weak: Tensor, wanted: int, least: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The strong components and those of what is left without them.
+
+    Args:
+        others: left vectors beside `left`, that is, of the weak components and of zeros.
+        weak: othersᵀ · matrix, float64; overwritten.
+    """
+    shares = weak.new_zeros(len(weak), len(right))
+    for columns in _columns(weak):
+        shares.addmm_(weak[:, columns], right[:, columns].t().double())
+    for columns in _columns(weak):  # what rounding has left of the strong directions
+        weak[:, columns] -= shares @ right[:, columns].double()
+    vectors, rising = gram_eigen([weak])
+    small = rising.flip(0)
+    count = min(wanted, int((small > least).sum()))
+    turn, small = vectors[:, len(small) - count :].flip(1), small[:count]
+    whole = right.new_empty(len(right) + count, right.shape[1])
+    whole[: len(right)] = right
+    for columns in _columns(weak):
+        whole[len(right) :, columns] = (turn.t() @ weak[:, columns]).div_(small[:, None])
+    turned = left.new_empty(len(left), count)
+    for rows in _columns(left.t()):
+        turned[rows] = others[rows].double() @ turn
+    return torch.cat([left, turned], dim=1), torch.cat([values, small]), whole
 
 
-def _gram_eigen_rising(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, smallest first: without the copy that turning the vectors round takes."""
-    found: tuple[Tensor, Tensor] = torch.linalg.eigh(_gram([rows]))
-    return found[1], found[0].clamp_(min=0).sqrt_()
+def _columns(matrix: Tensor) -> Iterator[slice]:
+    """A few columns at a time."""
+    return (slice(begin, begin + _AT_A_TIME) for begin in range(0, matrix.shape[1], _AT_A_TIME))
 
 
-def _gram(matrices: Iterable[Tensor]) -> Tensor:
+def gram_eigen(matrices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Eigenvectors of Σ M Mᵀ and the roots of its eigenvalues, in float64, smallest first."""
+    vectors, values = eigen_in_place(gram(matrices))
+    return vectors, values.clamp_(min=0).sqrt_()
+
+
+def eigen_in_place(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvectors (columns) and eigenvalues, rising, of a symmetric matrix, in whose memory the vectors come to lie.
+
+    LAPACK needs two more such matrices while it works; a copy would be a third.
+    """
+    turned = symmetric.t()  # column by column, as LAPACK has it
+    values = symmetric.new_empty(len(symmetric))
+    torch.linalg.eigh(turned, out=(values, turned))
+    return turned, values
+
+
+def gram(matrices: Iterable[Tensor]) -> Tensor:
     """Σ M Mᵀ in float64, a few columns at a time."""
-    gram: Tensor | None = None
+    total: Tensor | None = None
     for matrix in matrices:
-        if gram is None:
-            gram = torch.zeros(len(matrix), len(matrix), dtype=torch.float64, device=matrix.device)
-        for begin in range(0, matrix.shape[1], _COLUMNS):
-            wide = matrix[:, begin : begin + _COLUMNS].double()
-            gram.addmm_(wide, wide.t())
-    assert gram is not None, "at least one matrix"
-    return gram
+        if total is None:
+            total = torch.zeros(len(matrix), len(matrix), dtype=torch.float64, device=matrix.device)
+        for columns in _columns(matrix):
+            wide = matrix[:, columns].double()
+            total.addmm_(wide, wide.t())
+    assert total is not None, "at least one matrix"
+    return total
 
 
 def _completed(columns: Tensor, missing: int) -> Tensor:
@@ -152,7 +196,7 @@ def remapped(matrix: Tensor, change: SpectrumMap) -> Tensor:
     """
     if matrix.shape[0] > matrix.shape[1]:
         return remapped(matrix.t(), change).t()
-    vectors, rising = _gram_eigen_rising(matrix)
+    vectors, rising = gram_eigen([matrix])
     values = rising.flip(0)
     values = values * (values > _NOISE * values[:1])
     changed = change(values)
@@ -174,10 +218,17 @@ def common_directions(matrices: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     Returns:
         U, orthonormal columns, [o, k], float32; σ falling, [k], float64; what is below 10⁻⁷ σ₁ is left out.
     """
-    found: tuple[Tensor, Tensor] = torch.linalg.eigh(_gram(matrices))
-    values = found[0].flip(0).clamp_(min=0).sqrt_()
+    vectors, rising = gram_eigen(matrices)
+    values = rising.flip(0)
     count = int((values > _NOISE * values[:1]).sum())
-    return found[1].flip(1)[:, :count].float(), values[:count]
+    return vectors[:, len(values) - count :].float().flip(1), values[:count]
+
+
+def common_values(matrices: Sequence[Tensor]) -> Tensor:
+    """The singular values alone, [o], float64: those of nothing else than rounding are 0."""
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram(matrices))
+    values = eigenvalues.flip(0).clamp_(min=0).sqrt_()
+    return values * (values > _NOISE * values[:1])
 
 
 def singular_values(matrix: Tensor) -> Tensor:
@@ -185,9 +236,7 @@ def singular_values(matrix: Tensor) -> Tensor:
 
     A third of the work of `svd`: no vectors, one round.
     """
-    eigenvalues: Tensor = torch.linalg.eigvalsh(_gram([matrix if matrix.shape[0] <= matrix.shape[1] else matrix.t()]))
-    values = eigenvalues.flip(0).clamp_(min=0).sqrt_()
-    return values * (values > _NOISE * values[:1])
+    return common_values([matrix if matrix.shape[0] <= matrix.shape[1] else matrix.t()])
 
 
 def numerical_rank(values: Tensor, shape: Sequence[int]) -> int:

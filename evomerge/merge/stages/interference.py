@@ -76,9 +76,7 @@ def _initial(state: State, deltas: list[Tensor]) -> Tensor | None:
 
 def _grams(deltas: list[Tensor]) -> Iterator[Tensor]:
     """τᵀτ / ‖τ‖², one at a time."""
-    for delta in deltas:
-        wide = delta.double()
-        yield (wide.t() @ wide).div_(wide.square().sum())
+    return (spectral.gram([delta.t()]).div_(inner(delta, delta)) for delta in deltas)
 
 
 def _degree(state: State, deltas: list[Tensor]) -> solve.Filter:
@@ -133,21 +131,23 @@ def _denoised(state: State) -> State:
     count = rank_of_share(share, shape) if share else max(1, min(shape) // state.num_sources)
     mean = sum_of(deltas).div_(state.num_sources) if state.shared["centred"] else None
 
-    def grams() -> Iterator[Tensor]:
-        for delta in deltas:
-            lead = spectral.svd(delta, count=count)
-            rows = lead.right.double() * lead.values[:, None]
-            yield (rows.t() @ rows).div_(inner(delta, delta))
+    def target(delta: Tensor) -> Tensor:
+        if mean is None:
+            return spectral.svd(delta, count=count).matrix
+        return spectral.svd(delta - mean, count=count).matrix.add_(mean)
 
-    def targets() -> Iterator[Tensor]:
-        for delta in deltas:
-            if mean is None:
-                yield spectral.svd(delta, count=count).matrix
-            else:
-                yield spectral.svd(delta - mean, count=count).matrix.add_(mean)
-
+    grams = (_leading_gram(delta, count) for delta in deltas)
+    targets = (target(delta) for delta in deltas)
     initial = _initial(state, deltas)
-    return state.with_merged(solve.gram_solve(grams(), targets(), initial=initial, degree=_degree(state, deltas)))
+    return state.with_merged(solve.gram_solve(grams, targets, initial=initial, degree=_degree(state, deltas)))
+
+
+def _leading_gram(delta: Tensor, count: int) -> Tensor:
+    """V Σ² Vᵀ / ‖τ‖² with the leading `count` components."""
+    lead = spectral.svd(delta, count=count)
+    rows, found = lead.right.double().mul_(lead.values[:, None]), inner(delta, delta)
+    del lead
+    return (rows.t() @ rows).div_(found)
 
 
 _FILTERS = (INITIAL, FILTER, ALPHA, STEPS, TIME, DIRECTIONS, DIRECTION_SHARE)

@@ -182,23 +182,28 @@ def _joint_svd(state: State) -> State:
     if not is_matrix(state) or not state.deltas:
         return state
     tolerance, direction = weights.number(state.shared, "tolerance"), state.shared["direction"]
-    bases: dict[str, tuple[Tensor, Tensor]] = {}
-    if direction in ("horizontal", "auto"):
-        bases["horizontal"] = spectral.common_directions(state.deltas.values())
-    if direction in ("vertical", "auto"):
-        bases["vertical"] = spectral.common_directions(d.t() for d in state.deltas.values())
     if direction == "auto":
-        ranks = {way: int((values > AUTO_RANK * values[:1]).sum()) for way, (_, values) in bases.items()}
-        direction = "horizontal" if ranks["horizontal"] < ranks["vertical"] else "vertical"
-    directions, values = bases[str(direction)]
+        direction = _lower_rank(state)
+    turned = direction == "vertical"
+    directions, values = spectral.common_directions(d.t() if turned else d for d in state.deltas.values())
     basis = directions[:, : int((values > tolerance * values[:1]).sum())]
     if not basis.shape[1]:  # zeros, which have as many entries as where a source lacks the tensor
         return state
-    if direction == "horizontal":
-        turned = {source: basis.t() @ delta for source, delta in state.deltas.items()}
-        return state.within(turned, lambda merged: basis @ merged)
-    turned = {source: basis.t() @ delta.t() for source, delta in state.deltas.items()}
-    return state.within(turned, lambda merged: (basis @ merged).t())
+    if not turned:
+        inside = {source: basis.t() @ delta for source, delta in state.deltas.items()}
+        return state.within(inside, lambda merged: basis @ merged)
+    inside = {source: basis.t() @ delta.t() for source, delta in state.deltas.items()}
+    return state.within(inside, lambda merged: (basis @ merged).t())
+
+
+def _lower_rank(state: State) -> str:
+    """How to stack the task vectors so that they have the lower rank."""
+    deltas = list(state.deltas.values())
+    ranks = [
+        int((values > AUTO_RANK * values[:1]).sum())
+        for values in (spectral.common_values(deltas), spectral.common_values([d.t() for d in deltas]))
+    ]
+    return "horizontal" if ranks[0] < ranks[1] else "vertical"
 
 
 def _trim_units(state: State) -> State:

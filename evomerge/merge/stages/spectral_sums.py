@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -75,22 +77,26 @@ def _sum_matrices(state: State) -> State:
     return state.with_merged(_times(state, 1.0)) if is_matrix(state) else other(state)
 
 
-def stacked(parts: list[spectral.Svd]) -> spectral.Svd:
-    """Components of several decompositions beside each other; their vectors are no longer orthogonal."""
-    return spectral.Svd(
-        torch.cat([part.left for part in parts], dim=1),
-        torch.cat([part.values for part in parts]),
-        torch.cat([part.right for part in parts]),
-    )
+def orthonormalised(parts: list[spectral.Svd], scale: Callable[[Tensor], Tensor]) -> Tensor:
+    """polar(U) s polar(V)ᵀ with U, σ, V the components of several decompositions beside each other.
+
+    Args:
+        parts: at least one; taken off the list, so that their memory is free once they are beside each other.
+        scale: σ, not falling any more, to s.
+    """
+    values = scale(torch.cat([part.values for part in parts])).float()
+    left = torch.cat([part.left for part in parts], dim=1)
+    right = torch.cat([part.right for part in parts])
+    parts.clear()
+    left = spectral.polar(left).mul_(values)
+    return left @ spectral.polar(right)
 
 
 def _tsv(state: State) -> State:
     """Δ = polar(U) Σ polar(V)ᵀ with U, Σ, V the leading components of all sources, stacked."""
     if not is_matrix(state) or not state.deltas:
         return other(state)
-    parts = stacked(_leading(state))
-    merged = (spectral.polar(parts.left) * parts.values.float()) @ spectral.polar(parts.right)
-    return state.with_merged(merged)
+    return state.with_merged(orthonormalised(_leading(state), lambda values: values))
 
 
 def _leading(state: State) -> list[spectral.Svd]:
@@ -100,10 +106,9 @@ def _leading(state: State) -> list[spectral.Svd]:
     share = weights.number(state.shared, "rank_share")
     count = rank_of_share(share, shape) if share else max(1, min(shape) // state.num_sources)
     if state.shared["rank_rule"] == "effective":
-        parts = [spectral.svd(delta) for delta in deltas]
-        ranks = [spectral.effective_rank(part.values) for part in parts]
+        ranks = [spectral.effective_rank(spectral.singular_values(delta)) for delta in deltas]
         room = min(1.0, min(shape) / max(sum(ranks), 1.0))
-        return [part.first(max(1, int(rank * room))) for part, rank in zip(parts, ranks, strict=True)]
+        return [spectral.svd(d, count=max(1, int(rank * room))) for d, rank in zip(deltas, ranks, strict=True)]
     if state.shared["svd"] == "randomized":
         key = mask_key(0, "test matrix", state.block.name)
         return [spectral.randomized_svd(delta, count, key) for delta in deltas]
@@ -119,14 +124,19 @@ def _pool(state: State) -> State:
     """Δ = Σ σ u vᵀ over the largest components of all sources together."""
     if not is_matrix(state) or not state.deltas:
         return other(state)
-    parts = stacked([spectral.svd(delta) for delta in state.deltas.values()])
     share = weights.number(state.shared, "pool_share") or 1 / state.num_sources
     count = max(1, int(share * state.num_sources * _length(state) + 1e-9))
-    if count >= len(parts.values):
-        return state.with_merged(parts.matrix)
-    least = parts.values.sort(descending=True, stable=True).values[count - 1]
-    # equal ones stay together: which of them comes first would be the order of names
-    return state.with_merged(parts.with_values(parts.values * (parts.values >= least)).matrix)
+    values = {source: spectral.singular_values(delta) for source, delta in state.deltas.items()}
+    pooled = torch.cat(list(values.values()))
+    if count >= len(pooled):
+        return state.with_merged(_times(state, 1.0))
+    least = pooled.sort(descending=True).values[count - 1]
+    merged = state.zeros
+    for source, delta in state.deltas.items():
+        # equal ones stay together: which of them comes first would be the order of names
+        kept = int((values[source] >= least).sum())
+        merged += spectral.remapped(delta, lambda found, kept=kept: spectral.keep_first(found, kept))  # type: ignore[misc]
+    return state.with_merged(merged)
 
 
 def _common_and_own(state: State) -> State:
@@ -138,16 +148,15 @@ def _common_and_own(state: State) -> State:
     total = _times(state, 1.0)
     # where the sum's rank ends early, there is nothing more to have in common
     common = spectral.svd(total, count=size - own * sources)
-    common = common.first(spectral.numerical_rank(common.values, total.shape))
-    parts = [common]
+    del total
+    parts = [common.first(spectral.numerical_rank(common.values, state.zeros.shape))]
     for delta in state.deltas.values() if own else ():
         rest = spectral.svd(delta - common.left @ (common.left.t() @ delta), count=own)
         parts.append(rest.first(spectral.numerical_rank(rest.values, delta.shape)))
-    both = stacked(parts)
-    if not len(both.values):
+    del common
+    if not any(len(part.values) for part in parts):
         return state.with_merged(state.zeros)
-    merged = (spectral.polar(both.left) * float(both.values.mean())) @ spectral.polar(both.right)
-    return state.with_merged(merged)
+    return state.with_merged(orthonormalised(parts, lambda values: values.mean().expand_as(values)))
 
 
 def _project(state: State) -> State:

@@ -208,3 +208,18 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         gram_solve([torch.eye(4)], [torch.zeros(2, 4)], outs=[torch.eye(3)])
     with pytest.raises(ValueError, match="at least one"):
         gram_solve([], [])
+
+
+@pytest.mark.parametrize(("grams", "targets"), [(1, 2), (2, 1)])
+def test_as_many_targets_as_gram_matrices_are_expected(grams: int, targets: int) -> None:
+    with pytest.raises(ValueError, match="expected as many"):
+        gram_solve([torch.eye(3)] * grams, [torch.ones(2, 3)] * targets)
+
+
+def test_what_is_given_is_not_written_to() -> None:
+    gram, target, start = torch.eye(3, dtype=torch.float64), torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.float64)
+    gram_solve([gram, gram], [target, target], initial=start)
+
+    assert torch.equal(gram, torch.eye(3, dtype=torch.float64))
+    assert torch.equal(target, torch.ones(2, 3))
+    assert torch.equal(start, torch.zeros(2, 3, dtype=torch.float64))

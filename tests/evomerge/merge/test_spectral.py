@@ -240,3 +240,33 @@ def test_the_test_matrix_is_standard_normal_and_depends_on_its_key_alone() -> No
     assert abs(float(draws.mean())) < 0.02
     assert float(draws.std()) == pytest.approx(1, abs=0.02)
     assert float((draws.abs() < 1.96).float().mean()) == pytest.approx(0.95, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(40, 700), (700, 40), (300, 300)])
+@pytest.mark.parametrize("weakest", [1e-2, 1e-6])
+def test_many_columns_and_weak_directions_are_found_a_few_columns_at_a_time(
+    shape: tuple[int, int], weakest: float
+) -> None:
+    """More columns than are held in float64 at a time, and singular values on both sides of the split."""
+    generator = torch.Generator().manual_seed(0)
+    k = min(shape)
+    left, right = (torch.linalg.qr(torch.randn(n, k, generator=generator, dtype=torch.float64))[0] for n in shape)
+    values = torch.logspace(0, float(torch.log10(torch.tensor(weakest))), k, dtype=torch.float64)
+    matrix = ((left * values) @ right.t()).float()
+    found = spectral.svd(matrix)
+
+    assert torch.allclose(found.values, torch.linalg.svdvals(matrix.double()), rtol=1e-6, atol=2e-8)
+    assert torch.allclose(found.matrix, matrix, atol=1e-6)
+    for basis in (found.left.double(), found.right.t().double()):
+        assert torch.allclose(basis.t() @ basis, torch.eye(k, dtype=torch.float64), atol=1e-5)
+
+
+def test_eigenvectors_come_to_lie_where_the_matrix_was() -> None:
+    half = torch.randn(20, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    matrix = half @ half.t()
+    kept = matrix.clone()
+    vectors, values = spectral.eigen_in_place(matrix)
+
+    assert vectors.data_ptr() == matrix.data_ptr()
+    assert torch.allclose((vectors * values) @ vectors.t(), kept)
+    assert bool((values.diff() >= 0).all())
