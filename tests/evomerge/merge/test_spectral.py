@@ -12,6 +12,7 @@ from torch import Tensor
 from evomerge.merge.primitives.spectral import (
     count_for,
     effective_rank,
+    eigen_in_place,
     flatten,
     gaussian,
     keep_first,
@@ -253,7 +254,7 @@ def test_many_columns_and_weak_directions_are_found_a_few_columns_at_a_time(
     left, right = (torch.linalg.qr(torch.randn(n, k, generator=generator, dtype=torch.float64))[0] for n in shape)
     values = torch.logspace(0, float(torch.log10(torch.tensor(weakest))), k, dtype=torch.float64)
     matrix = ((left * values) @ right.t()).float()
-    found = spectral.svd(matrix)
+    found = svd(matrix)
 
     assert torch.allclose(found.values, torch.linalg.svdvals(matrix.double()), rtol=1e-6, atol=2e-8)
     assert torch.allclose(found.matrix, matrix, atol=1e-6)
@@ -265,7 +266,7 @@ def test_eigenvectors_come_to_lie_where_the_matrix_was() -> None:
     half = torch.randn(20, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     matrix = half @ half.t()
     kept = matrix.clone()
-    vectors, values = spectral.eigen_in_place(matrix)
+    vectors, values = eigen_in_place(matrix)
 
     assert vectors.data_ptr() == matrix.data_ptr()
     assert torch.allclose((vectors * values) @ vectors.t(), kept)
