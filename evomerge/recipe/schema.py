@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from evomerge.recipe.align import Align
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.output import Output
+from evomerge.recipe.path import MERGED, LayerPath
 from evomerge.recipe.slices import Slice
 from evomerge.recipe.tokens import TokenRule
 
@@ -151,6 +152,10 @@ class Merge(_Frozen):
         return self
 
 
+NO_MERGE = Merge(method="linear")
+"""Stands in a recipe whose path does without its parameter-space part, and has no meaning there."""
+
+
 class Recipe(_Frozen):
     """One merged model. The base donates config, tokenizer and chat template.
 
@@ -158,7 +163,10 @@ class Recipe(_Frozen):
     order of two sources matters (slerp), it is the order of their names.
 
     Attributes:
+        merge: may be left out where a path does not visit what it gives.
         slices: of which layers of which models the merged model is stacked; None: layer by layer.
+        path: the way through layers of several models, what `merge` gives among them; None: the merged model is what
+            `merge` gives.
         tokenizer: whose vocabulary the merged model has. `same`: that of all models, which must not differ; `base`, a
             source's name, or the `union` of all of them: rows of embedding and head are matched by token.
         tokens: token → where its rows in embedding and head come from, where the tokenizer is not the base's.
@@ -176,6 +184,7 @@ class Recipe(_Frozen):
     align: dict[Name, Align] | None = Field(default=None, min_length=1)
     calibration: Calibration | None = None
     slices: tuple[Slice, ...] | None = Field(default=None, min_length=1)
+    path: LayerPath | None = None
     tokenizer: str = "same"
     tokens: dict[Annotated[str, StringConstraints(min_length=1)], TokenRule] | None = Field(default=None, min_length=1)
     pad_to_multiple_of: int | None = Field(default=None, ge=1)
@@ -186,11 +195,41 @@ class Recipe(_Frozen):
     shard_bytes: int = Field(default=5_000_000_000, gt=0)
     provenance: Annotated[dict[str, Any], AfterValidator(_json_value)] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _merge_where_it_counts(cls, data: Any) -> Any:
+        """A path that does not visit what `merge` gives can do without it."""
+        if not isinstance(data, dict) or "merge" in data or not isinstance(data.get("path"), dict | LayerPath):
+            return data
+        try:
+            uses_merged = LayerPath.model_validate(data["path"]).uses_merged
+        except ValueError:
+            uses_merged = False  # what is wrong with the path is found again, and said, where it stands
+        return data if uses_merged else {**data, "merge": NO_MERGE}
+
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:
         for path, name in self._named():
             if name not in self.sources:
                 raise WrongFieldError(path, name, f"one of the recipe's sources: {', '.join(self.sources)}")
+        return self
+
+    @model_validator(mode="after")
+    def _path_alone(self) -> Recipe:
+        if self.path is None:
+            return self
+        if MERGED in self.sources:
+            allowed = f"another name: in a recipe with a path, {MERGED} is what `merge` gives"
+            raise WrongFieldError(("sources", MERGED), MERGED, allowed)
+        for field in ("slices", "output"):
+            if getattr(self, field) is not None:
+                raise WrongFieldError((field,), f"{field} and a path", f"a path or {field}, not both")
+        for field, plain in {"tokenizer": ("same", "base"), "tokens": (None,), "pad_to_multiple_of": (None,)}.items():
+            if self.path.host != MERGED and getattr(self, field) not in plain:
+                allowed = f"none where the path's host is {self.path.host}: the model has its host's vocabulary"
+                raise WrongFieldError((field,), getattr(self, field), allowed)
+        for number, scale, allowed in self.path.wrong_scales():
+            raise WrongFieldError(("path", "layers", number, "scale"), scale, allowed)
         return self
 
     def _named(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -202,6 +241,10 @@ class Recipe(_Frozen):
         yield from ((("align", name), name) for name in self.align or ())
         for number, part in enumerate(self.slices or ()):
             yield from ((("slices", number, "sources", name), name) for name in part.sources)
+        if self.path is not None:
+            own = ("base", MERGED)
+            hops = ((("path", "layers", number, "model"), hop.model) for number, hop in enumerate(self.path.layers))
+            yield from ((at, name) for at, name in ((("path", "host"), self.path.host), *hops) if name not in own)
         if self.tokenizer not in RESERVED:
             yield ("tokenizer",), self.tokenizer
         for token, asked in (self.tokens or {}).items():
@@ -225,6 +268,8 @@ class Recipe(_Frozen):
         for align in data.get("align", {}).values():
             if "sha256" in (items := align.get("items", {})):
                 items.pop("location")
+        if self.path is not None:
+            _forget_what_no_path_visits(data, self.path)
         return data
 
     @property
@@ -240,6 +285,19 @@ def _forget_places(calibration: dict[str, Any]) -> None:
     for file in files:
         if "sha256" in file:
             file.pop("location")
+
+
+def _forget_what_no_path_visits(data: dict[str, Any], path: LayerPath) -> None:
+    """Recipes of one path and one digest: what has no part in it counts for nothing, and semantics only with scales."""
+    if not path.scaled:
+        data["path"]["semantics"] = "stream"
+    if path.uses_merged:
+        return
+    for field in ("merge", "align", "calibration", "seed", "tokenizer"):
+        data.pop(field, None)
+    if data.get("chat_template") == "auto":
+        return  # all models have a vote
+    data["sources"] = {name: ref for name, ref in data["sources"].items() if name in path.models}
 
 
 def _normal(value: Any) -> Any:

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from evomerge.errors import InvalidInputError
 from evomerge.recipe.document import Document, DocumentPath, dump_json_data, dump_yaml_data, parse_yaml, read_document
-from evomerge.recipe.schema import Recipe, WrongFieldError
+from evomerge.recipe.schema import NO_MERGE, Recipe, WrongFieldError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -76,6 +76,12 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain data: what it says in the order of the schema, without fields that are empty."""
     data: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"provenance"})
     merge = data["merge"]
+    if recipe.path is not None:
+        for hop in data["path"]["layers"]:
+            if hop["scale"] == 1:
+                del hop["scale"]
+        if recipe.merge == NO_MERGE and not recipe.path.uses_merged:
+            del data["merge"]
     for optional in ("parameters", "sources", "rules"):
         if not merge[optional]:
             del merge[optional]
