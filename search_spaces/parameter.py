@@ -88,7 +88,7 @@ def parameter_space(spec: Mapping[str, Any], setting: Setting) -> TemplateSpace:
     if not 1 <= len(genes) <= MAX_GENES:
         raise InvalidInputError("document", f"{len(genes)} genes", f"1 to {MAX_GENES} genes")
     details = {"kind": "parameter", "method": method.name, "layers": wanted.layers, "knots": wanted.knots}
-    return TemplateSpace(template.data, genes, details)
+    return TemplateSpace(template.data, genes, details, setting.architecture)
 
 
 def _method(spec: ParameterSpec, setting: Setting) -> Method:

@@ -45,6 +45,14 @@ class SearchSpace(Protocol):
         """
         ...
 
+    def nearest(self, recipe: Recipe) -> Genome:
+        """The genome most like a recipe of the same models, which another search, a person or another tool made.
+
+        Raises:
+            InvalidInputError: nothing in this space is like it (another method, other models); names the field.
+        """
+        ...
+
     def describe(self) -> dict[str, object]:
         """For people and the dashboard: dim, and per gene its name, range, source, layers and roles. JSON-ready."""
         ...

@@ -10,10 +10,12 @@ from typing import Any
 
 from evomerge.candidate import Genome
 from evomerge.errors import InvalidInputError
+from evomerge.models.architecture import Architecture
 from evomerge.optimizers.domain import Domain
 from evomerge.recipe.schema import ParameterValue, Recipe
 from evomerge.recipe.text import path_text
 from search_spaces.groups import Span
+from search_spaces.nearest import nearest
 from search_spaces.scale import Scale
 from search_spaces.setting import Setting
 
@@ -113,11 +115,13 @@ class TemplateSpace:
         template: the recipe's data, with the start's values in the genes' places.
         genes: in the order of a genome.
         details: what `describe` says beside the genes.
+        architecture: of the models, whose parts genes are about.
     """
 
     template: Mapping[str, Any]
     genes: tuple[Gene, ...]
     details: Mapping[str, object]
+    architecture: Architecture
 
     @property
     def dim(self) -> int:
@@ -173,6 +177,10 @@ class TemplateSpace:
             if scale is None or not _close(expected, found, scale):
                 raise InvalidInputError(f"recipe.{path_text(place)}", found, f"{expected!r} in this search space")
         return genome
+
+    def nearest(self, recipe: Recipe) -> Genome:
+        """See `search_spaces.nearest`."""
+        return nearest(self, recipe, self.architecture)
 
     def describe(self) -> dict[str, object]:
         """What the space is and what every gene means, JSON-ready."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -80,7 +81,9 @@ class Drive:
         self.control = list(self.search.baselines).index(CONTROL)
         self.baseline_responses: dict[int, dict[str, Responses]] = {}
         self.last_seq = row.last_seq
+        self.began = time.monotonic()
         self._recall(row)
+        self.worked_before_s = self.machine.elapsed_s
         self.pool = None if self.machine.done else pools(self.search.worker, self.spec)
 
     def loop(self) -> None:
@@ -90,6 +93,7 @@ class Drive:
             while self.pool is not None and not self.machine.done and not self.stop.is_set():
                 self._advance()
                 self._obey()
+                self._stop_when_over(self.pool.size)
                 if self.machine.done or (self.machine.phase == "paused" and not self.submitted):
                     return
                 self._submit(self.pool)
@@ -145,6 +149,15 @@ class Drive:
             self._commit(events, [self._cancelled(n) for n, _ in cancelled], commands=(number,))
             if cancelled and self.pool is not None:
                 self.pool.cancel()
+
+    def _stop_when_over(self, workers: int) -> None:
+        if reason := self.machine.stop_reason(self._elapsed_s, workers):
+            self._commit([Event("run.state", {"state": "stopping", "reason": reason})])
+
+    @property
+    def _elapsed_s(self) -> float:
+        """Seconds in which anybody worked on this run; the machine knows those of earlier controllers."""
+        return self.worked_before_s + time.monotonic() - self.began
 
     def _cancelled(self, number: int) -> CandidateRow:
         row = self._row(number)
@@ -258,6 +271,7 @@ class Drive:
         data: dict[str, Any] = {
             "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation, "scores": scores,
             "violation": violation, "cached": cached, "worker": row.worker, "seconds": row.seconds,
+            "items": 0 if cached else sum(len(r.item_ids) for r in answers.values()), "elapsed_s": self._elapsed_s,
         }  # fmt: skip
         if self.machine.optimizer.uses_responses and row.kind == "search":
             data["responses"] = plan.item_scores(answers, row.generation)

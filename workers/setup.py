@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from evomerge.candidate import Genome
 from evomerge.errors import InvalidInputError
 from evomerge.merge.methods import METHODS
 from evomerge.merge.resolve import pin
@@ -156,8 +157,17 @@ def optimizer_of(spec: RunSpec, space: SearchSpace) -> Optimizer:
     Raises:
         InvalidInputError: an unknown name or option, a value out of range, or a space or objectives that it is not for.
     """
-    problem = Problem(space.domain, len(spec.objectives), spec.budget.candidates)
+    seeds = tuple(_seed(space, recipe, i) for i, recipe in enumerate(spec.seeds))
+    domain = replace(space.domain, seeds=tuple(dict.fromkeys((*seeds, *space.domain.seeds))))
+    problem = Problem(domain, len(spec.objectives), spec.budget.candidates)
     return make(spec.optimizer.name, problem, seed=derive(spec.seed, "optimizer"), **spec.optimizer.options)
+
+
+def _seed(space: SearchSpace, recipe: Recipe, number: int) -> Genome:
+    try:
+        return space.nearest(recipe)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"seeds.{number}.{error.field}", error.value, error.allowed) from error
 
 
 def load_eval_sets(spec: RunSpec, registry: Registry) -> dict[str, EvalSet]:

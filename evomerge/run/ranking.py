@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,16 +15,6 @@ Scores = Mapping[str, Mapping[str, float]]
 def sign(objective: Objective) -> float:
     """+1 where larger is better, else −1."""
     return 1.0 if objective.direction == "maximize" else -1.0
-
-
-def best_of(objectives: Sequence[Objective], scores: Mapping[int, Scores]) -> dict[str, dict[str, Any]]:
-    """Per objective the candidate of the best mean, the earlier on ties."""
-    best = {}
-    for objective in objectives:
-        if scores:
-            number = max(scores, key=lambda n: (sign(objective) * scores[n][objective.name]["mean"], -n))
-            best[objective.name] = {"number": number, **scores[number][objective.name]}
-    return best
 
 
 def reference_point(objectives: Sequence[Objective], baselines: Sequence[Scores]) -> tuple[float, ...]:

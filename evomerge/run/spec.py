@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evomerge.recipe.calibration import Calibration
-from evomerge.recipe.schema import Dtype, Name, SourceName
+from evomerge.recipe.schema import Dtype, Name, Recipe, SourceName
 
 
 class _Frozen(BaseModel):
@@ -65,9 +65,23 @@ class Subset(_Frozen):
 
 
 class Budget(_Frozen):
-    """When a search is over: after so many candidates."""
+    """When a search is over: at the first of these that is reached.
+
+    Attributes:
+        items: answers of search candidates to items; baselines and verification come on top.
+        hours: of work on the search; pauses do not count.
+        cost: hours × workers × `workers.price_per_hour`, in its currency.
+        stagnation: candidates in a row that change nothing on the front.
+        target: objective → value; all of them are reached, each by one standard error, if need be by different
+            candidates.
+    """
 
     candidates: int = Field(default=100, ge=1, le=1_000_000)
+    items: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    cost: float | None = Field(default=None, gt=0)
+    stagnation: int | None = Field(default=None, ge=1)
+    target: dict[Name, float] = Field(default_factory=dict)
 
 
 class Verification(_Frozen):
@@ -84,7 +98,11 @@ class Verification(_Frozen):
 
 
 class WorkersSpec(_Frozen):
-    """Where candidates are evaluated. `count` None: as many as cores or GPUs."""
+    """Where candidates are evaluated. `count` None: as many as cores or GPUs.
+
+    Attributes:
+        price_per_hour: of one worker, in any currency; for `budget.cost`.
+    """
 
     pool: Literal["ray", "local"] = "ray"
     count: int | None = Field(default=None, ge=1, le=10_000)
@@ -92,6 +110,7 @@ class WorkersSpec(_Frozen):
     batch_tokens: int = Field(default=2048, ge=64)
     deadline_s: float = Field(default=3600.0, gt=0)
     attempts: int = Field(default=3, ge=1, le=10)
+    price_per_hour: float | None = Field(default=None, gt=0)
 
 
 class RunSpec(_Frozen):
@@ -100,6 +119,7 @@ class RunSpec(_Frozen):
     Attributes:
         calibration: for methods that read statistics of the models; the locations of its items are names of eval sets
             (of which only search items are read).
+        seeds: recipes of the same models that are worth a look early; each is taken to the nearest genome of the space.
     """
 
     schema_: Literal["evomerge.run/1"] = Field(default="evomerge.run/1", alias="schema")
@@ -114,6 +134,7 @@ class RunSpec(_Frozen):
     verify: Verification = Verification()
     workers: WorkersSpec = WorkersSpec()
     calibration: Calibration | None = None
+    seeds: tuple[Recipe, ...] = Field(default=(), max_length=1000)
     dtype: Dtype = "bfloat16"
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_failed_share: float = Field(default=0.5, gt=0, le=1)
@@ -125,4 +146,10 @@ class RunSpec(_Frozen):
         names = [o.name for o in self.objectives] + [c.name for c in self.constraints]
         if len(set(names)) != len(names):
             raise ValueError(f"objectives and constraints need different names, got {names}")
+        for name in self.budget.target:
+            if name not in {o.name for o in self.objectives}:
+                known = ", ".join(o.name for o in self.objectives)
+                raise ValueError(f"budget.target names objectives ({known}), got {name!r}")
+        if self.budget.cost is not None and self.workers.price_per_hour is None:
+            raise ValueError("budget.cost needs workers.price_per_hour, the price of one worker")
         return self

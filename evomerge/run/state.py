@@ -27,8 +27,9 @@ from evomerge.archive.pareto import ParetoArchive
 from evomerge.candidate import Evaluation, Proposal
 from evomerge.errors import EvomergeError
 from evomerge.optimizers.optimizer import Optimizer
-from evomerge.run.ranking import best_of, reference_point, shortlist, sign
+from evomerge.run.ranking import reference_point, shortlist, sign
 from evomerge.run.spec import RunSpec
+from evomerge.run.stopping import Progress, reason_to_stop
 from evomerge.storage.store import TERMINAL, Event, RunState, Verb
 
 Task = Literal["subset", "search", "holdout"]
@@ -50,6 +51,9 @@ class RunMachine:
         open: (candidate number, task) → attempts begun, in the order in which they were opened.
         scores: number → objective or constraint name → {mean, se, n}, on the candidate's subset.
         verified: task → number → the same, on all search or holdout items.
+        items: answers of search candidates, before verification.
+        elapsed_s: seconds in which the run was worked on, when the latest candidate was scored.
+        unchanged: search candidates scored since the front last changed.
     """
 
     def __init__(self, spec: RunSpec, optimizer: Optimizer, baselines: Sequence[str]) -> None:
@@ -65,7 +69,12 @@ class RunMachine:
         self.result: dict[str, Any] | None = None
         self.proposed = 0
         self.generation = 0
+        self.items = 0
+        self.elapsed_s = 0.0
+        self.unchanged = 0
         self.archive = ParetoArchive(len(spec.objectives))
+        self._best: dict[str, dict[str, Any]] = {}
+        self._num_scored = 0
         self._trials: dict[int, int] = {}
         self._verified_violations: dict[int, float] = {}
         self._asked: Proposal | None = None
@@ -135,6 +144,12 @@ class RunMachine:
         reason = f"{failed} of {ended} candidates failed, more than the limit of {limit:.0%}"
         return [Event("run.state", {"state": "paused", "reason": reason})]
 
+    def stop_reason(self, elapsed_s: float, workers: int) -> str | None:
+        """Why a running search should propose no more, if it should not."""
+        if self.phase != "running":
+            return None
+        return reason_to_stop(self.spec, Progress(self.items, elapsed_s / 3600, workers, self.unchanged, self.best()))
+
     def front_event(self, before: tuple[int, ...], best_before: dict[str, Any]) -> list[Event]:
         """`front.updated` if the front or a best candidate is another one than before."""
         after, best = self.archive.members, self.best()
@@ -150,7 +165,7 @@ class RunMachine:
                     "hypervolume": self.archive.hypervolume,
                     "reference": list(self.archive.reference or ()),
                     "best": best,
-                    "scored": len(self._search_scored),
+                    "scored": self._num_scored,
                 },
             )
         ]
@@ -194,15 +209,17 @@ class RunMachine:
             self.apply(event, ask_and_tell=snapshot is None or event.seq > snapshot[1])
 
     def best(self) -> dict[str, dict[str, float]]:
-        """Per objective the best feasible search candidate: {number, mean, se, n}."""
-        return best_of(self.spec.objectives, self._feasible)
+        """Per objective the best feasible search candidate, the earliest of equals: {number, mean, se, n}."""
+        return dict(self._best)
 
     def summary(self) -> dict[str, Any]:
         """What run lists and pages show."""
         return {
             "budget": self.spec.budget.candidates,
             "proposed": self.proposed,
-            "scored": len(self._search_scored),
+            "scored": self._num_scored,
+            "items": self.items,
+            "elapsed_s": self.elapsed_s,
             "failed": len(self.failed),
             "generation": self.generation,
             "objectives": [o.model_dump(mode="json") for o in self.spec.objectives],
@@ -221,10 +238,6 @@ class RunMachine:
     @property
     def _search_scored(self) -> list[int]:
         return [number for number in self.scores if number >= len(self.baselines)]
-
-    @property
-    def _feasible(self) -> dict[int, dict[str, dict[str, float]]]:
-        return {n: self.scores[n] for n in self._search_scored if self.violations[n] <= 0}
 
     @property
     def _baselines_ended(self) -> bool:
@@ -263,8 +276,13 @@ class RunMachine:
         if number not in self._trials:
             return
         values = signed(self.spec, data["scores"])
+        self._num_scored += 1
+        self.items += data.get("items", 0)
+        self.elapsed_s = data.get("elapsed_s", self.elapsed_s)
+        changed = data["violation"] <= 0 and bool(self.archive.add(number, values).added)
+        self.unchanged = 0 if changed else self.unchanged + 1
         if data["violation"] <= 0:
-            self.archive.add(number, values)
+            self._keep_best(number, data["scores"])
         if tell:
             self.optimizer.tell(
                 [
@@ -278,6 +296,13 @@ class RunMachine:
                     )
                 ]
             )
+
+    def _keep_best(self, number: int, scores: dict[str, dict[str, float]]) -> None:
+        for objective in self.spec.objectives:
+            name, best = objective.name, self._best.get(objective.name)
+            gain = 1.0 if best is None else sign(objective) * (scores[name]["mean"] - best["mean"])
+            if gain > 0 or (gain == 0 and best is not None and number < best["number"]):
+                self._best[name] = {"number": number, **scores[name]}
 
     def _failed(self, data: dict[str, Any], tell: bool) -> None:
         number, task = data["number"], data["task"]

@@ -213,3 +213,27 @@ def test_every_kind_has_a_schema_that_names_its_fields() -> None:
     schema = KINDS["parameter"].schema()
 
     assert {"method", "weight", "density", "layers", "roles", "knots", "fixed"} <= set(schema["properties"])
+
+
+def test_the_nearest_genome_reads_what_a_recipe_of_another_space_does(make: Any, architecture: Architecture) -> None:
+    coarse, fine = make({"weight": [0, 1]}, "ab"), make({"layers": 2, "roles": ROLES, "weight": [0, 1]}, "ab")
+    recipe = coarse.recipe((0.2, 0.9))
+
+    values = resolved(fine, architecture, fine.nearest(recipe), "weight")
+
+    assert {source: {round(v, 6) for (s, *_), v in values.items() if s == source} for source in "ab"} == {
+        "a": {0.2},
+        "b": {0.9},
+    }
+    knots = make({"knots": 2, "weight": [0, 1]}, "ab")
+    assert knots.nearest(recipe) == pytest.approx((0.2, 0.2, 0.9, 0.9))
+    assert coarse.nearest(fine.recipe(fine.nearest(recipe))) == coarse.nearest(recipe)
+
+
+def test_a_recipe_of_another_method_or_other_sources_is_near_to_nothing(make: Any) -> None:
+    space = make({}, "ab")
+
+    with pytest.raises(InvalidInputError, match=r"merge\.method"):
+        space.nearest(make({"method": "ties"}, "ab").recipe((0.5,) * make({"method": "ties"}, "ab").dim))
+    with pytest.raises(InvalidInputError, match=r"recipe\.sources"):
+        space.nearest(make({}, "abc").recipe((0.5, 0.5, 0.5)))
