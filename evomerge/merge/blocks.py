@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from evomerge.merge.calibration.entries import of_entries, of_whole
+from evomerge.merge.fused.combine import Combined
 from evomerge.merge.fused.measure import measured_of
-from evomerge.merge.fused.run import Fused, bits_of, fused, is_finite_bits
+from evomerge.merge.fused.reading import bits_of, is_finite_bits
+from evomerge.merge.fused.run import Fused, fused
 from evomerge.merge.method import Block, Blocks
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.factors import Factors
@@ -133,7 +135,7 @@ def blocks_of(
     plan: Plan, work: TensorWork, measured: Mapping[str, float], device: torch.device, span: Span | None = None
 ) -> Iterator[Block]:
     """A tensor, or a span of it, in blocks: one, in the tensor's shape, for methods of grain `tensor`."""
-    if plan.method.grain == "tensor":
+    if plan.method.grain_of(work.job.shared) == "tensor":
         yield _whole(_entries(plan, work, measured, device, 0, work.base.numel()), work)
         return
     for begin, end in _steps(span or (0, work.base.numel()), device):
@@ -261,7 +263,7 @@ def merged_pieces(
         return
     for block in blocks_of(plan, work, measured, device, span):
         merged = plan.method.merge(block)
-        if work.job.transposed and plan.method.grain == "tensor":
+        if work.job.transposed and plan.method.grain_of(work.job.shared) == "tensor":
             merged = merged.t()
         flat = merged.reshape(-1)
         for begin, end in _steps((0, flat.numel()), device):
@@ -273,7 +275,7 @@ def merged_pieces(
 
 
 def _fused_pieces(
-    loop: Fused,
+    loop: Fused | Combined,
     plan: Plan,
     work: TensorWork,
     measured: Mapping[str, float],
@@ -283,10 +285,12 @@ def _fused_pieces(
     device = torch.device("cpu")
     for begin, end in _steps(span, device):
         piece = place(begin, end)
-        if not loop.merge(begin, end, piece):
+        finite = loop.merge(begin, end, bits_of(piece))
+        if finite is None:
             (block,) = blocks_of(plan, work, measured, device, (begin, end))
             piece.copy_(plan.method.merge(block).reshape(-1))
-        if not is_finite_bits(bits_of(piece)):
+            finite = is_finite(piece)
+        if not finite:
             check_finite(piece, work.job.name, "the merged model")
         yield begin, piece
 

@@ -51,7 +51,7 @@ def units_of(plan: Plan, jobs: Sequence[TensorJob], shapes: Shapes, computed: fr
 def _units(plan: Plan, job: TensorJob, size: int, computed: frozenset[str]) -> Iterator[Unit]:
     item = job.dtype.itemsize
     whole = computed.intersection(("", *job.changed))
-    if plan.method.grain == "tensor" and not job.copy:
+    if plan.method.grain_of(job.shared) == "tensor" and not job.copy:
         yield Unit(job, None, size * item, FLOAT32 * size * (len(job.per_source) + 2))
         return
     held = FLOAT32 * min(size, blocks.BLOCK) * (3 * len(job.per_source) + _TEMPORARIES)
@@ -78,6 +78,7 @@ def check_memory(plan: Plan, units: Sequence[Unit], limit: int) -> None:
     """
     dearest = max(units, key=lambda unit: unit.memory, default=None)
     if dearest is not None and dearest.memory > limit:
-        what = "whole tensors" if plan.method.grain == "tensor" else "blocks of float32 (and whole deltas of adapters)"
+        whole = plan.method.grain_of(dearest.job.shared) == "tensor"
+        what = "whole tensors" if whole else "blocks of float32 (and whole deltas of adapters)"
         allowed = f"at least {dearest.memory} bytes: {plan.method.name} works on {what}, here {dearest.job.name}"
         raise InvalidInputError("memory", limit, allowed)

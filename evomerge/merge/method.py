@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
+from evomerge.merge.workspace import Workspace, tensors
 from evomerge.models.factors import Factors
 from evomerge.recipe.parameters import Scalar
 from evomerge.recipe.schema import ParameterValue, role_matches
@@ -113,6 +116,48 @@ Scope = Literal["nothing", "tensor", "model"]
 Cost = Literal["elementwise", "sort", "svd", "solve", "training"]
 
 
+class Asked(Protocol):
+    """What is asked for one tensor: what a `Block` of it says, before anything is read."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shared(self) -> Values: ...
+
+    @property
+    def per_source(self) -> Mapping[str, Values]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """A merge in the span of the models: θ = Σ c·x, or θ0 + Σ c·x, where the coefficients c follow from the parameters
+    and the inner products of the vectors x, each a whole tensor.
+
+    One declaration gives the measurement, the merge, and a compiled loop for both.
+
+    Attributes:
+        coefficients: parameters and the vectors' inner products [n, n] → vector → c.
+        measured: whether the coefficients need the inner products, given the shared parameters; if not, they get zeros.
+        origin: `zero`: x = θ; `base`: x = θ − θ0, and θ0 is added to their sum.
+        affine: whether the coefficients add up to 1, but for the rounding of their sum.
+        two_ends: whether, of one source, θ0 (`""`) is the vector before it.
+        holds: whether, given the shared parameters, the merge is of this form.
+    """
+
+    coefficients: Callable[[Asked, npt.NDArray[np.float64]], Mapping[str, float]]
+    measured: Callable[[Values], bool]
+    origin: Callable[[Values], Literal["zero", "base"]]
+    affine: Callable[[Values], bool]
+    two_ends: bool = False
+    holds: Callable[[Values], bool] = lambda shared: True
+
+    def vectors(self, asked: Asked) -> tuple[str, ...]:
+        """The vectors' names, in order: the sources, and `""` for θ0."""
+        names = tuple(asked.per_source)
+        return ("", *names) if self.two_ends and len(names) == 1 else names
+
+
 def _nothing(shared: Values) -> Scope:
     return "nothing"
 
@@ -151,6 +196,10 @@ class Method:
             adapter is made of them without a singular value decomposition.
         ordered: whether the sources' order matters (beyond that of two ends): it reads their parameter `order`.
         cost: the dearest thing that it does with a tensor, for planning and for tables.
+        workspace: for methods of grain `tensor`: what `merge` (and `measure`) hold beside what they are given, the result
+            included.
+        combination: for methods whose merge is one: where it holds, whatever the grain, entries can be merged by
+            themselves.
     """
 
     name: str
@@ -172,3 +221,13 @@ class Method:
     combine: Callable[[Block], Factors] | None = None
     ordered: bool = False
     cost: Cost = "elementwise"
+    workspace: Workspace = tensors(1)
+    combination: Combination | None = None
+
+    def grain_of(self, shared: Values) -> Grain:
+        """What one call of `merge` sees, given the shared parameters."""
+        return "entry" if self.combination_for(shared) is not None else self.grain
+
+    def combination_for(self, shared: Values) -> Combination | None:
+        """The combination that the merge is, given the shared parameters; None where it is none."""
+        return self.combination if self.combination is not None and self.combination.holds(shared) else None

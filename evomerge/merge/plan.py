@@ -10,7 +10,7 @@ import torch
 
 from evomerge.errors import InvalidInputError
 from evomerge.merge.calibration.kinds import check as check_calibration
-from evomerge.merge.method import Method, Values
+from evomerge.merge.method import Grain, Method, Values
 from evomerge.merge.methods import method_of as find_method
 from evomerge.merge.parameters import check, resolve
 from evomerge.merge.slices import Placed, num_layers, placed
@@ -98,6 +98,12 @@ class Plan:
         """The widest that the method measures for any tensor."""
         found = {self.method.measures(job.shared) for job in self.jobs if job.per_source}
         return "model" if "model" in found else "tensor" if "tensor" in found else "nothing"
+
+    @property
+    def grain(self) -> Grain:
+        """The widest that the method has to see of any tensor at a time."""
+        found = {self.method.grain_of(job.shared) for job in self.jobs if job.per_source}
+        return "tensor" if "tensor" in found else "entry"
 
 
 def plan(

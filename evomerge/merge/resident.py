@@ -90,7 +90,7 @@ class Resident:
         statistics = self._statistics(recipe, todo, resident)
         works = {job.name: self._work(job, resident, statistics) for job in todo.jobs}
         measured = self._measured(todo, works)
-        threads = self._threads if todo.method.grain == "entry" else 1  # whole tensors take memory, one at a time
+        threads = self._threads if todo.grain == "entry" else 1  # whole tensors take memory, one at a time
         with one_thread_a_kernel(), kept_memory(), ThreadPoolExecutor(threads, "materialize") as pool:
             for _ in pool.map(lambda job: self._materialize(job, works[job.name], todo, measured), todo.jobs):
                 pass

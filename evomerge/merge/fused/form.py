@@ -1,7 +1,8 @@
 """Which merges there are compiled loops for, and with what numbers. Pure.
 
-Weighted averages, weighted sums of task vectors, and TIES and DARE: the methods that are as fast as the disk when one
-loop does all of their steps. Everything else, and every parameter that is not listed here, takes the torch path.
+Weighted sums of task vectors, and TIES and DARE; combinations of whole tensors say for themselves what they are
+(`evomerge.merge.method.Combination`). Everything else, and every parameter that is not listed here, takes the torch
+path.
 """
 
 from __future__ import annotations
@@ -27,24 +28,22 @@ class Form:
     """One tensor's merge.
 
     Attributes:
-        kind: `affine`: θa + Σ w·(θ − θa); `total`: θ0 + λ·Σ votes; `disjoint`: θ0 + λ·Σ of the votes that agree.
+        kind: `total`: θ0 + λ·Σ votes; `disjoint`: θ0 + λ·Σ of the votes that agree.
         sources: those that take part, in order.
         sparsify: what makes votes of task vectors.
         bounds: source → threshold (`trim`) or density (`bernoulli`).
         factors, weights: source → what its entries are multiplied by, one after the other.
-        anchor: source a.
         divide: source → what it adds to the divisor where it agrees; empty: nothing is divided.
         tie: the sign of even votes.
         scale: λ.
     """
 
-    kind: Literal["affine", "total", "disjoint"]
+    kind: Literal["total", "disjoint"]
     sources: tuple[str, ...]
     sparsify: Literal["nothing", "trim", "bernoulli"]
     bounds: Mapping[str, float]
     factors: Mapping[str, float]
     weights: Mapping[str, float]
-    anchor: int = 0
     divide: Mapping[str, float] | None = None
     tie: float = 1.0
     scale: float = 1.0
@@ -67,15 +66,6 @@ def measurable(plan: Plan, job: TensorJob) -> bool:
     if name == "ties":
         return _plain(shared) and shared["rescale"] == "none"
     return name == "dare_ties" and _plain(shared) and shared["rescale"] in ("inverse", "none")
-
-
-def _linear(job: TensorJob, measured: Mapping[str, float]) -> Form | None:
-    w = weights.of_sources(job.per_source)
-    if not job.shared["normalize"] or set(job.changed) != set(job.per_source):
-        return None
-    share = weights.normalised(w)
-    anchor = list(share).index(max(share, key=lambda source: abs(share[source])))
-    return Form("affine", tuple(share), "nothing", {}, {}, share, anchor)
 
 
 def _task_arithmetic(job: TensorJob, measured: Mapping[str, float]) -> Form | None:
@@ -139,7 +129,6 @@ def _dropped(job: TensorJob) -> tuple[dict[str, float], dict[str, float]] | None
 
 
 _FORMS = {
-    "linear": _linear,
     "task_arithmetic": _task_arithmetic,
     "ties": _ties,
     "dare_linear": _dare_linear,

@@ -56,25 +56,6 @@ def _widen(raw_T: Any, wide_T: Any, number: int) -> None:  # pragma: no cover  #
 
 
 @compiled
-def affine(raw_KN: Any, weights_K: Any, anchor: int, out_N: Any) -> None:  # pragma: no cover  # compiled
-    """θa + Σ w·(θ − θa), as `primitives.aggregate.affine`."""
-    size = raw_KN.shape[1]
-    center, wide, total = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    for begin in range(0, size, TILE):
-        number = min(TILE, size - begin)
-        _widen(raw_KN[anchor, begin:], center, number)
-        for i in range(number):
-            total[i] = center[i]
-        for k in range(len(weights_K)):
-            weight = weights_K[k]
-            if k != anchor and weight != F0:
-                _widen(raw_KN[k, begin:], wide, number)
-                for i in range(number):
-                    total[i] += (wide[i] - center[i]) * weight
-        _round(total, out_N[begin:], number)
-
-
-@compiled
 def has_negative_zero(raw_N: Any) -> bool:  # pragma: no cover  # compiled
     """Whether −0 is among the entries: where a task vector is 0 its sign would matter then."""
     found = np.uint16(0)

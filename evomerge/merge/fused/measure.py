@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.merge.fused.combine import coefficients_of
 from evomerge.merge.fused.form import TRIM_STAGE, form_of, measurable, tie_of
-from evomerge.merge.fused.run import Fused, Read, memory, read_rows, usable, worth_it
+from evomerge.merge.fused.reading import memory
+from evomerge.merge.fused.run import Fused, Read, read_rows, usable, worth_it
 from evomerge.merge.plan import Plan
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.measure import LOW_BITS, Gathered, bin_of, count_kept
@@ -43,6 +45,10 @@ def measured_of(
         steps: a span in blocks.
         threads: pieces counted at a time.
     """
+    if plan.method.combination is not None:
+        (work,) = works()
+        fits = worth_it(work.base.numel()) and usable(work)
+        return coefficients_of(plan, work, steps) if fits else None
     every = []
     for work in works():
         if not measurable(plan, work.job) or not usable(work):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -14,7 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from evomerge.merge.combined import unmeasured
+from evomerge.merge.fused.combine import Combined
 from evomerge.merge.fused.form import Form, form_of
+from evomerge.merge.fused.reading import Raw, is_finite_bits, memory
 from evomerge.merge.plan import Plan
 from evomerge.merge.primitives.sparsify import DRAWS_PER_COUNT, mask_key, resolved
 
@@ -25,9 +27,7 @@ LEAST_ENTRIES = 1 << 18
 """Models without a tensor of this size are merged before the compiled loops would even be loaded."""
 _RULES = {"nothing": 0, "trim": 1, "bernoulli": 2}
 _RESOLUTION = 2**32
-_LOCAL = threading.local()
 
-Raw = npt.NDArray[np.uint16]
 Read = Callable[[Tensor, Any, int, int, Raw], None]
 """(tensor, where it is fresh from, first, last + 1, memory): fills the memory with the entries' bits."""
 
@@ -58,26 +58,24 @@ class Fused:
                 self._scales[k, 1:] = form.factors.get(source, 1.0), form.weights[source]
             self._set_bound(k, source)
 
-    def merge(self, begin: int, end: int, out: Tensor) -> bool:
-        """Merge entries into `out`, bfloat16, on the CPU; False where the torch path has to do it."""
+    def merge(self, begin: int, end: int, into: Raw) -> bool | None:
+        """Merge entries into memory for their bits; whether all are finite, or None where the torch path has to do
+        it."""
         form, kernels = self._form, self._kernels
         self._look_at_unused(begin, end)
-        raw, into = self._raw(begin, end), bits_of(out)
-        if form.kind == "affine":
-            kernels.affine(raw[1:], self._scales[:, 2].copy(), form.anchor, into)
-            return True
+        raw = self._raw(begin, end)
         if kernels.has_negative_zero(raw[0]):
-            return False
+            return None
         scale = np.float32(form.scale)
         if form.kind == "total":
             kernels.total_of(raw[0], raw[1:], self._draws(begin, end), self._rules, self._scales, scale, into)
-            return True
+            return is_finite_bits(into)
         divide = [] if form.divide is None else [form.divide[source] for source in form.sources]
         kernels.disjoint(
             raw[0], raw[1:], self._draws(begin, end), self._rules, self._scales, np.array(divide, np.float32),
             np.float32(form.tie), scale, into,
         )  # fmt: skip
-        return True
+        return is_finite_bits(into)
 
     def majority(self, begin: int, end: int) -> int:
         """Σ of the signs that the entries elect."""
@@ -95,8 +93,8 @@ class Fused:
                 self._scales.view(np.uint32)[k, 0] = bound
 
     def _raw(self, begin: int, end: int) -> Raw:
-        """The base (left out where the form has no need of it) and the sources, a row each."""
-        return read_rows(self._work, self._form.sources, begin, end, self._read, base=self._form.kind != "affine")
+        """The base and the sources, a row each."""
+        return read_rows(self._work, self._form.sources, begin, end, self._read, base=True)
 
     def _look_at_unused(self, begin: int, end: int) -> None:
         """A source of weight 0 is read for what reading finds: NaN and infinity."""
@@ -117,10 +115,14 @@ class Fused:
         return found if skipped == 0 else np.ascontiguousarray(found[:, skipped:])
 
 
-def fused(plan: Plan, work: TensorWork, measured: Mapping[str, float], out: torch.dtype, read: Read) -> Fused | None:
+def fused(
+    plan: Plan, work: TensorWork, measured: Mapping[str, float], out: torch.dtype, read: Read
+) -> Fused | Combined | None:
     """The compiled merge of a tensor; None where there is none."""
     if out != torch.bfloat16 or not worth_it(work.base.numel()) or not usable(work):
         return None
+    if (combination := plan.method.combination_for(work.job.shared)) is not None:
+        return Combined(combination, work, measured or unmeasured(combination, work.job))
     form = form_of(plan, work.job, measured)
     return Fused(plan, work, form, read) if form is not None else None
 
@@ -150,24 +152,3 @@ def read_rows(work: TensorWork, sources: Sequence[str], begin: int, end: int, re
         operand = work.operands[source]
         read(operand.tensor, operand.fresh, begin, end, row)
     return rows
-
-
-def memory(name: str, size: int, dtype: Any) -> Any:
-    """Memory of this thread that is used again at the next call."""
-    kept = getattr(_LOCAL, name, None)
-    if kept is None or len(kept) < size:
-        kept = np.empty(size, dtype)
-        setattr(_LOCAL, name, kept)
-    return kept[:size]
-
-
-def is_finite_bits(bits: Raw) -> bool:
-    """Whether neither NaN nor infinity is among bfloat16 entries."""
-    from evomerge.merge.fused import kernels
-
-    return bool(kernels.is_finite(bits))
-
-
-def bits_of(tensor: Tensor) -> Raw:
-    """A bfloat16 tensor's bits, in its own memory."""
-    return tensor.view(torch.int16).numpy().view(np.uint16)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from torch import Tensor
+from collections.abc import Callable, Mapping, Sequence
 
 from evomerge.merge import standard as p
-from evomerge.merge.method import Block, Method, Parameter, Values
+from evomerge.merge.combined import merging
+from evomerge.merge.method import Asked, Combination, Method, Parameter, Values
 from evomerge.merge.primitives import shares, weights
-from evomerge.merge.primitives.aggregate import affine
+from evomerge.merge.primitives.gram import Floats
 
 PMA = "Li et al. 2025, Model Merging in Pre-training of Large Language Models, arXiv:2505.12082"
 ALPHA = Parameter(
@@ -19,30 +18,36 @@ Weights = Callable[[int, Values], Sequence[float]]
 """Number of models, shared parameters → the weights of the first, second, … model, which sum to 1."""
 
 
-def _in_order(block: Block) -> list[str]:
-    return sorted(block.per_source, key=lambda source: (weights.number(block.per_source[source], "order"), source))
+def _in_order(per_source: Mapping[str, Values]) -> list[str]:
+    return sorted(per_source, key=lambda source: (weights.number(per_source[source], "order"), source))
 
 
-def _merge_by(weights_of: Weights) -> Callable[[Block], Tensor]:
-    def merge(block: Block) -> Tensor:
-        """Σ w θ."""
-        models = {source: block.base if model is None else model for source, model in block.models.items()}
-        w = weights_of(len(models), block.shared)
-        return affine(models, dict(zip(_in_order(block), w, strict=True)))
-
-    return merge
+def _average(coefficients: Callable[[Asked, Floats], Mapping[str, float]]) -> Combination:
+    """Σ w θ."""
+    return Combination(
+        coefficients, measured=lambda shared: False, origin=lambda shared: "zero", affine=lambda shared: True
+    )
 
 
-def _simple(block: Block) -> Tensor:
-    models = {source: block.base if model is None else model for source, model in block.models.items()}
-    return affine(models, shares.equal(models))
+def _by(weights_of: Weights) -> Combination:
+    def coefficients(asked: Asked, products: Floats) -> Mapping[str, float]:
+        w = weights_of(len(asked.per_source), asked.shared)
+        return dict(zip(_in_order(asked.per_source), w, strict=True))
 
+    return _average(coefficients)
+
+
+_SIMPLE = _average(lambda asked, products: shares.equal(asked.per_source))
+_RISING = _by(lambda number, shared: shares.rising(number))
+_EXPONENTIAL = _by(lambda number, shared: shares.exponential(number, weights.number(shared, "alpha")))
+_FIXED = _by(lambda number, shared: list(shares.proportional({"a": 1.0, "b": 0.2, "c": 0.1}).values()))
 
 SMA = Method(
     name="sma",
     title="Simple moving average of checkpoints",
     paper=PMA,
-    merge=_simple,
+    merge=merging(_SIMPLE),
+    combination=_SIMPLE,
     parameters=(),
     domain="weights",
 )
@@ -50,7 +55,8 @@ WMA = Method(
     name="wma",
     title="Weighted moving average of checkpoints",
     paper=PMA,
-    merge=_merge_by(lambda number, shared: shares.rising(number)),
+    merge=merging(_RISING),
+    combination=_RISING,
     parameters=(p.ORDER,),
     domain="weights",
     ordered=True,
@@ -59,7 +65,8 @@ EMA = Method(
     name="ema",
     title="Exponential moving average of checkpoints",
     paper=PMA,
-    merge=_merge_by(lambda number, shared: shares.exponential(number, weights.number(shared, "alpha"))),
+    merge=merging(_EXPONENTIAL),
+    combination=_EXPONENTIAL,
     parameters=(p.ORDER, ALPHA),
     domain="weights",
     ordered=True,
@@ -69,7 +76,8 @@ META_ABILITIES = Method(
     title="Meta-abilities (1 : 0.2 : 0.1)",
     paper="Hu et al. 2025, Beyond 'Aha!': Toward Systematic Meta-Abilities Alignment in Large Reasoning Models, "
     "arXiv:2505.10554",
-    merge=_merge_by(lambda number, shared: list(shares.proportional({"a": 1.0, "b": 0.2, "c": 0.1}).values())),
+    merge=merging(_FIXED),
+    combination=_FIXED,
     parameters=(p.ORDER,),
     domain="weights",
     num_sources=(3, 3),

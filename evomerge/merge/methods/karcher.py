@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
-from torch import Tensor
 
 from evomerge.errors import InvalidInputError
 from evomerge.merge import standard as p
-from evomerge.merge.method import Block, Blocks, Method, Parameter, Values
+from evomerge.merge.combined import measuring, merging, scope
+from evomerge.merge.method import Asked, Combination, Method, Parameter, Values
 from evomerge.merge.primitives import sphere, weights
-from evomerge.merge.primitives.aggregate import combination
-from evomerge.merge.primitives.measure import inner
+from evomerge.merge.primitives.gram import Floats
 
 ORIGIN = Parameter(
     "origin",
@@ -22,55 +21,24 @@ ORIGIN = Parameter(
 )
 
 
-def _points(block: Block) -> dict[str, Tensor]:
-    """The models as vectors from the origin."""
-    models = {source: block.base if model is None else model for source, model in block.models.items()}
-    if block.shared.get("origin") == "base":
-        return {source: model - block.base for source, model in models.items()}
-    return models
-
-
-def _measure(
-    coefficients: Callable[[sphere.Floats, Block], Mapping[str, float]],
-) -> Callable[[Blocks], Mapping[str, float]]:
-    """The coefficients that follow from the inner products of the whole tensors."""
-
-    def measure(blocks: Blocks) -> Mapping[str, float]:
-        first = next(iter(blocks()))
-        gram = np.zeros((len(first.models), len(first.models)))
-        for block in blocks():
-            points = list(_points(block).values())
-            for i, a in enumerate(points):
-                for j in range(i + 1):
-                    gram[i, j] += inner(a, points[j])
-        return coefficients(gram + np.tril(gram, -1).T, first)
-
-    return measure
-
-
-def _merge(block: Block) -> Tensor:
-    merged = combination(_points(block), block.measured)
-    return merged.add_(block.base) if block.shared.get("origin") == "base" else merged
-
-
-def _karcher(gram: sphere.Floats, block: Block) -> Mapping[str, float]:
-    w = weights.normalised(weights.of_sources(block.per_source))
-    steps, tol = int(weights.number(block.shared, "max_iter")), weights.number(block.shared, "tol")
+def _karcher(asked: Asked, gram: Floats) -> Mapping[str, float]:
+    w = weights.normalised(weights.of_sources(asked.per_source))
+    steps, tol = int(weights.number(asked.shared, "max_iter")), weights.number(asked.shared, "tol")
     if len(w) == 1:
         return w
     found = sphere.karcher(gram, np.array(list(w.values())), steps, tol)
     return dict(zip(w, found.tolist(), strict=True))
 
 
-def _multislerp(gram: sphere.Floats, block: Block) -> Mapping[str, float]:
-    w = weights.of_sources(block.per_source)
-    if block.shared["normalize_weights"]:
+def _multislerp(asked: Asked, gram: Floats) -> Mapping[str, float]:
+    w = weights.of_sources(asked.per_source)
+    if asked.shared["normalize_weights"]:
         w = weights.normalised(w)
     if len(w) == 1:
         return dict.fromkeys(w, 1.0)
-    found = sphere.normalised_mean(gram, np.array(list(w.values())), weights.number(block.shared, "eps"))
+    found = sphere.normalised_mean(gram, np.array(list(w.values())), weights.number(asked.shared, "eps"))
     if found is None and len(w) > 2:
-        raise InvalidInputError("weight", w, f"weights under which the directions of {block.name} do not cancel")
+        raise InvalidInputError("weight", w, f"weights under which the directions of {asked.name} do not cancel")
     return w if found is None else dict(zip(w, found.tolist(), strict=True))
 
 
@@ -83,12 +51,19 @@ def _check_multislerp(shared: Values, per_source: Mapping[str, Values]) -> None:
         weights.check_sum(weights.of_sources(per_source))
 
 
+_MEAN = Combination(_karcher, measured=lambda shared: True, origin=lambda shared: "zero", affine=lambda shared: False)
+_DIRECTION = Combination(
+    _multislerp,
+    measured=lambda shared: True,
+    origin=lambda shared: "base" if shared["origin"] == "base" else "zero",
+    affine=lambda shared: False,
+)
 KARCHER = Method(
     name="karcher",
     title="Karcher mean",
     paper="Karcher 1977, Riemannian Center of Mass and Mollifier Smoothing, doi:10.1002/cpa.3160300502; "
     "of models as in mergekit, arXiv:2403.13257",
-    merge=_merge,
+    merge=merging(_MEAN),
     parameters=(
         Parameter(
             "weight", 1.0, low=0.0, high=1.5, per_source=True, legal=(0.0, float("inf")), text="pull of a source"
@@ -99,8 +74,9 @@ KARCHER = Method(
         ),
     ),
     domain="weights",
-    measure=_measure(_karcher),
-    measures=lambda shared: "tensor",
+    measure=measuring(_MEAN),
+    measures=scope(_MEAN),
+    combination=_MEAN,
     check=_check_karcher,
     baseless=lambda num_sources, shared: True,
 )
@@ -108,7 +84,7 @@ MULTISLERP = Method(
     name="multislerp",
     title="Multi-SLERP",
     paper="Goddard 2025, Multi-SLERP, https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
-    merge=_merge,
+    merge=merging(_DIRECTION),
     parameters=(
         p.weight(),
         Parameter("normalize_weights", True, text="divide the weights by their sum"),
@@ -124,8 +100,9 @@ MULTISLERP = Method(
         ),
     ),
     domain="weights",
-    measure=_measure(_multislerp),
-    measures=lambda shared: "tensor",
+    measure=measuring(_DIRECTION),
+    measures=scope(_DIRECTION),
+    combination=_DIRECTION,
     check=_check_multislerp,
     baseless=lambda num_sources, shared: shared["origin"] == "zero",
     keeps_base=lambda shared: bool(shared["normalize_weights"]) or shared["origin"] == "base",

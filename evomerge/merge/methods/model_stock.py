@@ -2,60 +2,76 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Mapping
+from itertools import combinations_with_replacement
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.merge.method import Block, Method, Parameter
+from evomerge.merge.combined import combined, measuring, merging, scope
+from evomerge.merge.method import Asked, Block, Combination, Method, Parameter
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import sum_of
-from evomerge.merge.primitives.measure import inner, row_inner
+from evomerge.merge.primitives.gram import Floats
+from evomerge.merge.primitives.measure import row_inner
 from evomerge.merge.primitives.rows import row_slices
 
 _SINGULAR = 1e-6
 """Of 1 + (N − 1)·cos: below it the task vectors cancel, and no ratio is better than staying at the base."""
 
 
+def _towards_the_mean(asked: Asked, products: Floats) -> Mapping[str, float]:
+    """t / N for each of N task vectors."""
+    number = len(products)
+    (ratio,) = _ratios(products[None], weights.number(asked.shared, "norm_floor"))
+    return dict.fromkeys(asked.per_source, float(ratio) / number)
+
+
+_STOCK = Combination(
+    _towards_the_mean,
+    measured=lambda shared: True,
+    origin=lambda shared: "base",
+    affine=lambda shared: False,
+    holds=lambda shared: not shared["filter_wise"],
+)
+
+
 def _merge(block: Block) -> Tensor:
-    """θ0 + t·mean δ, t = N·c / (1 + (N − 1)·c), c the mean cosine of the pairs."""
-    if not block.base.numel():
-        return block.base.clone()
-    deltas = [torch.zeros_like(block.base) if d is None else d for d in block.deltas.values()]
-    filters = bool(block.shared["filter_wise"]) and block.base.dim() > 1
-    rows = block.base.reshape(-1, block.base.shape[-1] if filters else 1)
-    deltas = [d.view(rows.shape) for d in deltas]
-    ratio = _ratios(deltas, weights.number(block.shared, "norm_floor"), filters=filters)
+    """θ0 + t·mean δ."""
+    if not block.shared["filter_wise"]:
+        return merging(_STOCK)(block)
+    if block.base.dim() < 2 or not block.base.numel():
+        return combined(_STOCK, block, measuring(_STOCK)(lambda: [block]))
+    return _by_rows(block)
+
+
+def _by_rows(block: Block) -> Tensor:
+    rows = block.base.reshape(-1, block.base.shape[-1])
+    deltas = [torch.zeros_like(rows) if d is None else d.reshape(rows.shape) for d in block.deltas.values()]
     result = torch.empty_like(rows)
     for part in row_slices(rows):
+        products = np.empty((len(rows[part]), len(deltas), len(deltas)))
+        for i, j in combinations_with_replacement(range(len(deltas)), 2):
+            products[:, i, j] = products[:, j, i] = row_inner(deltas[i][part], deltas[j][part]).cpu().numpy()
+        ratio = _ratios(products, weights.number(block.shared, "norm_floor"))
         mean = sum_of([d[part] for d in deltas]).div_(len(deltas))
-        torch.add(mean.mul_(ratio[part] if filters else ratio), rows[part], out=result[part])
+        torch.add(mean.mul_(torch.from_numpy(ratio).float().to(mean.device).unsqueeze(1)), rows[part], out=result[part])
     return result.view(block.base.shape)
 
 
-def _ratios(deltas: list[Tensor], norm_floor: float, *, filters: bool) -> Tensor:
-    """t, float32: [rows, 1] with `filter_wise`, [1, 1] without."""
-    norms = [_products(d, d, filters).sqrt() for d in deltas]
-    cosine = torch.zeros_like(norms[0])
-    pairs = list(combinations(range(len(deltas)), 2))
-    for i, j in pairs:
-        product = norms[i] * norms[j]
-        usable = product.clamp(min=norm_floor)
-        dots = _products(deltas[i], deltas[j], filters)
-        cosine += torch.where(product > 0, dots / usable.where(usable > 0, 1.0), 0.0).clamp_(-1, 1)
-    cosine /= len(pairs)
-    divisor = 1 + (len(deltas) - 1) * cosine
-    ratio = torch.where(divisor.abs() < _SINGULAR, 0.0, len(deltas) * cosine / divisor.where(divisor != 0, 1.0))
-    return ratio.float()
-
-
-def _products(a: Tensor, b: Tensor, filters: bool) -> Tensor:
-    """⟨a, b⟩ in float64: [rows, 1], or [1, 1] over the whole tensor."""
-    if filters:
-        return torch.cat([row_inner(a[part], b[part]) for part in row_slices(a)]).unsqueeze(1)
-    a, b = a.view(-1), b.view(-1)
-    whole = sum(inner(a[part], b[part]) for part in row_slices(a))
-    return torch.tensor([[whole]], dtype=torch.float64, device=a.device)
+def _ratios(products: Floats, norm_floor: float) -> Floats:
+    """t = N·c / (1 + (N − 1)·c), c the mean cosine of the pairs: [rows, N, N] → [rows]."""
+    number = products.shape[-1]
+    norms = np.sqrt(np.diagonal(products, axis1=1, axis2=2))
+    i, j = np.triu_indices(number, 1)
+    product = norms[:, i] * norms[:, j]
+    usable = product.clip(min=norm_floor)
+    cosines = np.where(product > 0, products[:, i, j] / np.where(usable > 0, usable, 1.0), 0.0).clip(-1, 1)
+    cosine = cosines.mean(1)
+    divisor = 1 + (number - 1) * cosine
+    ratio: Floats = np.where(np.abs(divisor) < _SINGULAR, 0.0, number * cosine / np.where(divisor != 0, divisor, 1.0))
+    return ratio
 
 
 MODEL_STOCK = Method(
@@ -75,7 +91,10 @@ MODEL_STOCK = Method(
         ),
     ),
     num_sources=(2, None),
+    measure=measuring(_STOCK),
+    measures=scope(_STOCK),
     grain="tensor",
+    combination=_STOCK,
 )
 
 METHODS = (MODEL_STOCK,)

@@ -9,25 +9,45 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import InvalidInputError
-from evomerge.merge.method import Block, Method, Parameter, Values
+from evomerge.merge.combined import combined, measuring, merging, scope
+from evomerge.merge.method import Asked, Block, Combination, Method, Parameter, Values
 from evomerge.merge.methods.karcher import ORIGIN
 from evomerge.merge.primitives import weights
-from evomerge.merge.primitives.aggregate import affine, slerp_weights, weighted_sum
-from evomerge.merge.primitives.measure import inner, row_inner
+from evomerge.merge.primitives.aggregate import slerp_weights
+from evomerge.merge.primitives.gram import Floats
+from evomerge.merge.primitives.measure import row_inner
 from evomerge.merge.primitives.rows import row_slices
 
 MAX_COSINE = 1 - 5e-13
 """Only what is parallel up to the rounding of float64 is interpolated linearly, as in mergekit's operator."""
 
 
+def _on_the_arc(asked: Asked, products: Floats) -> Mapping[str, float]:
+    """The angle is that of the flattened tensors."""
+    t = _position(asked.per_source)
+    pair = slerp_weights(t, products[0, 0], products[1, 1], products[0, 1], MAX_COSINE) or (1 - t, t)
+    return dict(zip(_ARC.vectors(asked), pair, strict=True))
+
+
+_ARC = Combination(
+    _on_the_arc,
+    measured=lambda shared: True,
+    origin=lambda shared: "base" if shared["origin"] == "base" else "zero",
+    affine=lambda shared: False,
+    two_ends=True,
+    holds=lambda shared: bool(shared["nuslerp_flatten"]),
+)
+
+
 def _merge(block: Block) -> Tensor:
-    t = _position(block.per_source)
+    if block.shared["nuslerp_flatten"]:
+        return merging(_ARC)(block)
     if not block.base.numel():
         return block.base.clone()
-    if block.shared["nuslerp_flatten"] or block.base.dim() < 2:
-        return _whole(block, t)
+    if block.base.dim() < 2:
+        return combined(_ARC, block, measuring(_ARC)(lambda: [block]))
     # mergekit's names: with row_wise vectors run along the first dimension (a matrix's columns), without along the last
-    return _along(block, t, first=bool(block.shared["nuslerp_row_wise"]))
+    return _along(block, _position(block.per_source), first=bool(block.shared["nuslerp_row_wise"]))
 
 
 def _position(per_source: Mapping[str, Values]) -> float:
@@ -53,26 +73,6 @@ def _parts(block: Block, shape: tuple[int, int]) -> list[slice]:
 
 def _finished(block: Block, part: slice, shape: tuple[int, int], merged: Tensor) -> Tensor:
     return merged.add_(block.base.view(shape)[part]) if block.shared["origin"] == "base" else merged
-
-
-def _whole(block: Block, t: float) -> Tensor:
-    """The angle is that of the flattened tensors."""
-    shape = (block.base.numel(), 1)
-    aa = bb = ab = 0.0
-    for part in _parts(block, shape):
-        a, b = _ends(block, part, shape)
-        aa, bb, ab = aa + inner(a, a), bb + inner(b, b), ab + inner(a, b)
-    pair = slerp_weights(t, aa, bb, ab, MAX_COSINE)
-    result = torch.empty_like(block.base).view(shape)
-    for part in _parts(block, shape):
-        a, b = _ends(block, part, shape)
-        merged = (
-            affine({"a": a, "b": b}, {"a": 1 - t, "b": t})
-            if pair is None
-            else weighted_sum({"a": a, "b": b}, {"a": pair[0], "b": pair[1]}, like=a)
-        )
-        result[part] = _finished(block, part, shape, merged)
-    return result.view(block.base.shape)
 
 
 def _along(block: Block, t: float, *, first: bool) -> Tensor:
@@ -131,8 +131,11 @@ NUSLERP = Method(
     domain="weights",
     num_sources=(1, 2),
     baseless=lambda num_sources, shared: num_sources == 2 and shared["origin"] == "zero",
+    measure=measuring(_ARC),
+    measures=scope(_ARC),
     check=_check,
     grain="tensor",
+    combination=_ARC,
 )
 
 METHODS = (NUSLERP,)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
 
-from evomerge.merge.method import Block, Method, Parameter
+from evomerge.merge.combined import merging
+from evomerge.merge.method import Asked, Combination, Method, Parameter
 from evomerge.merge.primitives import weights
+from evomerge.merge.primitives.gram import Floats
 
 
-def _merge(block: Block) -> Tensor:
-    (model,) = block.models.values()
-    return (block.base if model is None else model) * weights.number(block.shared, "scale")
+def _scale(asked: Asked, products: Floats) -> Mapping[str, float]:
+    return dict.fromkeys(asked.per_source, weights.number(asked.shared, "scale"))
 
 
+_SCALED = Combination(
+    _scale, measured=lambda shared: False, origin=lambda shared: "zero", affine=lambda shared: shared["scale"] == 1
+)
 PASSTHROUGH = Method(
     name="passthrough",
     title="Passthrough",
     paper="none: the source itself, as a baseline",
-    merge=_merge,
+    merge=merging(_SCALED),
     parameters=(
         Parameter("scale", 1.0, low=0.0, high=2.0, text="multiplies the tensor: 0 for a layer's outputs takes it out"),
     ),
@@ -25,6 +29,7 @@ PASSTHROUGH = Method(
     num_sources=(1, 1),
     keeps_base=lambda shared: shared["scale"] == 1,
     baseless=lambda num_sources, shared: True,
+    combination=_SCALED,
 )
 
 METHODS = (PASSTHROUGH,)

@@ -8,45 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
-from evomerge.merge.method import Block, Blocks, Method, Parameter
+from evomerge.merge.combined import measuring, merging, scope
+from evomerge.merge.method import Asked, Combination, Method, Parameter
 from evomerge.merge.primitives import weights
-from evomerge.merge.primitives.aggregate import affine, slerp_weights, weighted_sum
-from evomerge.merge.primitives.measure import inner
+from evomerge.merge.primitives.aggregate import slerp_weights
+from evomerge.merge.primitives.gram import Floats
 
 
-def _ends(block: Block) -> tuple[Tensor, Tensor]:
-    """The models a and b between which to interpolate."""
-    models = [block.base if model is None else model for model in block.models.values()]
-    return (block.base, models[0]) if len(models) == 1 else (models[0], models[1])
+def _on_the_arc(asked: Asked, products: Floats) -> Mapping[str, float]:
+    t = weights.number(asked.shared, "t")
+    pair = slerp_weights(t, products[0, 0], products[1, 1], products[0, 1]) or (1 - t, t)
+    return dict(zip(_ARC.vectors(asked), pair, strict=True))
 
 
-def _measure(blocks: Blocks) -> Mapping[str, float]:
-    """The inner products of the flattened tensors, summed block by block."""
-    products = {"aa": 0.0, "bb": 0.0, "ab": 0.0}
-    for block in blocks():
-        a, b = _ends(block)
-        products["aa"] += inner(a, a)
-        products["bb"] += inner(b, b)
-        products["ab"] += inner(a, b)
-    return products
-
-
-def _merge(block: Block) -> Tensor:
-    a, b = _ends(block)
-    t = weights.number(block.shared, "t")
-    pair = slerp_weights(t, block.measured["aa"], block.measured["bb"], block.measured["ab"])
-    if pair is None or a is b:
-        return affine({"a": a, "b": b}, {"a": 1 - t, "b": t})
-    return weighted_sum({"a": a, "b": b}, {"a": pair[0], "b": pair[1]}, like=block.base)
-
-
+_ARC = Combination(
+    _on_the_arc,
+    measured=lambda shared: True,
+    origin=lambda shared: "zero",
+    affine=lambda shared: False,
+    two_ends=True,
+)
 SLERP = Method(
     name="slerp",
     title="SLERP",
     paper="Shoemake 1985, Animating Rotation with Quaternion Curves, doi:10.1145/325165.325242",
-    merge=_merge,
+    merge=merging(_ARC),
     parameters=(
         Parameter(
             "t", 0.5, low=0.0, high=1.0, legal=(0.0, 1.0), text="position on the arc from the first to the second"
@@ -55,8 +41,9 @@ SLERP = Method(
     domain="weights",
     num_sources=(1, 2),
     baseless=lambda num_sources, shared: num_sources == 2,
-    measure=_measure,
-    measures=lambda shared: "tensor",
+    measure=measuring(_ARC),
+    measures=scope(_ARC),
+    combination=_ARC,
 )
 
 METHODS = (SLERP,)

@@ -46,17 +46,18 @@ def affine(models: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
     Equal models give exactly that model, and a weight of 1 beside zeros gives exactly its model: a plain weighted sum
     misses both by a rounding.
     """
-    anchor = _heaviest(weights)
+    anchor = heaviest(weights)
     return _add_differences(models[anchor].clone(), models, weights, anchor)
 
 
 def combination(models: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Σ w·θ for any weights, as exact as `affine` for nearly equal models: (Σ w)·θa + Σ w·(θ − θa)."""
-    anchor = _heaviest(weights)
+    anchor = heaviest(weights)
     return _add_differences(models[anchor] * sum(weights.values()), models, weights, anchor)
 
 
-def _heaviest(weights: Mapping[str, float]) -> str:
+def heaviest(weights: Mapping[str, float]) -> str:
+    """The name of the largest magnitude; the first where several are as large."""
     return max(weights, key=lambda source: abs(weights[source]))
 
 

@@ -163,7 +163,7 @@ class _Learning:
         found = measure_tensor(self.todo, work, device) if measured is None else measured
         merge = (lambda block: block.base) if job.copy else self.todo.method.merge
         blocks = [(block, merge(block)) for block in blocks_of(self.todo, work, found, device)]
-        turned = job.transposed and self.todo.method.grain == "tensor"
+        turned = job.transposed and self.todo.method.grain_of(job.shared) == "tensor"
 
         def whole(parts: list[Tensor]) -> Tensor:
             if turned:

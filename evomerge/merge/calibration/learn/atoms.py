@@ -80,7 +80,7 @@ def _atoms(
     neutral: Mapping[str, float],
 ) -> Atoms:
     found = measure_tensor(todo, work, work.base.device) if measured is None else measured
-    turned = work.job.transposed and todo.method.grain == "tensor"
+    turned = work.job.transposed and todo.method.grain_of(work.job.shared) == "tensor"
     shape = tuple(work.base.shape[::-1]) if turned else tuple(work.base.shape)
     parts: dict[str, list[Tensor]] = {source: [] for source in work.job.per_source}
     for block in blocks_of(todo, work, found, work.base.device):

@@ -1,0 +1,125 @@
+"""Combinations of whole tensors through compiled loops: their coefficients, then their entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from evomerge.merge.fused.reading import bits_of, is_finite_bits, memory
+from evomerge.merge.method import Combination
+from evomerge.merge.plan import Plan
+from evomerge.merge.primitives.aggregate import heaviest
+from evomerge.merge.primitives.gram import LANES, Gram
+from evomerge.models.finite import check_finite
+
+if TYPE_CHECKING:
+    from evomerge.merge.blocks import Fresh, Span, TensorWork
+
+Raw = npt.NDArray[np.uint16]
+
+
+class _Vectors:
+    """The vectors of one tensor, where they lie in memory."""
+
+    def __init__(self, of: Combination, work: TensorWork) -> None:
+        job = work.job
+        self.names = of.vectors(job)
+        self.from_base = of.origin(job.shared) == "base"
+        self._work = work
+        self._needs_base = self.from_base or any(name not in work.operands for name in self.names)
+
+    def at(self, begin: int, end: int) -> tuple[npt.NDArray[np.uint64], np.uint64, list[Raw]]:
+        """Addresses of the vectors and of θ0, and what must be kept while they are read."""
+        work = self._work
+        rows = {name: _bits(o.tensor, o.fresh, begin, end, name) for name, o in work.operands.items()}
+        base = _bits(work.base, work.fresh, begin, end, "") if self._needs_base else next(iter(rows.values()))
+        found = [rows.get(name, base) for name in self.names]
+        return np.array([address(row) for row in found], np.uint64), np.uint64(address(base)), [*rows.values(), base]
+
+
+class Combined:
+    """One tensor's combination."""
+
+    def __init__(self, of: Combination, work: TensorWork, coefficients: Mapping[str, float]) -> None:
+        from evomerge.merge.fused import vectors
+
+        self._kernel, self._work = vectors.combination, work
+        self._vectors = _Vectors(of, work)
+        names = self._vectors.names
+        anchor = heaviest(coefficients)
+        self._anchor = names.index(anchor)
+        with np.errstate(over="ignore"):  # infinity, as for torch: the result will be refused
+            self._weights = np.array([coefficients[name] for name in names], np.float32)
+            self._whole = np.float32(1 if of.affine(work.job.shared) else sum(coefficients.values()))
+        unchanged = [name not in work.operands for name in names]
+        self._used = np.array([coefficients[name] != 0 for name in names])
+        if anchor not in work.operands:  # the others that are θ0, too, are the same object
+            self._used[unchanged] = False
+        self._used[self._anchor] = False
+        self._hidden = not all(self._weights[~np.array(unchanged)])
+
+    def merge(self, begin: int, end: int, out: Raw) -> bool:
+        """Merge entries; whether all are finite.
+
+        Raises:
+            NonFiniteError: an operand holds NaN or infinity, whatever its coefficient.
+        """
+        at, base_at, kept = self._vectors.at(begin, end)
+        finite = bool(
+            self._kernel(
+                at, base_at, self._vectors.from_base, self._weights, self._used, self._whole, self._anchor, out
+            )
+        )
+        if self._hidden or not finite:  # else what is not finite would show in the result
+            _look(self._work, begin, end)
+        del kept
+        return finite
+
+
+def coefficients_of(plan: Plan, work: TensorWork, steps: Callable[[Span], Iterable[Span]]) -> Mapping[str, float]:
+    """What the method measures of a tensor."""
+    from evomerge.merge.fused import vectors
+
+    of = plan.method.combination
+    assert of is not None, "asked of combinations only"
+    rows = _Vectors(of, work)
+    gram = Gram(len(rows.names))
+    for begin, end in steps((0, work.base.numel())):
+        at, base_at, kept = rows.at(begin, end)
+        vectors.gram(at, base_at, rows.from_base, end - begin, begin % LANES, gram.lanes)
+        del kept
+    products = gram.products
+    if not np.isfinite(products).all():  # finite bfloat16 entries have finite products
+        _look(work, 0, work.base.numel())
+    return of.coefficients(work.job, products)
+
+
+def address(row: Raw) -> int:
+    """Where an array's first entry lies."""
+    found: int = row.__array_interface__["data"][0]
+    return found
+
+
+def _bits(tensor: Tensor, fresh: Fresh | None, begin: int, end: int, name: str) -> Raw:
+    """Entries where they lie; fresh ones in memory of this thread that the next call of this name uses again. Nobody
+    has looked at those for NaN."""
+    if fresh is None:
+        return bits_of(tensor.view(-1)[begin:end])
+    row: Raw = memory(f"row of {name}", end - begin, np.uint16)
+    fresh.place.read(2 * begin, row.data.cast("B"))
+    return row
+
+
+def _look(work: TensorWork, begin: int, end: int) -> None:
+    """Look at fresh entries of all operands.
+
+    Raises:
+        NonFiniteError: they hold NaN or infinity.
+    """
+    for tensor, fresh in ((work.base, work.fresh), *((o.tensor, o.fresh) for o in work.operands.values())):
+        if fresh is not None and fresh.whose is not None and not is_finite_bits(_bits(tensor, fresh, begin, end, "")):
+            check_finite(tensor, fresh.name, fresh.whose)

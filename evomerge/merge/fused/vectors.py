@@ -1,0 +1,145 @@
+"""Compiled loops for combinations of whole tensors: their inner products, and the sum, each in one pass.
+
+As in `kernels`, every operation is that of the torch path, in its order. Vectors are given by their addresses, so that
+resident ones are read where they lie.
+"""
+
+# K vectors, T entries of a tile, P pairs, L lanes
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+from evomerge.merge.fused.kernels import HALF, ONE, TILE, U16, compiled
+from evomerge.merge.primitives.gram import LANES
+
+_UNROLLED = 4
+_GRAM_TILE = _UNROLLED * LANES
+_EXPONENT = np.uint16(0x7F80)
+
+
+def _entries_typed(context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], ir.IntType(16).as_pointer())
+
+    return types.CPointer(types.uint16)(types.uint64), generate
+
+
+def _wide_typed(context: Any, bits: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        upper = builder.shl(builder.zext(values[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(upper, ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
+_entries = intrinsic(_entries_typed)
+"""Address → where bfloat16 entries begin."""
+_wide = intrinsic(_wide_typed)
+"""bfloat16 → float32."""
+
+
+@compiled
+def combination(
+    at_K: Any, base_at: Any, from_base: bool, weights_K: Any, used_K: Any, whole: Any, anchor: int, out_N: Any
+) -> bool:  # pragma: no cover  # compiled
+    """W·xa + Σ w·(x − xa), as `primitives.aggregate.combination`; x = θ, or x = θ − θ0 with θ0 added at the end.
+
+    Args:
+        at_K: addresses of the θ.
+        base_at: address of θ0.
+        used_K: which of the others are added.
+        whole: W.
+
+    Returns:
+        Whether every result is finite.
+    """
+    size = len(out_N)
+    base_N = carray(_entries(base_at), size)
+    anchor_N = carray(_entries(at_K[anchor]), size)
+    base, center, total = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    bits = total.view(np.uint32)
+    worst = np.uint16(0)
+    for begin in range(0, size, TILE):
+        number = min(TILE, size - begin)
+        raw = anchor_N[begin : begin + number]
+        if from_base:
+            raw_base = base_N[begin : begin + number]
+            for i in range(number):
+                base[i] = _wide(raw_base[i])
+                center[i] = _wide(raw[i]) - base[i]
+        else:
+            for i in range(number):
+                center[i] = _wide(raw[i])
+        for i in range(number):
+            total[i] = center[i] * whole
+        for k in range(len(at_K)):
+            if used_K[k]:
+                weight = weights_K[k]
+                raw = carray(_entries(at_K[k]), size)[begin : begin + number]
+                if from_base:
+                    for i in range(number):
+                        total[i] += ((_wide(raw[i]) - base[i]) - center[i]) * weight
+                else:
+                    for i in range(number):
+                        total[i] += (_wide(raw[i]) - center[i]) * weight
+        if from_base:
+            for i in range(number):
+                total[i] += base[i]
+        out = out_N[begin : begin + number]
+        for i in range(number):
+            rounded = np.uint16((bits[i] + (HALF + ((bits[i] >> U16) & ONE))) >> U16)
+            out[i] = rounded
+            worst = max(worst, np.uint16(rounded & _EXPONENT))
+    return bool(worst != _EXPONENT)
+
+
+@compiled
+def gram(
+    at_K: Any, base_at: Any, from_base: bool, size: int, skipped: int, lanes_PL: Any
+) -> None:  # pragma: no cover  # compiled
+    """Add the entries' products to the lanes of every pair, as `primitives.gram.Gram`.
+
+    Args:
+        size: number of entries.
+        skipped: the lane of the first.
+    """
+    base_N = carray(_entries(base_at), size)
+    wide_KT = np.empty((len(at_K), _GRAM_TILE), np.float64)
+    begin = 0
+    while begin < size:
+        first = (skipped + begin) % LANES
+        number = min(_GRAM_TILE - first, size - begin)
+        for k in range(len(at_K)):
+            raw, wide = carray(_entries(at_K[k]), size)[begin : begin + number], wide_KT[k]
+            if from_base:
+                raw_base = base_N[begin : begin + number]
+                for i in range(number):
+                    wide[i] = np.float64(_wide(raw[i]) - _wide(raw_base[i]))
+            else:
+                for i in range(number):
+                    wide[i] = np.float64(_wide(raw[i]))
+        pair = 0
+        for j in range(len(at_K)):
+            for k in range(j + 1):
+                _add_products(wide_KT[j], wide_KT[k], number, first, lanes_PL[pair])
+                pair += 1
+        begin += number
+
+
+@compiled
+def _add_products(a_T: Any, b_T: Any, number: int, first: int, lanes: Any) -> None:  # pragma: no cover  # compiled
+    if number == _GRAM_TILE:
+        for lane in range(LANES):
+            sum_ = lanes[lane] + a_T[lane] * b_T[lane]
+            sum_ += a_T[LANES + lane] * b_T[LANES + lane]
+            sum_ += a_T[2 * LANES + lane] * b_T[2 * LANES + lane]
+            lanes[lane] = sum_ + a_T[3 * LANES + lane] * b_T[3 * LANES + lane]
+    else:
+        for i in range(number):
+            lanes[(first + i) % LANES] += a_T[i] * b_T[i]

@@ -1,0 +1,146 @@
+"""Combinations of whole tensors: compiled loops give the bytes of the torch path, however the blocks are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from evomerge.errors import InvalidInputError
+from evomerge.merge import blocks
+from evomerge.merge.blocks import Operand, TensorWork, measure_tensor, merge_into
+from evomerge.merge.fused import measure as fused_measure
+from evomerge.merge.fused import run
+from evomerge.merge.methods import METHODS
+from evomerge.merge.plan import Plan, TensorJob
+from evomerge.merge.primitives.gram import LANES, Gram
+
+CPU = torch.device("cpu")
+WEIGHTS = st.sampled_from([0.0, 1.0, 0.5, 0.3, -0.4, 1e-50, 1.7])
+PULLS = st.sampled_from([0.0, 1.0, 0.5, 0.3, 1.7])
+COMBINATIONS = sorted(name for name, method in METHODS.items() if method.combination is not None)
+SHARED: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "linear": {"normalize": st.booleans()},
+    "passthrough": {"scale": st.sampled_from([0.0, 1.0, 0.7, -2.0])},
+    "slerp": {"t": st.sampled_from([0.0, 0.3, 0.5, 1.0])},
+    "nuslerp": {"origin": st.sampled_from(["zero", "base"])},
+    "multislerp": {"origin": st.sampled_from(["zero", "base"]), "normalize_weights": st.booleans()},
+    "model_stock": {"norm_floor": st.sampled_from([0.0, 1e-6])},
+    "task_arithmetic": {"lambda": WEIGHTS, "normalize": st.booleans()},
+}
+KINDS = ("near", "equal", "parallel", "opposite", "zero", "coarse", "unchanged")
+
+
+def tensors(seed: int, size: int, kinds: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor | None]]:
+    """A base, and models that stand to it as `kinds` says; both hold zeros of either sign."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def numbers(scale: float) -> Tensor:
+        return scale * torch.randn(size, generator=generator)
+
+    base, first = numbers(0.03), numbers(0.01)
+    base[:: max(1, size // 5)] = 0.0
+    base[1 :: max(1, size // 5)] = -0.0
+    made: dict[str, Tensor | None] = {
+        "near": base + numbers(0.01),
+        "equal": base + first,
+        "parallel": base * 2.0,
+        "opposite": -base,
+        "zero": 0 * base,
+        "coarse": (base / 0.01).round() * 0.01,
+        "unchanged": None,
+    }
+    found = {name: made[kind] for name, kind in zip("abcd", kinds, strict=False)}
+    return base.bfloat16(), {name: None if m is None else m.bfloat16() for name, m in found.items()}
+
+
+def merged(
+    method: str,
+    base: Tensor,
+    models: Mapping[str, Tensor | None],
+    shared: Mapping[str, Any],
+    own: Mapping[str, Any],
+    *,
+    compiled: bool,
+    block: int = 3001,
+) -> tuple[Tensor, Mapping[str, float]]:
+    """One tensor through a method, and the coefficients that were measured."""
+    found = METHODS[method]
+    values = {p.name: shared.get(p.name, p.default) for p in found.parameters if not p.per_source}
+    per_source = {
+        s: {p.name: own.get(s, {}).get(p.name, p.default) for p in found.parameters if p.per_source} for s in models
+    }
+    operands = {s: Operand("weights", m) for s, m in models.items() if m is not None}
+    job = TensorJob("w", torch.bfloat16, False, False, values, per_source, tuple(operands))
+    if found.check is not None:
+        found.check(values, per_source)
+    plan, work = Plan(found, tuple(models), (job,), 5), TensorWork(job, base, operands)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (run, fused_measure):
+            patch.setattr(module, "worth_it", lambda num_entries: compiled)
+        patch.setattr(blocks, "BLOCK", block)
+        measured = measure_tensor(plan, work, CPU)
+        ran = run.fused(plan, work, measured, torch.bfloat16, blocks._read_bits) is not None
+        assert ran == compiled
+        out = torch.empty_like(base)
+        merge_into(out, plan, work, None)
+    return out, measured
+
+
+@st.composite
+def merges(draw: st.DrawFn) -> dict[str, Any]:
+    method = draw(st.sampled_from(COMBINATIONS))
+    least, most = METHODS[method].num_sources
+    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=least, max_size=most or 4))
+    weighed = {p.name for p in METHODS[method].parameters if p.per_source}
+    numbers = {"weight": PULLS if method in ("nuslerp", "karcher") else WEIGHTS, "order": st.integers(0, 3)}
+    return {
+        "method": method,
+        "kinds": tuple(kinds),
+        "own": {name: {p: draw(numbers[p]) for p in sorted(weighed)} for name in "abcd"[: len(kinds)]},
+        "shared": {name: draw(values) for name, values in SHARED.get(method, {}).items()},
+        "seed": draw(st.integers(0, 99)),
+        "size": draw(st.sampled_from([1, 7, 255, 256, 1024, 2049, 9000])),
+    }
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(asked=merges(), block=st.sampled_from([1, 100, 256, 3001, 1 << 17]))
+def test_compiled_loops_give_the_bytes_of_the_torch_path(asked: dict[str, Any], block: int) -> None:
+    pytest.importorskip("numba")
+    base, models = tensors(asked["seed"], asked["size"], asked["kinds"])
+
+    def bytes_of(**how: Any) -> tuple[Any, Any]:
+        try:
+            out, measured = merged(asked["method"], base, models, asked["shared"], asked["own"], **how)
+        except InvalidInputError as refused:
+            return str(refused), None
+        return out.view(torch.int16).tolist(), measured
+
+    slow = bytes_of(compiled=False)
+
+    assert bytes_of(compiled=True) == slow
+    if asked["size"] < 100 * block:
+        assert bytes_of(compiled=True, block=block) == slow
+        assert bytes_of(compiled=False, block=block) == slow
+
+
+@given(cuts=st.lists(st.integers(0, 1500), max_size=4), seed=st.integers(0, 99))
+def test_inner_products_do_not_depend_on_the_blocks(cuts: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    vectors = [10.0**k * torch.randn(1500, generator=generator) for k in (0, -8, 8)]
+    whole, parts = Gram(3), Gram(3)
+    whole.add(vectors)
+    for begin, end in zip([0, *sorted(cuts)], [*sorted(cuts), 1500], strict=True):
+        parts.add([v[begin:end] for v in vectors])
+
+    assert (whole.lanes == parts.lanes).all()
+    exact = torch.stack([v.double() for v in vectors])
+    torch.testing.assert_close(torch.from_numpy(whole.products), exact @ exact.T, rtol=1e-12, atol=0.0)
+    one_by_one = [sum((exact[1, i::LANES] * exact[0, i::LANES]).tolist(), 0.0) for i in range(LANES)]
+    assert whole.lanes[1].tolist() == one_by_one
