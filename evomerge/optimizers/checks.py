@@ -6,22 +6,30 @@ import math
 
 from evomerge.candidate import Evaluation
 from evomerge.errors import InvalidInputError
-from evomerge.optimizers.domain import Problem
+from evomerge.optimizers.domain import LineageDomain, Problem
 
 
-def check_problem(name: str, problem: Problem, *, mixed: bool = False, most_objectives: int | None = None) -> None:
-    """Whether there is something to search that an optimizer of genomes can search.
+def check_problem(
+    name: str, problem: Problem, *, mixed: bool = False, most_objectives: int | None = None, lineages: bool = False
+) -> None:
+    """Whether there is something to search that an optimizer can search.
 
     Args:
         name: the optimizer's.
         mixed: whether it takes genes that are no real numbers.
         most_objectives: how many objectives it takes; None: any number.
+        lineages: whether it takes lineages; these need no start.
 
     Raises:
         InvalidInputError: it does not solve such problems.
-        ValueError: there is no start, or it leaves [0, 1].
+        ValueError: there is less than one objective, or one source; or there is no start, or it leaves [0, 1].
     """
     start, num_objectives = problem.start, problem.num_objectives
+    if num_objectives < 1:
+        raise ValueError(f"expected at least 1 objective, got {num_objectives}")
+    if problem.domain.lineage is not None and lineages:
+        _check_lineage(problem.domain.lineage)
+        return
     if problem.domain.lineage is not None:
         raise InvalidInputError(
             "optimizer.name", name, "an optimizer of lineages, such as m2n2: this space has no genes"
@@ -36,8 +44,11 @@ def check_problem(name: str, problem: Problem, *, mixed: bool = False, most_obje
         raise ValueError("expected a start of at least one gene, got none")
     if not all(0 <= gene <= 1 for gene in start):
         raise ValueError(f"expected a start with every gene in [0, 1], got {start!r}")
-    if num_objectives < 1:
-        raise ValueError(f"expected at least 1 objective, got {num_objectives}")
+
+
+def _check_lineage(lineage: LineageDomain) -> None:
+    if lineage.sources < 1 or not lineage.units or min(lineage.units) < 1:
+        raise ValueError(f"expected a source or more and chromosomes of at least one place, got {lineage!r}")
 
 
 def check_evaluation(evaluation: Evaluation, asked: int, num_objectives: int) -> None:
@@ -53,3 +64,20 @@ def check_evaluation(evaluation: Evaluation, asked: int, num_objectives: int) ->
         raise ValueError(f"trial {trial}: expected {num_objectives} objective values, got {len(values)}")
     if not all(map(math.isfinite, values)):
         raise ValueError(f"trial {trial}: expected finite values (None when the candidate failed), got {values!r}")
+
+
+def check_responses(evaluation: Evaluation, num_objectives: int, layout: tuple[int, ...] | None) -> None:
+    """Raises ValueError unless these scores on items can be compared with those of others.
+
+    Args:
+        layout: for each objective the number of items that others were scored on, () if they were told without scores
+            on items; None if nobody was told yet.
+    """
+    trial, responses = evaluation.trial, evaluation.responses or ()
+    sizes = tuple(map(len, responses))
+    if sizes and len(sizes) != num_objectives:
+        raise ValueError(f"trial {trial}: expected scores on items of {num_objectives} objectives, got {len(sizes)}")
+    if layout is not None and sizes != layout:
+        raise ValueError(f"trial {trial}: expected scores on {layout} items as others of its generation, got {sizes}")
+    if 0 in sizes or not all(math.isfinite(score) for block in responses for score in block):
+        raise ValueError(f"trial {trial}: expected one or more finite scores on items for each objective")
