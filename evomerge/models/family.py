@@ -4,7 +4,8 @@
 have its role), `buffers` (whole tensor names that are copied), `layers` (the config's key for their number), `prefix`
 (what some checkpoints leave off), `head` and `embedding`, `tied_by_default` (when the config does not say), `aliases`
 (other spellings), `transposed` (roles whose matrices are stored (in × out)) and `like` (a family whose entries are
-taken over first; a module whose role is null is taken out again).
+taken over first; a module whose role is null is taken out again). `flow` says which roles in a layer read the residual
+stream through a norm and which write to it, or why layers of that family cannot be put on a path.
 
 Mixtures of experts add `experts` (the config's keys for their number, the first that is there counts), `alternatives`
 (lists of roles of which a layer has one whole and nothing of the others: dense layers between sparse ones) and `fused`
@@ -29,6 +30,20 @@ KINDS = ("weight", "bias")
 
 
 @dataclass(frozen=True, slots=True)
+class Flow:
+    """How a layer h + f(norm(h)) is tied to the residual stream h: all else in it is between these.
+
+    Attributes:
+        norms: roles of the RMSNorms through which it reads; they do not see a scale of h (up to their epsilon).
+        attention, mlp: roles, in attention and in the MLP, whose outputs are added to h.
+    """
+
+    norms: tuple[str, ...]
+    attention: tuple[str, ...]
+    mlp: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """One entry of `families.json`, complete."""
 
@@ -43,9 +58,21 @@ class Family:
     buffers: frozenset[str]
     aliases: Mapping[str, str]
     transposed: frozenset[str]
+    flow: Flow | str
     experts: tuple[str, ...] = ()
     alternatives: tuple[tuple[str, ...], ...] = ()
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def layer_flow(self) -> Flow:
+        """`flow` of a family whose layers can be put on a path.
+
+        Raises:
+            ArchitectureError: names the family, and why not.
+        """
+        if isinstance(self.flow, str):
+            raise ArchitectureError(f"layers of {self.title} ({self.name}) cannot be put on a path: {self.flow}")
+        return self.flow
 
     def canonical(self, name: str) -> str | None:
         """A tensor's full name in this family's own spelling; None where the family has no such tensor."""
@@ -145,7 +172,12 @@ def _family(name: str, entry: Mapping[str, Any]) -> Family:
         buffers=frozenset(entry["buffers"]),
         aliases=entry.get("aliases", {}),
         transposed=frozenset(entry.get("transposed", ())),
+        flow=_flow(entry["flow"]),
         experts=tuple(entry.get("experts", ())),
         alternatives=tuple(map(tuple, entry.get("alternatives", ()))),
         fused={live: tuple(parts) for live, parts in entry.get("fused", {}).items()},
     )
+
+
+def _flow(entry: str | Mapping[str, Any]) -> Flow | str:
+    return entry if isinstance(entry, str) else Flow(**{key: tuple(roles) for key, roles in entry.items()})
