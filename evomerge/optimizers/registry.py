@@ -5,11 +5,12 @@ from __future__ import annotations
 from evomerge.errors import InvalidInputError
 from evomerge.optimizers.cma_es import CmaEs
 from evomerge.optimizers.domain import Problem
+from evomerge.optimizers.m2n2 import M2n2
 from evomerge.optimizers.optimizer import Optimizer
 from evomerge.optimizers.options import Option
 from evomerge.optimizers.random import SobolSearch
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"random": SobolSearch, "cma_es": CmaEs}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"random": SobolSearch, "cma_es": CmaEs, "m2n2": M2n2}
 """Every optimizer that a run may name."""
 
 

@@ -11,9 +11,9 @@ import json
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytest
@@ -73,9 +73,9 @@ class Driver:
         self.proposals: list[Proposal] = []
         self.outstanding: list[Proposal] = []
 
-    def resumed(self, optimizer: Optimizer) -> Driver:
+    def resumed(self, optimizer: Optimizer) -> Self:
         """A driver of another optimizer that knows what this one knows."""
-        other = Driver(optimizer, self.num_objectives)
+        other = type(self)(optimizer, self.num_objectives)
         other.proposals, other.outstanding = list(self.proposals), list(self.outstanding)
         return other
 
@@ -94,12 +94,23 @@ class Driver:
 
     def _answer(self, answer: Answer) -> Evaluation:
         proposal = self.outstanding.pop(answer.which % len(self.outstanding))
-        values = score(proposal.genome, self.num_objectives)
         if answer.outcome == "failed":
             return Evaluation(proposal.trial, None)
         if answer.outcome == "tied":
-            return Evaluation(proposal.trial, (0.0,) * self.num_objectives)
-        return Evaluation(proposal.trial, values, violation=0.5 if answer.outcome == "infeasible" else 0.0)
+            return self.flat(proposal)
+        return replace(self.scored(proposal), violation=0.5 if answer.outcome == "infeasible" else 0.0)
+
+    def scored(self, proposal: Proposal) -> Evaluation:
+        """What a worker would answer."""
+        return Evaluation(proposal.trial, score(proposal.genome, self.num_objectives))
+
+    def answers(self, proposals: Sequence[Proposal]) -> list[Evaluation]:
+        """To all of them."""
+        return [self.scored(proposal) for proposal in proposals]
+
+    def flat(self, proposal: Proposal) -> Evaluation:
+        """An answer that is the same for all."""
+        return Evaluation(proposal.trial, (0.0,) * self.num_objectives)
 
 
 def score(genome: Genome, num_objectives: int) -> tuple[float, ...]:
@@ -118,10 +129,13 @@ class OptimizerContract(ABC):
         """A fresh optimizer; with a small population, so that short tests see many generations."""
 
     def driver(self, start: Genome = START, seed: int = 0) -> Driver:
+        """Of a fresh optimizer."""
         return Driver(self.make(real(start, self.num_objectives), seed=seed), self.num_objectives)
 
-    def scored(self, proposals: Sequence[Proposal]) -> list[Evaluation]:
-        return [Evaluation(p.trial, score(p.genome, self.num_objectives)) for p in proposals]
+    def check(self, proposals: Sequence[Proposal]) -> None:
+        """Whether these are points of the search space."""
+        assert all(len(p.genome) == len(START) for p in proposals)
+        assert all(type(gene) is float and 0 <= gene <= 1 for p in proposals for gene in p.genome)
 
     def test_the_first_proposal_is_the_start(self) -> None:
         for start in (START, (0.0, 1.0, 0.1), (0.3,)):
@@ -140,8 +154,7 @@ class OptimizerContract(ABC):
         assert [p.trial for p in driver.proposals] == list(range(before + 7))
         generations = [p.generation for p in driver.proposals]
         assert generations == sorted(generations)
-        assert all(len(p.genome) == len(START) for p in driver.proposals)
-        assert all(type(gene) is float and 0 <= gene <= 1 for p in driver.proposals for gene in p.genome)
+        self.check(driver.proposals)
 
     @_inherited
     @given(interleavings, interleavings)
@@ -192,7 +205,7 @@ class OptimizerContract(ABC):
         once, twice = self.driver(), self.driver()
         for driver, copies in ((once, 1), (twice, 3)):
             for _ in range(40):
-                driver.optimizer.tell(self.scored(driver.ask(4)) * copies)
+                driver.optimizer.tell(driver.answers(driver.ask(4)) * copies)
 
         assert twice.ask(5) == once.ask(5)
 
@@ -201,15 +214,14 @@ class OptimizerContract(ABC):
         for _ in range(60):
             driver.optimizer.tell([Evaluation(p.trial, None) for p in driver.ask(5)])
 
-        genomes = {p.genome for p in driver.ask(20)}
-        assert len(genomes) == 20
+        assert len({(p.genome, p.descent) for p in driver.ask(20)}) == 20
 
     def test_a_search_recovers_from_a_time_of_failures(self) -> None:
         driver = self.driver()
         for round_ in range(60):
             proposals = driver.ask(5)
             driver.optimizer.tell(
-                [Evaluation(p.trial, None) for p in proposals] if round_ < 30 else self.scored(proposals)
+                [Evaluation(p.trial, None) for p in proposals] if round_ < 30 else driver.answers(proposals)
             )
 
         assert len(driver.ask(20)) == 20
@@ -221,7 +233,7 @@ class OptimizerContract(ABC):
 
         for trial in (3, -1):
             with pytest.raises(ValueError, match=str(trial)):
-                driver.optimizer.tell([*self.scored([known]), Evaluation(trial, (0.0,) * self.num_objectives)])
+                driver.optimizer.tell([driver.scored(known), Evaluation(trial, (0.0,) * self.num_objectives)])
             assert driver.optimizer.state() == state
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -249,7 +261,7 @@ class OptimizerContract(ABC):
         "damage", [lambda s: b"", lambda s: s[: len(s) // 2], lambda s: b"{}", lambda s: b"\x80\x04N."]
     )
     def test_bytes_that_are_no_state_are_refused(self, damage: Callable[[bytes], bytes]) -> None:
-        optimizer = self.make(real(START, self.num_objectives), seed=0)
+        optimizer = self.driver().optimizer
 
         with pytest.raises(EvomergeError, match="state"):
             type(optimizer).from_state(damage(optimizer.state()))
@@ -275,8 +287,8 @@ class OptimizerContract(ABC):
         alone = self._trace(self.driver())
         driver, neighbour = self.driver(), self.driver(seed=5)
         for _ in range(12):
-            driver.optimizer.tell(self.scored(driver.ask(3)))
-            neighbour.optimizer.tell(self.scored(neighbour.ask(5)))
+            driver.optimizer.tell(driver.answers(driver.ask(3)))
+            neighbour.optimizer.tell(neighbour.answers(neighbour.ask(5)))
 
         assert driver.proposals == alone
 
@@ -286,7 +298,7 @@ class OptimizerContract(ABC):
 
     def _trace(self, driver: Driver) -> list[Proposal]:
         for _ in range(12):
-            driver.optimizer.tell(self.scored(driver.ask(3)))
+            driver.optimizer.tell(driver.answers(driver.ask(3)))
         return driver.proposals
 
 
@@ -297,7 +309,7 @@ class LearningOptimizerContract(OptimizerContract):
         driver = self.driver(start=(0.9, 0.1, 0.9))
         totals: list[float] = []
         for _ in range(100):
-            evaluations = self.scored(driver.ask(4))
+            evaluations = driver.answers(driver.ask(4))
             driver.optimizer.tell(evaluations)
             totals += [sum(e.values) for e in evaluations if e.values is not None]
 

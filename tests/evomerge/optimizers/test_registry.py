@@ -22,7 +22,7 @@ def test_what_was_made_by_name_is_restored_by_name(name):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(InvalidInputError, match=r"optimizer.name: got 'cmaes'; expected one of cma_es, random"):
+    with pytest.raises(InvalidInputError, match=r"optimizer.name: got 'cmaes'; expected one of .*cma_es, .*random"):
         make("cmaes", real(START), seed=0)
     with pytest.raises(InvalidInputError, match=r"optimizer.name"):
         restore("cmaes", b"")
