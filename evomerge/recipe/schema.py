@@ -18,6 +18,7 @@ from evomerge.recipe.align import Align
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.output import Output
 from evomerge.recipe.path import MERGED, LayerPath
+from evomerge.recipe.segments import Segments
 from evomerge.recipe.slices import Slice
 from evomerge.recipe.tokens import TokenRule
 
@@ -165,6 +166,8 @@ class Recipe(_Frozen):
     Attributes:
         merge: may be left out where a path does not visit what it gives.
         slices: of which layers of which models the merged model is stacked; None: layer by layer.
+        segments: weights of the sources themselves, segment by segment: what a lineage of crossings comes to. `merge`
+            then says no more than `linear`.
         path: the way through layers of several models, what `merge` gives among them; None: the merged model is what
             `merge` gives.
         tokenizer: whose vocabulary the merged model has. `same`: that of all models, which must not differ; `base`, a
@@ -184,6 +187,7 @@ class Recipe(_Frozen):
     align: dict[Name, Align] | None = Field(default=None, min_length=1)
     calibration: Calibration | None = None
     slices: tuple[Slice, ...] | None = Field(default=None, min_length=1)
+    segments: Segments | None = None
     path: LayerPath | None = None
     tokenizer: str = "same"
     tokens: dict[Annotated[str, StringConstraints(min_length=1)], TokenRule] | None = Field(default=None, min_length=1)
@@ -232,6 +236,25 @@ class Recipe(_Frozen):
             raise WrongFieldError(("path", "layers", number, "scale"), scale, allowed)
         return self
 
+    @model_validator(mode="after")
+    def _segments_alone(self) -> Recipe:
+        if self.segments is None:
+            return self
+        if self.merge.method != "linear":
+            allowed = "linear: with segments, a model is a sum of its sources"
+            raise WrongFieldError(("merge", "method"), self.merge.method, allowed)
+        for field in ("parameters", "sources", "rules"):
+            if getattr(self.merge, field):
+                raise WrongFieldError(("merge", field), f"{field} and segments", "none: the segments say the weights")
+        for field, plain in {"slices": (None,), "tokenizer": ("same", "base"), "tokens": (None,),
+                             "pad_to_multiple_of": (None,)}.items():  # fmt: skip
+            if getattr(self, field) not in plain:
+                allowed = "none with segments: they are about the base's tensors as they are"
+                raise WrongFieldError((field,), getattr(self, field), allowed)
+        for path, value, allowed in self.segments.wrong(self.sources):
+            raise WrongFieldError(path, value, allowed)
+        return self
+
     def _named(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Where sources are named, and how."""
         yield from ((("merge", "sources", name), name) for name in self.merge.sources)
@@ -268,9 +291,16 @@ class Recipe(_Frozen):
         for align in data.get("align", {}).values():
             if "sha256" in (items := align.get("items", {})):
                 items.pop("location")
+        if self.segments is not None:
+            data["segments"].pop("angle", None)
         if self.path is not None:
             _forget_what_no_path_visits(data, self.path)
         return data
+
+    @property
+    def parameter_part(self) -> Recipe:
+        """The recipe without its path: what a path calls `merged`."""
+        return self.model_copy(update={"path": None})
 
     @property
     def digest(self) -> str:
@@ -293,7 +323,7 @@ def _forget_what_no_path_visits(data: dict[str, Any], path: LayerPath) -> None:
         data["path"]["semantics"] = "stream"
     if path.uses_merged:
         return
-    for field in ("merge", "align", "calibration", "seed", "tokenizer"):
+    for field in ("merge", "align", "calibration", "segments", "seed", "tokenizer"):
         data.pop(field, None)
     if data.get("chat_template") == "auto":
         return  # all models have a vote

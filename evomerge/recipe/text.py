@@ -88,6 +88,8 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
     for rule in merge.get("rules", ()):
         if not rule["roles"]:
             del rule["roles"]
+    if recipe.segments is not None:
+        recipe.segments.data(data["segments"])
     for part in data.get("slices", ()):
         if not part["sources"]:
             del part["sources"]
