@@ -92,10 +92,17 @@ class UncrowdedImprovement:
         front = (self.front.points - low) / scale
         points = (values - low) / scale
         reference = (front if len(front) else points).min(axis=0) - self.MARGIN
-        return np.array([_worth(point, front, reference) for point in points])
+        return np.array([worth(point, front, reference) for point in points])
 
 
-def _worth(point: Vector, front: Matrix, reference: Vector) -> float:
+def worth(point: Vector, front: Matrix, reference: Vector) -> float:
+    """The uncrowded hypervolume improvement of one point (see `UncrowdedImprovement`).
+
+    Args:
+        point: shape [objectives], larger is better.
+        front: shape [points, objectives]; none is fine.
+        reference: shape [objectives].
+    """
     gain = improvement(point.tolist(), front, reference.tolist())
     if gain > 0:
         return gain
