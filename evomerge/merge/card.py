@@ -8,11 +8,13 @@ from typing import Any
 
 from evomerge import __version__
 from evomerge.merge.licence import Licence, licence_of
-from evomerge.merge.literature import cited
+from evomerge.merge.lineage import PAPER, TITLE
+from evomerge.merge.literature import cited, papers
 from evomerge.merge.methods import method_of
 from evomerge.models.hub import HUB
 from evomerge.recipe.document import dump_yaml_data
 from evomerge.recipe.schema import ModelRef, Recipe
+from evomerge.recipe.segments import Segments
 from evomerge.recipe.text import dump_yaml
 
 BUILD = "evomerge merge recipe.yaml OUT"
@@ -117,7 +119,19 @@ def _rows(scores: Mapping[str, Any]) -> Iterator[str]:
             yield f"| {name} | {mean:.3f} | {text} | {items if items is not None else '–'} |"
 
 
+def _lineage(segments: Segments) -> str:
+    number = sum(len(chromosome.starts) for chromosome in segments.chromosomes)
+    bibtex = "\n\n".join(paper.bibtex for paper in papers() if paper.place in PAPER)
+    return (
+        f"## Method\n\n{TITLE}: crossings of the sources, which come to a weighted sum of them in each of {number} "
+        f"segments: {PAPER}.\n\n```bibtex\n{bibtex}\n```"
+    )
+
+
 def _citations(recipe: Recipe) -> Iterator[str]:
+    if recipe.segments is not None:
+        yield _lineage(recipe.segments)
+        return
     method = method_of(recipe.merge)
     found = cited([recipe.merge])
     text = "\n\n".join(paper.bibtex for paper in found)

@@ -10,6 +10,7 @@ import torch
 
 from evomerge.errors import InvalidInputError
 from evomerge.merge.calibration.kinds import check as check_calibration
+from evomerge.merge.lineage import lineage
 from evomerge.merge.method import Grain, Method, Values
 from evomerge.merge.methods import method_of as find_method
 from evomerge.merge.parameters import check, resolve
@@ -122,9 +123,9 @@ def plan(
 
     Raises:
         InvalidInputError: an unknown method or parameter, a value outside its legal range, a rule about layers or
-            roles that the model does not have, weights that cannot be normalised.
+            roles that the model does not have, weights that cannot be normalised, segments that do not fit the model.
     """
-    method = find_method(recipe.merge)
+    method = _method(recipe, tensors, architecture)
     sources = tuple(sorted(recipe.sources))
     depth = num_layers(recipe, architecture)
     _check_template(recipe)
@@ -143,6 +144,12 @@ def plan(
     if found.measures == "model":
         _check_same_sources(method, recipe)
     return found
+
+
+def _method(recipe: Recipe, tensors: Mapping[str, TensorInfo], architecture: Architecture) -> Method:
+    if recipe.segments is not None:
+        return lineage(recipe, architecture, tensors)
+    return find_method(recipe.merge)
 
 
 def _job(
