@@ -10,11 +10,13 @@ import torch
 from evomerge.errors import InvalidInputError
 from evomerge.merge import blocks
 from evomerge.merge.blocks import Span
+from evomerge.merge.calibration.kinds import KINDS, MASK
+from evomerge.merge.method import kind_of
 from evomerge.merge.plan import Plan, TensorJob
+from evomerge.merge.workspace import FLOAT32, Extent
 
 SPAN = 1 << 22
 """Entries of a large tensor that one thread merges before it takes the next span."""
-FLOAT32 = 4
 _TEMPORARIES = 8
 """Blocks in float32 that an elementwise method holds beside three a source, at most."""
 
@@ -29,12 +31,14 @@ class Unit:
         span: None: the whole tensor.
         num_bytes: of the result.
         memory: bytes of float32 that it holds.
+        own: those of them that the method holds beside the tensors that it is given, where it is given whole ones.
     """
 
     job: TensorJob
     span: Span | None
     num_bytes: int
     memory: int
+    own: int = 0
 
 
 def units_of(plan: Plan, jobs: Sequence[TensorJob], shapes: Shapes, computed: frozenset[str]) -> list[Unit]:
@@ -45,14 +49,14 @@ def units_of(plan: Plan, jobs: Sequence[TensorJob], shapes: Shapes, computed: fr
         shapes: of each job's result, by name.
         computed: sources whose tensors are computed whole when they are asked for (adapters).
     """
-    return [unit for job in jobs for unit in _units(plan, job, torch.Size(shapes[job.name]).numel(), computed)]
+    return [unit for job in jobs for unit in _units(plan, job, shapes[job.name], computed)]
 
 
-def _units(plan: Plan, job: TensorJob, size: int, computed: frozenset[str]) -> Iterator[Unit]:
-    item = job.dtype.itemsize
+def _units(plan: Plan, job: TensorJob, shape: tuple[int, ...], computed: frozenset[str]) -> Iterator[Unit]:
+    size, item = torch.Size(shape).numel(), job.dtype.itemsize
     whole = computed.intersection(("", *job.changed))
     if plan.method.grain_of(job.shared) == "tensor" and not job.copy:
-        yield Unit(job, None, size * item, FLOAT32 * size * (len(job.per_source) + 2))
+        yield _whole(plan, job, shape)
         return
     held = FLOAT32 * min(size, blocks.BLOCK) * (3 * len(job.per_source) + _TEMPORARIES)
     if job.copy or whole or job.factored or plan.method.measures(job.shared) == "tensor":
@@ -61,6 +65,31 @@ def _units(plan: Plan, job: TensorJob, size: int, computed: frozenset[str]) -> I
     for begin in range(0, max(size, 1), SPAN):
         end = min(begin + SPAN, size)
         yield Unit(job, (begin, end), (end - begin) * item, held)
+
+
+def _whole(plan: Plan, job: TensorJob, shape: tuple[int, ...]) -> Unit:
+    """A tensor that the method sees at once: θ0, the sources, their statistics, and what it declares to hold itself."""
+    if job.transposed:
+        shape = shape[::-1]
+    matrix = kind_of(shape, job.part.role) == "matrix"
+    extent = Extent(shape, matrix, len(job.per_source), job.shared)
+    own = plan.method.workspace(extent)
+    given = 1 if job.factored else 1 + extent.num_sources
+    turned = extent.one if job.transposed else 0  # one tensor at a time, as it comes and as it is written
+    memory = given * extent.one + _statistics(plan, extent) + own + turned
+    return Unit(job, None, extent.size * job.dtype.itemsize, memory, own)
+
+
+def _statistics(plan: Plan, extent: Extent) -> int:
+    """Bytes of the statistics of a tensor that may be large: a number an entry, and Gram matrices."""
+    found = 0
+    for kind in plan.method.requires:
+        if kind == MASK or (kind in KINDS and KINDS[kind].per == "entry"):
+            found += extent.num_sources * extent.one
+        elif extent.matrix and kind.endswith("gram"):
+            side = extent.shape[0] if kind == "output_gram" else extent.shape[1]
+            found += extent.num_sources * FLOAT32 * side * side
+    return found
 
 
 def promised(plan: Plan, shapes: Shapes) -> int:
@@ -80,5 +109,6 @@ def check_memory(plan: Plan, units: Sequence[Unit], limit: int) -> None:
     if dearest is not None and dearest.memory > limit:
         whole = plan.method.grain_of(dearest.job.shared) == "tensor"
         what = "whole tensors" if whole else "blocks of float32 (and whole deltas of adapters)"
-        allowed = f"at least {dearest.memory} bytes: {plan.method.name} works on {what}, here {dearest.job.name}"
+        own = f", and holds {dearest.own} bytes beside the models' own" if dearest.own else ""
+        allowed = f"at least {dearest.memory} bytes: {plan.method.name} works on {what}, here {dearest.job.name}{own}"
         raise InvalidInputError("memory", limit, allowed)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from evomerge.merge.workspace import Workspace, tensors
+from evomerge.merge.workspace import RESULT, Workspace
 from evomerge.models.factors import Factors
 from evomerge.recipe.parameters import Scalar
 from evomerge.recipe.schema import ParameterValue, role_matches
@@ -97,9 +97,14 @@ class Block:
     @property
     def kind(self) -> Kind:
         """What the tensor is, for methods that treat matrices, vocabularies and vectors apart."""
-        if len(self.shape) != 2:
-            return "vector"
-        return "vocabulary" if role_matches(self.role, VOCABULARY) else "matrix"
+        return kind_of(self.shape, self.role)
+
+
+def kind_of(shape: tuple[int, ...], role: str) -> Kind:
+    """What a tensor of a shape and a role is."""
+    if len(shape) != 2:
+        return "vector"
+    return "vocabulary" if role_matches(role, VOCABULARY) else "matrix"
 
 
 Kind = Literal["matrix", "vocabulary", "vector"]
@@ -196,8 +201,8 @@ class Method:
             adapter is made of them without a singular value decomposition.
         ordered: whether the sources' order matters (beyond that of two ends): it reads their parameter `order`.
         cost: the dearest thing that it does with a tensor, for planning and for tables.
-        workspace: for methods of grain `tensor`: what `merge` (and `measure`) hold beside what they are given, the result
-            included.
+        workspace: for methods of grain `tensor`: what `merge` (and `measure`) hold beside what they are given, the
+            result included.
         combination: for methods whose merge is one: where it holds, whatever the grain, entries can be merged by
             themselves.
     """
@@ -221,7 +226,7 @@ class Method:
     combine: Callable[[Block], Factors] | None = None
     ordered: bool = False
     cost: Cost = "elementwise"
-    workspace: Workspace = tensors(1)
+    workspace: Workspace = RESULT
     combination: Combination | None = None
 
     def grain_of(self, shared: Values) -> Grain:

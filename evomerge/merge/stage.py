@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from evomerge.errors import InvalidInputError
+from evomerge.merge.calibration.entries import of_whole
 from evomerge.merge.method import Block, Blocks, Grain, Method, Parameter, Scope, Values
+from evomerge.merge.workspace import NOTHING, Extent, Workspace, tensors
 from evomerge.recipe.schema import ParameterValue
 
 
@@ -141,6 +144,11 @@ class Stage:
         measure: states → floats that `apply` finds in `state.measured`.
         measures: over what `measure` runs, given the shared parameters.
         needed: whether, given the shared parameters, there is anything to measure; if not, `state.measured` is empty.
+        only_matrices: whether a stage of grain `tensor` needs whole matrices of the network alone: of any other tensor
+            some entries do.
+        workspace: what it holds while it works beside the deltas (or the merged task vector) that it is given, those
+            that it leaves included; None: what is usual for its kind.
+        keeps: what its way back (`State.within`) holds until the deltas are added up.
         stochastic, ordered, requires, factored, cost, check: as in `Method`. A factored stage comes first.
     """
 
@@ -160,8 +168,14 @@ class Stage:
     factored: bool = False
     cost: Literal["elementwise", "sort", "svd", "solve", "training"] = "elementwise"
     check: Callable[[Values, Mapping[str, Values]], None] | None = None
+    only_matrices: bool = False
+    workspace: Workspace | None = None
+    keeps: Workspace = NOTHING
 
 
+_USUAL = {"aggregate": tensors(3, a_source=1), "post": tensors(2)}
+"""What stages of these kinds hold, and below all others: new task vectors and two more."""
+_CHANGED = tensors(2, a_source=1)
 _ENTRIES = 1 << 16
 """Entries in the rows that are worked on at a time on a CPU: they fit in a core's second-level cache."""
 _DEVICE_ENTRIES = 1 << 26
@@ -208,6 +222,7 @@ def compose(
         factored=any(s.factored for s in stages),
         ordered=any(s.ordered for s in stages),
         cost=max((s.cost for s in stages), key=_COSTS.index),
+        workspace=chain.workspace,
     )
 
 
@@ -242,6 +257,32 @@ class _Chain:
         one_rule = len({s.measures for s in self.stages if s.measure is not None}) < 2
         return one_rule and all(s.grain == "entry" or s.rowwise(shared) for s in self.stages)
 
+    def by_rows(self, shared: Values, *, matrix: bool) -> bool:
+        """Whether a tensor can be merged some rows at a time: also one that is no matrix of the network, where only
+        those are decomposed, and nothing has to be measured of it on the way."""
+        if self.in_parts(shared) or matrix:
+            return self.in_parts(shared)
+        measured = (s for s in self.stages if s.measure is not None and s.needed(shared))
+        return all(s.grain == "entry" or s.rowwise(shared) or s.only_matrices for s in self.stages) and all(
+            s.measures(shared) != "tensor" for s in measured
+        )
+
+    def workspace(self, extent: Extent) -> int:
+        """The most that is held at a time beside the tensors that the chain is given: what the stage at work holds, and
+        what those before it have left."""
+        extent = replace(extent, shared=self.values(extent.shared))
+        if self.by_rows(extent.shared, matrix=extent.matrix):
+            return extent.one
+        left, kept, most = 0, 0, 2 * extent.one
+        for stage in self.stages:
+            most = max(most, kept + left + (stage.workspace or _USUAL.get(stage.kind, _CHANGED))(extent))
+            kept += stage.keeps(extent)
+            if stage.kind in ("aggregate", "post"):
+                left, kept = extent.one, 0
+            elif extent.matrix or not stage.only_matrices:
+                left = extent.num_sources * extent.one
+        return most
+
     def measure(self, blocks: Blocks) -> Mapping[str, float]:
         """What the stages measure beforehand, one after the other, each on what those before it leave."""
         shared = self.values(next(iter(blocks())).shared)
@@ -257,13 +298,14 @@ class _Chain:
 
     def merge(self, block: Block) -> Tensor:
         """θ0 + the merged task vector."""
-        if self.grain == "entry" or not self.in_parts(self.values(block.shared)):
+        if self.grain == "entry" or not self.by_rows(self.values(block.shared), matrix=block.kind == "matrix"):
             return torch.add(self._state(block, len(self.stages), block.measured).sum, block.base)
         result = torch.empty_like(block.base)
         flat = result.view(-1)
         for part in _rows(block):
             merged = self._state(part, len(self.stages), block.measured).sum
-            torch.add(merged, part.base, out=flat[part.offset : part.offset + part.base.numel()].view(part.base.shape))
+            first = part.offset - block.offset
+            torch.add(merged, part.base, out=flat[first : first + part.base.numel()].view(part.base.shape))
         return result
 
     def check(self, shared: Values, per_source: Mapping[str, Values]) -> None:
@@ -310,9 +352,12 @@ def _rows(block: Block) -> Iterator[Block]:
     row = block.base[0].numel()
     length = max(1, (_ENTRIES if block.base.device.type == "cpu" else _DEVICE_ENTRIES) // row)
     for begin in range(0, len(block.base), length):
-        end = begin + length
-        deltas = {source: None if d is None else d[begin:end] for source, d in block.deltas.items()}
-        yield replace(block, base=block.base[begin:end], deltas=deltas, offset=begin * row)
+        rows = slice(begin, begin + length)
+        deltas = {source: None if d is None else d[rows] for source, d in block.deltas.items()}
+        statistics = of_whole(block.statistics, itemgetter(rows))
+        yield replace(
+            block, base=block.base[rows], deltas=deltas, statistics=statistics, offset=begin * row
+        )
 
 
 def _check_order(stages: tuple[Stage, ...]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from evomerge.merge.primitives.spectral import singular_values
+
 
 def weighted_mean(deltas: Mapping[str, Tensor | None], weights: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """Σ w δ / Σ w entry by entry, in float64: products of second moments and task vectors leave float32's range.
@@ -32,10 +34,7 @@ def weighted_mean(deltas: Mapping[str, Tensor | None], weights: Mapping[str, Ten
 
 def spectral_norm(matrix: Tensor) -> float:
     """The largest singular value of a float32 matrix, to 10⁻⁷ of it."""
-    rows = matrix.double() if matrix.shape[0] <= matrix.shape[1] else matrix.t().double()
-    if rows.numel() == 0:
-        return 0.0
-    return float(torch.linalg.eigvalsh(rows @ rows.t())[-1].clamp(min=0).sqrt())
+    return float(singular_values(matrix)[0]) if matrix.numel() else 0.0
 
 
 def operator_norm(tensor: Tensor, kind: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -20,6 +21,8 @@ _BINS = 1 << (31 - LOW_BITS)
 """Upper bits of a magnitude: exponent and 6 bits of the mantissa; the counts fit in a core's second-level cache."""
 _FEW = 1 << 14
 """Entries that are put into order faster than they are counted."""
+_ENTRIES = 1 << 17
+"""Entries of a whole tensor that are looked at at a time: what comes of them fits in a core's second-level cache."""
 _PENDING = 1 << 19
 """Entries of the one bin that matters that are kept before they are counted."""
 
@@ -31,6 +34,18 @@ def count_kept(density: float, size: int) -> int:
     (2, 1, 0)
     """
     return max(1, int(density * size)) if density > 0 and size else 0
+
+
+def first_kept(density: float, gamma: float, size: int) -> int:
+    """Rank of the largest of `size` entries that a band keeps which drops a share `gamma` at the top: the density has
+    to be reached, even if that spares some of the top. 0: none is kept."""
+    return min(int(gamma * size), size - count_kept(density, size)) + 1 if size and density > 0 else 0
+
+
+def last_kept(density: float, gamma: float, size: int) -> int:
+    """Rank of the smallest entry that a band keeps; 0: none is kept."""
+    first = first_kept(density, gamma, size)
+    return first - 1 + count_kept(density, size) if first else 0
 
 
 def kth_magnitudes(rows: Rows, densities: Mapping[str, float]) -> dict[str, float]:
@@ -102,8 +117,8 @@ def _upper_counts(rows: Rows, sources: Sequence[str]) -> tuple[int, dict[str, Te
     for length, values in rows():
         size += length
         for source in sources:
-            if (block := values[source]) is not None:
-                upper[source] += torch.bincount(_bits(block) >> LOW_BITS, minlength=_BINS).cpu()
+            for part in _parts(values[source]):
+                upper[source] += torch.bincount(_bits(part) >> LOW_BITS, minlength=_BINS).cpu()
     for counts in upper.values():
         counts[0] += size - int(counts.sum())
     return size, upper
@@ -114,8 +129,8 @@ def _inside_bins(rows: Rows, bins: Mapping[str, int]) -> dict[str, Gathered]:
     found = {source: Gathered(high) for source, high in bins.items()}
     for _, values in rows():
         for source, high in bins.items():
-            if (block := values[source]) is not None:
-                found[source].add(_inside(_bits(block), high))
+            for part in _parts(values[source]):
+                found[source].add(_inside(_bits(part), high))
     return found
 
 
@@ -184,6 +199,14 @@ def bin_of(counts: Tensor, kept: int) -> tuple[int, int]:
     return len(counts) - 1 - at, kept - (int(above[at - 1]) if at else 0)
 
 
+def _parts(values: Tensor | None) -> Sequence[Tensor]:
+    """A whole tensor, flat, some entries at a time on a CPU."""
+    if values is None:
+        return ()
+    flat = values.reshape(-1)
+    return flat.split(_ENTRIES) if values.device.type == "cpu" and len(flat) else (flat,)
+
+
 def total(values: Tensor) -> float:
     """Σ values in float64, in an order that threads do not change."""
     if values.device.type == "cpu":
@@ -193,7 +216,7 @@ def total(values: Tensor) -> float:
 
 def inner(a: Tensor, b: Tensor) -> float:
     """Σ a·b in float64."""
-    return total(a.double() * b.double())
+    return math.fsum(total(x.double() * y.double()) for x, y in zip(_parts(a), _parts(b), strict=True))
 
 
 def row_sums(values: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from evomerge.merge.primitives.protect import protected_directions, protected_ed
 from evomerge.merge.primitives.sparsify import trim
 from evomerge.merge.stage import Stage, State, States
 from evomerge.merge.stages.norms import ETA, inverse_norms
+from evomerge.merge.workspace import svd_bytes, tensors
 
 OTHERS = Parameter(
     "others",
@@ -106,6 +107,8 @@ GAP_SUM = Stage(
     measure=_thresholds,
     measures=lambda shared: "model",
     cost="solve",
+    only_matrices=True,
+    workspace=lambda x: (svd_bytes(*x.shape) if x.shared["protected_share"] else 0) + tensors(6)(x),
 )
 
 STAGES = (GAP_SUM,)

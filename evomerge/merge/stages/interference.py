@@ -19,6 +19,7 @@ from evomerge.merge.primitives.measure import inner
 from evomerge.merge.stage import Stage, State
 from evomerge.merge.stages.spectral import is_matrix, rank_of_share
 from evomerge.merge.stages.spectral_sums import OTHERS, RANK_SHARE, other
+from evomerge.merge.workspace import Extent, eigen_bytes, svd_bytes
 
 INITIAL = Parameter(
     "initial",
@@ -150,6 +151,13 @@ def _leading_gram(delta: Tensor, count: int) -> Tensor:
     return (rows.t() @ rows).div_(found)
 
 
+def _solved_bytes(x: Extent) -> int:
+    """The Gram matrix of all sources and its eigenvectors, beside products in float64."""
+    if not x.matrix:
+        return 3 * x.one
+    return eigen_bytes(x.shape[1]) + 6 * x.one
+
+
 _FILTERS = (INITIAL, FILTER, ALPHA, STEPS, TIME, DIRECTIONS, DIRECTION_SHARE)
 LEAST_INTERFERENCE = Stage(
     name="least_interference",
@@ -159,6 +167,8 @@ LEAST_INTERFERENCE = Stage(
     parameters=(*_FILTERS, OTHERS),
     grain="tensor",
     cost="solve",
+    only_matrices=True,
+    workspace=_solved_bytes,
 )
 DENOISED = Stage(
     name="least_interference_denoised",
@@ -168,6 +178,8 @@ DENOISED = Stage(
     parameters=(RANK_SHARE, CENTRED, *_FILTERS, OTHERS),
     grain="tensor",
     cost="solve",
+    only_matrices=True,
+    workspace=lambda x: _solved_bytes(x) + (svd_bytes(*x.shape) + 2 * x.one if x.matrix else 0),
 )
 
 STAGES = (LEAST_INTERFERENCE, DENOISED)

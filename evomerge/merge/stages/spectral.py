@@ -19,6 +19,7 @@ from evomerge.merge.primitives.aggregate import sum_of
 from evomerge.merge.primitives.measure import inner, kth_magnitudes
 from evomerge.merge.primitives.sparsify import mask_key
 from evomerge.merge.stage import Stage, State
+from evomerge.merge.workspace import FLOAT32, Extent, Workspace, eigen_bytes, remapped_bytes, svd_bytes, tensors
 
 SHARE = Parameter(
     "spectrum_share",
@@ -279,6 +280,20 @@ def _lift(state: State) -> State:
     return state.with_merged(parts.with_values(lifted).matrix)
 
 
+def on_matrices(workspace: Workspace) -> Workspace:
+    """What is held where the tensor is decomposed; nothing where it is not looked at."""
+    return lambda extent: workspace(extent) if extent.matrix else 0
+
+
+def _joint_bytes(x: Extent) -> int:
+    side = {"horizontal": x.shape[0], "vertical": x.shape[-1]}.get(str(x.shared["direction"]), x.long)
+    return max(eigen_bytes(side), FLOAT32 * side * side + (x.num_sources + 1) * x.one)
+
+
+def _respread_bytes(x: Extent) -> int:
+    return svd_bytes(*x.shape) + x.one
+
+
 TRUNCATE = Stage(
     name="truncate_spectrum",
     kind="sparsify",
@@ -288,6 +303,8 @@ TRUNCATE = Stage(
     grain="tensor",
     cost="svd",
     check=_check_truncate,
+    only_matrices=True,
+    workspace=on_matrices(lambda x: x.num_sources * x.one + remapped_bytes(x)),
 )
 WINSORISE = Stage(
     name="winsorise",
@@ -296,6 +313,8 @@ WINSORISE = Stage(
     apply=_winsorise,
     parameters=(OUTLIERS,),
     grain="tensor",
+    only_matrices=True,
+    workspace=on_matrices(tensors(0, a_source=1)),
 )
 CENTRE = Stage(
     name="centre",
@@ -303,6 +322,8 @@ CENTRE = Stage(
     text="take task vectors from their mean, or from a share of their sum, instead of from the base",
     apply=_centre,
     parameters=(ANCHOR, ANCHOR_SHARE),
+    workspace=tensors(2, a_source=1),
+    keeps=tensors(1),
 )
 JOINT_SVD = Stage(
     name="joint_svd",
@@ -312,6 +333,9 @@ JOINT_SVD = Stage(
     parameters=(DIRECTION, TOLERANCE),
     grain="tensor",
     cost="svd",
+    only_matrices=True,
+    workspace=on_matrices(_joint_bytes),
+    keeps=on_matrices(lambda x: FLOAT32 * x.long * x.short),
 )
 TRIM_UNITS = Stage(
     name="trim_units",
@@ -321,6 +345,8 @@ TRIM_UNITS = Stage(
     parameters=(UNIT_DENSITY,),
     grain="tensor",
     cost="sort",
+    only_matrices=True,
+    workspace=on_matrices(tensors(4, a_source=1)),
 )
 DAMP = Stage(
     name="damp_shared",
@@ -329,6 +355,8 @@ DAMP = Stage(
     apply=_damp,
     grain="tensor",
     cost="svd",
+    only_matrices=True,
+    workspace=on_matrices(lambda x: max(eigen_bytes(x.shape[0]), x.one * (x.num_sources + 2)) + x.one),
 )
 FLATTEN = Stage(
     name="flatten_spectrum",
@@ -339,6 +367,8 @@ FLATTEN = Stage(
     grain="tensor",
     cost="svd",
     check=_check_flatten,
+    only_matrices=True,
+    workspace=on_matrices(_respread_bytes),
 )
 LIFT = Stage(
     name="lift_spectrum",
@@ -348,6 +378,8 @@ LIFT = Stage(
     parameters=(BOOST, KEEP_NORM, RANK_GUARD),
     grain="tensor",
     cost="svd",
+    only_matrices=True,
+    workspace=on_matrices(_respread_bytes),
 )
 
 STAGES = (TRUNCATE, WINSORISE, CENTRE, JOINT_SVD, TRIM_UNITS, DAMP, FLATTEN, LIFT)

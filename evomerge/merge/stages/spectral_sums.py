@@ -14,6 +14,7 @@ from evomerge.merge.primitives.aggregate import sum_of, weighted_sum
 from evomerge.merge.primitives.sparsify import mask_key
 from evomerge.merge.stage import Stage, State
 from evomerge.merge.stages.spectral import SVD, is_matrix, rank_of_share
+from evomerge.merge.workspace import FLOAT32, FLOAT64, Extent, Workspace, remapped_bytes, svd_bytes
 
 OTHERS = Parameter(
     "others",
@@ -192,6 +193,21 @@ def off(delta: Tensor, parts: spectral.Svd, share: float) -> Tensor:
     return delta - block - (rest_left * diagonal) @ rest_right
 
 
+def _summed(workspace: Workspace) -> Workspace:
+    """What is held where the tensor is decomposed, and where task vectors are only added up."""
+    return lambda extent: workspace(extent) if extent.matrix else 3 * extent.one
+
+
+def _stacked_bytes(x: Extent) -> int:
+    """The sources' components beside each other, and what makes them orthonormal."""
+    if not x.matrix:
+        return 3 * x.one
+    share = weights.number(x.shared, "rank_share") if "rank_share" in x.shared else 0.0
+    components = max(1, round(share * x.num_sources)) * x.short
+    stack = FLOAT32 * components * sum(x.shape)
+    return stack + max(2 * stack, x.one + svd_bytes(components, x.long))
+
+
 SUM_MATRICES = Stage(
     name="sum_matrices",
     kind="aggregate",
@@ -207,6 +223,8 @@ TSV = Stage(
     parameters=(RANK_SHARE, RANK_RULE, SVD, OTHERS),
     grain="tensor",
     cost="svd",
+    only_matrices=True,
+    workspace=_stacked_bytes,
 )
 POOL = Stage(
     name="pool_components",
@@ -216,6 +234,8 @@ POOL = Stage(
     parameters=(POOL_SHARE, OTHERS),
     grain="tensor",
     cost="svd",
+    only_matrices=True,
+    workspace=_summed(lambda x: max(2 * FLOAT64 * x.short**2, x.one + remapped_bytes(x))),
 )
 COMMON_AND_OWN = Stage(
     name="common_and_own",
@@ -225,6 +245,8 @@ COMMON_AND_OWN = Stage(
     parameters=(COMMON_SHARE, OTHERS),
     grain="tensor",
     cost="svd",
+    only_matrices=True,
+    workspace=_stacked_bytes,
 )
 PROJECT = Stage(
     name="project_sequentially",
@@ -235,6 +257,8 @@ PROJECT = Stage(
     grain="tensor",
     ordered=True,
     cost="svd",
+    only_matrices=True,
+    workspace=_summed(lambda x: svd_bytes(*x.shape) + 4 * x.one),
 )
 
 STAGES = (SUM_MATRICES, TSV, POOL, COMMON_AND_OWN, PROJECT)
