@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.candidate import Genome
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pycma warns that it can't plot without matplotlib
     import cma
@@ -72,6 +74,8 @@ class Settings:
         population: λ, evaluations per generation.
         diagonal: learn variances only (Ros and Hansen 2008), for many genes.
         normal: (rows, columns) → standard normal numbers.
+        steps: for each gene the share of `sigma` that suits it; empty: all of it.
+        grid: for each gene the distance between neighbouring choices, 0 for real numbers; empty: all are real.
     """
 
     start: tuple[float, ...]
@@ -79,6 +83,8 @@ class Settings:
     population: int
     diagonal: bool
     normal: Callable[[int, int], Vector]
+    steps: tuple[float, ...] = ()
+    grid: tuple[float, ...] = ()
 
 
 class Distribution:
@@ -96,16 +102,29 @@ class Distribution:
         self._settings = settings
         with _quiet():
             self._es = cma.CMAEvolutionStrategy(list(settings.start), settings.sigma, _options(settings))
+            if any(settings.grid):
+                self._es.opts["minstd"] = self._least_steps()
             # pycma refuses to learn unless it was asked, but here a whole generation may be older proposals.
             self._es.ask(1)
         if numbers is not None:
             self._set(numbers)
         self.numbers = numbers
 
+    def _least_steps(self) -> Vector:
+        """Standard deviations below which a gene would stay on one choice for ever: of the distance to the next, the
+        share that pycma takes for its `integer_variables` (whose own handling wants whole numbers)."""
+        share = min(0.2, 0.7 * self._es.sp.weights.mueff / len(self._settings.grid))
+        return share * np.array(self._settings.grid)
+
     def sample(self) -> Vector:
         """A new point, shape [genes]; takes one row of normal numbers."""
         with _quiet():
             return np.array(self._es.ask_geno(1)[0])
+
+    def point(self, genome: Genome) -> Vector:
+        """The point that the boundary folds to a given genome: shape [genes]."""
+        padded = np.array([*genome, *self._settings.start[len(genome) :]])
+        return np.array(self._es.gp.geno(padded, from_bounds=self._es.boundary_handler.inverse))
 
     def genome(self, point: Vector) -> Vector:
         """The point with the boundary folded in: shape [genes], in [0, 1]. Depends on the point only."""
@@ -156,6 +175,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "bounds": [0, 1],
         "popsize": settings.population,
         "CMA_diagonal": settings.diagonal,
+        "CMA_stds": list(settings.steps) or 1,
         "randn": settings.normal,
         "seed": np.nan,  # with `randn`: NumPy's global generator is neither read nor seeded
         "verbose": -9,
