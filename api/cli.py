@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,8 @@ import typer
 from pydantic import ValidationError
 from rich.text import Text
 
-from api import cli_adapter, cli_calibrate, cli_checks, cli_import, cli_structure
+from api import cli_adapter, cli_calibrate, cli_checks, cli_import, cli_search, cli_structure
+from api.cli_search import DataDir, RegistryFile
 from api.progress import make_console
 from evomerge import __version__
 from evomerge.errors import EvomergeError, InvalidInputError
@@ -23,7 +23,6 @@ from evomerge.errors import EvomergeError, InvalidInputError
 if TYPE_CHECKING:
     from api.settings import Settings
     from evomerge.recipe.schema import Recipe
-    from evomerge.storage.store import RunRow, Store
 
 app = typer.Typer(
     help="Search for model-merge recipes, and build what they describe.",
@@ -33,10 +32,6 @@ app = typer.Typer(
 )
 out = make_console()
 err = make_console(stderr=True)
-
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the database and caches lie.")]
-RegistryFile = Annotated[Path | None, typer.Option("--registry", help="YAML file of model and eval set aliases.")]
-Server = Annotated[str | None, typer.Option("--server", help="URL of a running `evomerge serve`; without it, here.")]
 
 
 class Form(StrEnum):
@@ -109,57 +104,6 @@ def controller(data_dir: DataDir = None, registry: RegistryFile = None) -> None:
     from api.local import serve_controller
 
     serve_controller(_settings(data_dir=data_dir, registry=registry))
-
-
-@app.command()
-def search(
-    spec: Annotated[Path, typer.Argument(help="YAML or JSON file that says what to search.")],
-    data_dir: DataDir = None,
-    registry: RegistryFile = None,
-    server: Server = None,
-    recipe: Annotated[Path | None, typer.Option(help="Write the winning recipe here when the run is over.")] = None,
-) -> None:
-    """Run a search: on a server, or here in this process."""
-    from api import local
-
-    asked, own = local.read_search(spec)
-    if server is not None:
-        from api.remote import search_remotely
-
-        _end(search_remotely(server, asked, out, recipe))
-        return
-    settings = _settings(data_dir=data_dir, registry=registry)
-    store = local.open_local(settings)
-    row, _ = store.create_run(asked.model_dump(mode="json", by_alias=True), asked.name)
-    out.print(f"run {row.id}: {asked.name}", highlight=False)
-    _drive(settings, store, row.id, own, recipe)
-
-
-@app.command()
-def resume(
-    run: Annotated[str, typer.Argument(help="The run's id; `evomerge show` lists them.")],
-    data_dir: DataDir = None,
-    registry: RegistryFile = None,
-    spec: Annotated[Path | None, typer.Option(help="The search's file again, if it brought its own aliases.")] = None,
-    server: Server = None,
-    recipe: Annotated[Path | None, typer.Option(help="Write the winning recipe here when the run is over.")] = None,
-) -> None:
-    """Go on with a run that was paused, interrupted or killed."""
-    from api import local
-
-    if server is not None:
-        from api.remote import resume_remotely
-
-        _end(resume_remotely(server, run, out, recipe))
-        return
-    settings = _settings(data_dir=data_dir, registry=registry)
-    store = local.open_local(settings)
-    row = store.run(run)
-    if row is None:
-        raise InvalidInputError("run", run, f"a run of {settings.data_dir}")
-    if row.state == "paused":
-        store.command(run, "resume")
-    _drive(settings, store, run, local.read_search(spec)[1] if spec else None, recipe)
 
 
 @app.command()
@@ -274,6 +218,7 @@ cli_structure.add_to(app)
 cli_calibrate.add_to(app)
 cli_import.add_to(app)
 cli_adapter.add_to(app)
+cli_search.add_to(app)
 
 
 def configure_logging(level: int) -> None:
@@ -298,52 +243,9 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _settings(**given: object) -> Settings:
-    from api.settings import Settings
+    from api.settings import settings_of  # pydantic-settings is slow to import
 
-    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # validated by pydantic
-
-
-def _drive(settings: Settings, store: Store, run: str, own: Any, recipe: Path | None) -> None:
-    from api import local
-    from api.progress import RunView
-    from evomerge.run.spec import RunSpec
-
-    row = store.run(run)
-    assert row is not None, "looked up by the caller"
-    spec = RunSpec.model_validate(row.spec)
-    view = RunView(out, spec.budget.candidates, [o.name for o in spec.objectives])
-    state = local.drive(settings, store, run, own, view)
-    with _closing(store):
-        _finish(store, run, state, recipe)
-
-
-def _finish(store: Store, run: str, state: str, recipe: Path | None) -> None:
-    from api.progress import paired_table, result_table
-
-    row = store.run(run)
-    assert row is not None, "looked up by the caller"
-    result = row.summary.get("result")
-    if result:
-        out.print(result_table(result))
-        out.print(paired_table(result))
-    if result and recipe is not None:
-        recipe.write_text(_written(_recipe_in(store, row, result["winner"]), Form.YAML), encoding="utf-8")
-        out.print(f"winning recipe in {recipe}", highlight=False)
-    _end(state)
-
-
-def _end(state: str) -> None:
-    """A run that failed is a command that failed."""
-    if state == "failed":
-        sys.exit(1)
-
-
-@contextmanager
-def _closing(store: Store) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        store.close()
+    return settings_of(**given)
 
 
 def _recipe_named(what: str, data_dir: Path | None) -> Recipe:
@@ -352,27 +254,19 @@ def _recipe_named(what: str, data_dir: Path | None) -> Recipe:
     if Path(what).exists():
         return load_recipe(Path(what))
     from api import local
+    from api.recipes import recipe_in
 
     store = local.open_local(_settings(data_dir=data_dir))
     run, _, number = what.partition(":")
     row = store.run(run)
     if row is None or (number and not number.isdigit()):
         raise InvalidInputError("what", what, "a recipe file, a run's id, or RUN:NUMBER")
-    with _closing(store):
+    with closing(store):
         if number:
-            return _recipe_in(store, row, int(number))
+            return recipe_in(store, row, int(number))
         if not row.summary.get("result"):
             raise InvalidInputError("what", what, f"RUN:NUMBER; the run is {row.state} and has no winner yet")
-        return _recipe_in(store, row, row.summary["result"]["winner"])
-
-
-def _recipe_in(store: Store, row: RunRow, number: int) -> Recipe:
-    from api.recipes import of
-
-    candidate = store.candidate(row.id, number)
-    if candidate is None:
-        raise InvalidInputError("candidate", number, f"a candidate of {row.id}")
-    return of(row, candidate)
+        return recipe_in(store, row, row.summary["result"]["winner"])
 
 
 def _written(recipe: Recipe, form: Form) -> str:

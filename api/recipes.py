@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from api.problems import Problem
-from evomerge.errors import EvomergeError
+from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.models.family import families
 from evomerge.recipe.schema import Recipe
 from evomerge.recipe.text import dump_json, dump_yaml
-from evomerge.storage.store import CandidateRow, RunRow
+from evomerge.storage.store import CandidateRow, RunRow, Store
 
 Format = Literal["yaml", "json", "mergekit"]
 
@@ -31,6 +31,18 @@ def of(run: RunRow, candidate: CandidateRow) -> Recipe:
         "evomerge": version("evomerge"),
     }
     return recipe.model_copy(update={"provenance": {**known, **recipe.provenance}})
+
+
+def recipe_in(store: Store, run: RunRow, number: int) -> Recipe:
+    """A candidate's recipe with its provenance.
+
+    Raises:
+        InvalidInputError: the run has no such candidate.
+    """
+    candidate = store.candidate(run.id, number)
+    if candidate is None:
+        raise InvalidInputError("candidate", number, f"a candidate of {run.id}")
+    return of(run, candidate)
 
 
 def write(recipe: Recipe, format: Format) -> tuple[str, str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
-from evomerge.candidate import Descent, Genome
+from evomerge.candidate import Descent, Genome, Proposal
 from evomerge.optimizers.domain import Domain
 from evomerge.recipe.schema import Recipe
 
@@ -70,3 +70,15 @@ class LineageSpace(SearchSpace, Protocol):
             trial: the proposal's number: the seed of its noise.
         """
         ...
+
+
+def recipe_of(space: SearchSpace, proposal: Proposal, recipe_of_trial: Callable[[int], Recipe]) -> Recipe:
+    """The recipe of a proposal: of its genome, or of its descent from candidates that were there before.
+
+    Args:
+        recipe_of_trial: the recipe of an earlier proposal.
+    """
+    if proposal.descent is None:
+        return space.recipe(proposal.genome)
+    parents = [recipe_of_trial(trial) for trial in proposal.descent.parents or ()]
+    return cast(LineageSpace, space).descend(proposal.descent, parents, proposal.trial)

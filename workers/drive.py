@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from evomerge.candidate import CandidateState, Proposal
 from evomerge.errors import Failure, FailureReason, LeaseLostError, StoreError
@@ -23,7 +23,7 @@ from evomerge.run.state import ReplayError, RunMachine, Task, proposed
 from evomerge.storage.store import CandidateRow, Commit, Event, Lease, RunRow, Store
 from fitness.evaluator import Responses
 from fitness.items import Split
-from search_spaces.space import LineageSpace
+from search_spaces.space import recipe_of
 from workers.job import Job, JobResult, Pool, WorkerSpec
 from workers.registry import Registry
 from workers.report import responses_of, result_of
@@ -106,7 +106,7 @@ class Drive:
     # -- resume -------------------------------------------------------------------------------------------------
 
     def _recall(self, row: RunRow) -> None:
-        events = self._all_events(row.id)
+        events = all_events(self.store, row.id)
         self.machine.replay(events, self._snapshot(row.id))
         for event in events:
             if event.type == "candidate.proposed":
@@ -133,12 +133,6 @@ class Drive:
             return None
         seq, state = blob.split(b"\n", 1)
         return restore(self.spec.optimizer.name, state), int(seq)
-
-    def _all_events(self, run: str) -> list[Event]:
-        events = list[Event]()
-        while page := self.store.events(run, after=events[-1].seq if events else 0, limit=5000):
-            events += page
-        return events
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -207,11 +201,8 @@ class Drive:
         return number
 
     def _recipe(self, proposal: Proposal) -> Recipe:
-        if proposal.descent is None:
-            return self.search.space.recipe(proposal.genome)
         first = len(self.search.baselines)
-        parents = [Recipe.model_validate(self._row(first + t).recipe) for t in proposal.descent.parents or ()]
-        return cast(LineageSpace, self.search.space).descend(proposal.descent, parents, proposal.trial)
+        return recipe_of(self.search.space, proposal, lambda t: Recipe.model_validate(self._row(first + t).recipe))
 
     def _send(self, pool: Pool, number: int, task: Task) -> None:
         row = self._row(number)
@@ -363,6 +354,14 @@ class Drive:
                 if self.stop.wait(delay):
                     raise
                 delay = min(2 * delay, 10.0)
+
+
+def all_events(store: Store, run: str) -> list[Event]:
+    """A run's events from the first to the newest."""
+    events = list[Event]()
+    while page := store.events(run, after=events[-1].seq if events else 0, limit=5000):
+        events += page
+    return events
 
 
 def _new_row(

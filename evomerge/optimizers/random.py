@@ -25,8 +25,8 @@ class SobolOptions(Options):
 class SobolSearch:
     """Scrambled Sobol points, which fill the space more evenly than independent draws.
 
-    Trial 0 is `start` itself, trial t is point t - 1 of the sequence: a proposal depends on seed and number only, never
-    on what was told. So it serves any number of objectives as it is.
+    Trial 0 is the start itself, then come the domain's seeds, then point after point of the sequence: a proposal depends
+    on seed and number only, never on what was told. So it serves any number of objectives as it is.
 
     Args:
         problem: its start is the first proposal.
@@ -49,6 +49,7 @@ class SobolSearch:
         self._problem, self._seed = problem, seed
         self._options = read(SobolOptions, options)
         self._sequence = qmc.Sobol(problem.domain.dim, scramble=True, rng=generator(seed, "sobol"))
+        self._first = (problem.start, *problem.domain.seeds)
         self._trials = 0
 
     @property
@@ -63,7 +64,8 @@ class SobolSearch:
     def _propose(self) -> Proposal:
         trial, self._trials = self._trials, self._trials + 1
         # Points are drawn singly: a first draw that is no power of 2 makes scipy warn.
-        genome = tuple(self._sequence.random(1)[0].tolist()) if trial else self._problem.start
+        first = self._first
+        genome = first[trial] if trial < len(first) else tuple(self._sequence.random(1)[0].tolist())
         return Proposal(trial, genome, trial // self.generation_size)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
@@ -84,6 +86,6 @@ class SobolSearch:
         head, _ = unpack(cls.SCHEMA, state)
         search = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
         search._trials = head["trials"]
-        if search._trials > 1:
-            search._sequence.fast_forward(search._trials - 1)
+        if (drawn := search._trials - len(search._first)) > 0:
+            search._sequence.fast_forward(drawn)
         return search

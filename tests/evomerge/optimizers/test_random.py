@@ -6,7 +6,7 @@ from scipy.stats import qmc
 
 from evomerge.candidate import Evaluation
 from evomerge.errors import InvalidInputError
-from evomerge.optimizers.domain import real
+from evomerge.optimizers.domain import Domain, Problem, real
 from evomerge.optimizers.random import SobolSearch
 from evomerge.testing.optimizer import OptimizerContract
 
@@ -54,3 +54,15 @@ def test_a_late_restore_is_quick_and_exact():
 def test_wrong_options_are_named(options, field):
     with pytest.raises(InvalidInputError, match=f"optimizer.options.{field}"):
         SobolSearch(real((0.5,)), seed=0, **options)
+
+
+def test_seeds_come_right_after_the_start():
+    seeds = ((0.25, 0.75), (1.0, 0.0))
+    search, plain = (SobolSearch(Problem(Domain((0.5, 0.5), seeds=s)), seed=1) for s in (seeds, ()))
+
+    genomes = [p.genome for p in search.ask(4)]
+    restored = SobolSearch.from_state(search.state())
+
+    assert genomes[:3] == [(0.5, 0.5), *seeds]
+    assert genomes[3:] == [p.genome for p in plain.ask(2)][1:]
+    assert restored.ask(3) == search.ask(3)
