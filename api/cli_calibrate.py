@@ -30,7 +30,7 @@ def calibrate(
     from evomerge.recipe.text import load_recipe
 
     root, cache, where = recipe.resolve().parent, cache_of(data_dir), device_named(device)
-    asked = pin(load_recipe(recipe), root)
+    asked = pin(load_recipe(recipe).parameter_part, root)
     requires = sorted(method_of(asked.merge).requires)
     if not requires:
         out.print(f"method {asked.merge.method} reads no statistics: nothing to do", highlight=False)

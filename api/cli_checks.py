@@ -35,7 +35,7 @@ def lint(
     from evomerge.merge.plan import plan
     from evomerge.recipe.text import load_recipe
 
-    asked, root = load_recipe(recipe), recipe.resolve().parent
+    asked, root = load_recipe(recipe).parameter_part, recipe.resolve().parent
     with TemporaryDirectory(prefix="evomerge-") as scratch:
 
         def build(path: Path) -> Path:

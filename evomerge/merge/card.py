@@ -13,12 +13,14 @@ from evomerge.merge.literature import cited, papers
 from evomerge.merge.methods import method_of
 from evomerge.models.hub import HUB
 from evomerge.recipe.document import dump_yaml_data
+from evomerge.recipe.path import Hop
 from evomerge.recipe.schema import ModelRef, Recipe
 from evomerge.recipe.segments import Segments
 from evomerge.recipe.text import dump_yaml
 
 BUILD = "evomerge merge recipe.yaml OUT"
 """The command that builds what a recipe describes."""
+DATA_FLOW = "Akiba et al. 2024, Evolutionary Optimization of Model Merging Recipes, arXiv:2403.13187"
 
 
 def model_card(recipe: Recipe, places: Mapping[str, Path], build: str = BUILD, section: str | None = None) -> str:
@@ -26,11 +28,11 @@ def model_card(recipe: Recipe, places: Mapping[str, Path], build: str = BUILD, s
 
     Args:
         recipe: pinned; its provenance gives the scores.
-        places: `base` and every source → the directory where it lies now.
+        places: `base` and every source → the directory where it lies now; sources without one have no part in it.
         build: the command that makes it again.
         section: what else there is to say, after the sources.
     """
-    models = {"base": recipe.base, **recipe.sources}
+    models = {name: ref for name, ref in {"base": recipe.base, **recipe.sources}.items() if name in places}
     licences = {name: licence_of(places[name]) for name in models}
     parts = [
         f"---\n{dump_yaml_data(_head(recipe, licences))}---",
@@ -38,6 +40,7 @@ def model_card(recipe: Recipe, places: Mapping[str, Path], build: str = BUILD, s
         f"A merge made by evomerge {__version__}. No training was done; the weights are those of the recipe below.",
         "## Sources\n\n" + "\n".join(_sources(models, licences)),
         *([section] if section is not None else []),
+        *_path(recipe),
         *_warnings(licences),
         *_evaluation(recipe.provenance),
         f"## Recipe\n\n```yaml\n{dump_yaml(recipe)}```",
@@ -68,7 +71,10 @@ def _head(recipe: Recipe, licences: Mapping[str, Licence]) -> dict[str, Any]:
     hub = [_place(ref) for ref in (recipe.base, *recipe.sources.values()) if ref.location.startswith(HUB)]
     if hub:
         head |= {"base_model": hub, "base_model_relation": "merge"}
-    return {**head, "library_name": "transformers", "tags": ["merge", "evomerge", recipe.merge.method]}
+    how = [] if recipe.path is None else ["data-flow"]
+    if recipe.path is None or recipe.path.uses_merged:
+        how.append(recipe.merge.method)
+    return {**head, "library_name": "transformers", "tags": ["merge", "evomerge", *how]}
 
 
 def _sources(models: Mapping[str, ModelRef], licences: Mapping[str, Licence]) -> Iterator[str]:
@@ -78,6 +84,24 @@ def _sources(models: Mapping[str, ModelRef], licences: Mapping[str, Licence]) ->
         digest = f"`{ref.sha256[:16]}…`" if ref.sha256 else "not pinned"
         revision = f" @ {ref.revision}" if ref.revision else ""
         yield f"| {name} | {_place(ref)}{revision} | {licences[name].name or 'none stated'} | {digest} |"
+
+
+def _path(recipe: Recipe) -> Iterator[str]:
+    """Which layers a token goes through, those that follow each other in one model joined."""
+    if recipe.path is None:
+        return
+    runs: list[list[Hop]] = []
+    for hop in recipe.path.layers:
+        if runs and (hop.model, hop.layer) == (runs[-1][-1].model, runs[-1][-1].layer + 1):
+            runs[-1].append(hop)
+        else:
+            runs.append([hop])
+    rows = [f"| {run[0].model} | {run[0].layer} to {run[-1].layer} |" for run in runs]
+    scaled = f", each with a scale of its input (`{recipe.path.semantics}`)" if recipe.path.scaled else ""
+    yield (
+        f"## Path\n\nThe {len(recipe.path.layers)} layers are, in this order{scaled}; what stands before and after "
+        f"them is {recipe.path.host}'s.\n\n| model | layers |\n|---|---|\n" + "\n".join(rows)
+    )
 
 
 def _warnings(licences: Mapping[str, Licence]) -> Iterator[str]:
@@ -129,6 +153,10 @@ def _lineage(segments: Segments) -> str:
 
 
 def _citations(recipe: Recipe) -> Iterator[str]:
+    if recipe.path is not None:
+        yield f"## Data flow\n\nA path through layers of several models: {DATA_FLOW}."
+        if not recipe.path.uses_merged:
+            return
     if recipe.segments is not None:
         yield _lineage(recipe.segments)
         return

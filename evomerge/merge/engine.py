@@ -13,19 +13,38 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from evomerge.merge import blocks
-from evomerge.merge.blocks import merged_pieces
+from evomerge.merge.blocks import TensorWork, merged_pieces
 from evomerge.merge.budget import Unit
-from evomerge.merge.inputs import Inputs
-from evomerge.merge.plan import Plan
+from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.stream import ShardWriter
 
 Progress = Callable[[int, int], None]
 """Called with bytes written and bytes in all."""
+
+
+class Works(Protocol):
+    """The open models of a plan."""
+
+    def work(self, job: TensorJob) -> TensorWork:
+        """The tensors of a job, checked to be finite or checked as they are read."""
+
+    def shape(self, job: TensorJob) -> tuple[int, ...]:
+        """The shape of a job's result, as it is stored."""
+
+    @property
+    def computed(self) -> frozenset[str]:
+        """Models whose tensors are computed whole when they are asked for, by the names that jobs have for them."""
+
+    @property
+    def read_from(self) -> frozenset[Path]:
+        """The directories of all weights that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +65,7 @@ class Resources:
 def merge_units(
     plan: Plan,
     units: list[Unit],
-    inputs: Inputs,
+    inputs: Works,
     writer: ShardWriter,
     resources: Resources,
     measured: Mapping[str, float] | None,
@@ -101,7 +120,7 @@ def _finished(running: dict[Future[int], int]) -> Iterator[int]:
 def _merge(
     plan: Plan,
     unit: Unit,
-    inputs: Inputs,
+    inputs: Works,
     writer: ShardWriter,
     device: torch.device,
     measured: Mapping[str, float] | None,

@@ -7,7 +7,7 @@ leaves its finished shards there, and the same merge goes on from them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,21 +19,25 @@ from evomerge.merge.blocks import measure_model
 from evomerge.merge.budget import Shapes, Unit, check_memory, promised, units_of
 from evomerge.merge.calibration.calibrated import calibrated
 from evomerge.merge.device import device_named
-from evomerge.merge.engine import Progress, Resources, kept_memory, merge_units, one_thread_a_kernel
+from evomerge.merge.engine import Progress, Resources, Works, kept_memory, merge_units, one_thread_a_kernel
 from evomerge.merge.factored import with_factors
 from evomerge.merge.fingerprint import check_circle, fingerprint
+from evomerge.merge.flow.layout import path_config, path_plan
+from evomerge.merge.flow.visited import AllVisited, open_visited
 from evomerge.merge.folded import folded
 from evomerge.merge.inputs import Inputs, is_recipe, open_inputs
 from evomerge.merge.outlook import Outlook, check_disk, outlook
 from evomerge.merge.plan import Plan, plan
 from evomerge.merge.resolve import pin
 from evomerge.merge.sidecar import write_sidecar
+from evomerge.merge.vocabulary import BASE
 from evomerge.models.hub import locate
 from evomerge.models.layout import Entry, Shard, lay_out
 from evomerge.models.partial import Partial, partial
 from evomerge.models.source import AdapterSource
 from evomerge.models.stream import ShardWriter
 from evomerge.recipe.output import Output
+from evomerge.recipe.path import MERGED
 from evomerge.recipe.schema import Recipe
 from evomerge.recipe.text import load_recipe
 
@@ -52,7 +56,8 @@ def merge_to_directory(
 ) -> Path:
     """Build the model that a recipe describes: weights, config, tokenizer, chat template and the recipe itself.
 
-    A source that is a recipe is built first, beside `out`, and removed afterwards.
+    A source that is a recipe is built first, beside `out`, and removed afterwards; so is the parameter-space part of a
+    recipe whose path visits it.
 
     Args:
         recipe: what to build.
@@ -116,6 +121,15 @@ def _build(
         def build(path: Path) -> Path:
             return _build_source(path.resolve(), at.scratch, asked, above)
 
+        def merge(part: Recipe) -> Path:
+            return _build_part(part, root, at.scratch, asked, above)
+
+        if recipe.path is not None:
+            _check_whole(recipe)
+            with open_visited(recipe, root, build, merge) as visited:
+                _write_path(recipe, visited, at, asked, progress)
+            at.publish()
+            return out
         with open_inputs(recipe, root, build) as inputs:
             todo = with_factors(plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed), inputs.sources)
             inputs = calibrated(inputs, recipe, asked.cache or at.scratch, root=root, device=asked.device)
@@ -135,22 +149,57 @@ def _build_source(path: Path, scratch: Path, asked: _Asked, above: tuple[Path, .
     return out if out.exists() else _build(recipe, out, path.parent, asked, None, (*above, path))
 
 
+def _check_whole(recipe: Recipe) -> None:
+    if recipe.output is not None:
+        raise InvalidInputError("output", recipe.output.kind, "none: a path gives a whole model")
+
+
+def _build_part(part: Recipe, root: Path, scratch: Path, asked: _Asked, above: tuple[Path, ...]) -> Path:
+    """The model that a recipe with a path gives without it; what a killed merge has built already is taken."""
+    out = scratch / fingerprint(part, root, above)
+    return out if out.exists() else _build(part, out, root, asked, None, above)
+
+
+def _write_path(recipe: Recipe, visited: AllVisited, at: Partial, asked: _Asked, progress: Progress | None) -> None:
+    assert recipe.path is not None
+    config = path_config(recipe.path, visited)  # what it refuses is refused before weights are read
+    _write_weights(recipe, path_plan(recipe, visited), visited, at, asked, progress, lambda: None)
+    places = dict(visited.places)
+    base, host = places.pop(BASE), visited.host
+    places.pop(MERGED, None)
+    donor = host.path if host.adapter is None else host.checkpoint.path
+    write_sidecar(base, config, recipe, at.model, places, donor=donor)
+
+
 def _write(recipe: Recipe, todo: Plan, inputs: Inputs, at: Partial, asked: _Asked, progress: Progress | None) -> None:
     if todo.measures == "model":
         inputs = _with_folded(inputs, at.scratch)  # they are read several times
-    shapes, shards = _laid_out(recipe, todo, inputs)
-    missing = {entry.name for shard in shards if shard.file not in at.finished for entry in shard.entries}
-    units = units_of(todo, [job for job in todo.jobs if job.name in missing], shapes, inputs.computed)
-    resources = asked.resources(todo, units, shapes)
-    check_disk(at.out, sum(shard.file_bytes for shard in shards if shard.file not in at.finished))
-    measured = _measured(todo, inputs, asked) if missing else None
-    with ShardWriter(at, shards) as writer:
-        merge_units(todo, units, inputs, writer, resources, measured, progress)
+    _write_weights(recipe, todo, inputs, at, asked, progress, lambda: _measured(todo, inputs, asked))
     places = {name: source.path for name, source in inputs.sources.items()}
     write_sidecar(inputs.base.path, inputs.base.config, recipe, at.model, places, inputs.vocabulary)
 
 
-def _laid_out(recipe: Recipe, todo: Plan, inputs: Inputs) -> tuple[Shapes, tuple[Shard, ...]]:
+def _write_weights(
+    recipe: Recipe,
+    todo: Plan,
+    works: Works,
+    at: Partial,
+    asked: _Asked,
+    progress: Progress | None,
+    measure: Callable[[], Mapping[str, float] | None],
+) -> None:
+    """`measure` gives what the method measures over the whole model; asked only if there is something left to do."""
+    shapes, shards = _laid_out(recipe, todo, works)
+    missing = {entry.name for shard in shards if shard.file not in at.finished for entry in shard.entries}
+    units = units_of(todo, [job for job in todo.jobs if job.name in missing], shapes, works.computed)
+    resources = asked.resources(todo, units, shapes)
+    check_disk(at.out, sum(shard.file_bytes for shard in shards if shard.file not in at.finished))
+    measured = measure() if missing else None
+    with ShardWriter(at, shards) as writer:
+        merge_units(todo, units, works, writer, resources, measured, progress)
+
+
+def _laid_out(recipe: Recipe, todo: Plan, inputs: Works) -> tuple[Shapes, tuple[Shard, ...]]:
     """The results' shapes by name, and the files that hold them."""
     shapes = {job.name: inputs.shape(job) for job in todo.jobs}
     return shapes, lay_out([Entry(job.name, job.dtype, shapes[job.name]) for job in todo.jobs], recipe.shard_bytes)
@@ -188,12 +237,22 @@ def _foreseen(recipe: Recipe, out: Path, root: Path, asked: _Asked, above: tuple
         base = locate(wanted.base, path.parent)
         return build(base) if is_recipe(base) else base
 
-    with open_inputs(recipe, root, build) as inputs:
-        todo = with_factors(plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed), inputs.sources)
-        shapes, shards = _laid_out(recipe, todo, inputs)
-        units = units_of(todo, todo.jobs, shapes, inputs.computed)
-        resources = asked.resources(todo, units, shapes)
-        found = outlook(todo, inputs, units, shards, out, resources)
+    def merge(part: Recipe) -> Path:
+        inner[MERGED] = _foreseen(part, out, root, asked, above)
+        return build(base) if is_recipe(base := locate(part.base, root)) else base
+
+    def planned(todo: Plan, works: Works) -> Outlook:
+        shapes, shards = _laid_out(recipe, todo, works)
+        units = units_of(todo, todo.jobs, shapes, works.computed)
+        return outlook(todo, works, units, shards, out, asked.resources(todo, units, shapes))
+
+    if recipe.path is not None:
+        with open_visited(recipe, root, build, merge) as visited:
+            found = planned(path_plan(recipe, visited), visited)
+    else:
+        with open_inputs(recipe, root, build) as inputs:
+            todo = plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed)
+            found = planned(with_factors(todo, inputs.sources), inputs)
     for name, first in inner.items():
         found = found.after(first, name)
     return found

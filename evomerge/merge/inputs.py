@@ -99,6 +99,11 @@ class Inputs:
         return Operand("delta", delta)
 
     @property
+    def read_from(self) -> frozenset[Path]:
+        """The directories of all weights that are read."""
+        return frozenset((self.base.path, *(source.path for source in self.sources.values())))
+
+    @property
     def computed(self) -> frozenset[str]:
         """Sources (`""`: the base) whose tensors are computed whole when they are asked for."""
         mapped = {name for name, source in self.sources.items() if isinstance(source, CheckpointSource)}
@@ -127,10 +132,10 @@ def open_inputs(recipe: Recipe, root: Path, build: BuildRecipe, cache: Path | No
         InvalidInputError: their vocabularies differ, and the recipe does not say what to do about it.
     """
     align = recipe.align or {}
-    stored = open_checkpoint(_directory(recipe.base, root, build))
+    stored = open_checkpoint(directory_of(recipe.base, root, build))
     opened = {
         name: open_aligned_source(
-            align.get(name), root, cache, name, _directory(ref, root, build), stored, own_vocabulary=True
+            align.get(name), root, cache, name, directory_of(ref, root, build), stored, own_vocabulary=True
         )
         for name, ref in sorted(recipe.sources.items())
     }
@@ -144,7 +149,13 @@ def is_recipe(path: Path) -> bool:
     return path.is_file()
 
 
-def _directory(ref: ModelRef, root: Path, build: BuildRecipe) -> Path:
+def directory_of(ref: ModelRef, root: Path, build: BuildRecipe) -> Path:
+    """Where a model lies; one that is a recipe is built.
+
+    Raises:
+        CheckpointError: nothing lies there.
+        InvalidInputError: something else than a model or a recipe lies there.
+    """
     path = locate(ref, root)
     if not is_recipe(path):
         return path

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
 from evomerge.merge.budget import FLOAT32, Unit
-from evomerge.merge.engine import Resources
+from evomerge.merge.engine import Resources, Works
 from evomerge.merge.inputs import Inputs
 from evomerge.merge.plan import Plan
 from evomerge.models.layout import Shard
@@ -64,7 +64,7 @@ class Outlook:
 
 
 def outlook(
-    plan: Plan, inputs: Inputs, units: Sequence[Unit], shards: Sequence[Shard], out: Path, resources: Resources
+    plan: Plan, inputs: Works, units: Sequence[Unit], shards: Sequence[Shard], out: Path, resources: Resources
 ) -> Outlook:
     """What `plan` comes to.
 
@@ -78,7 +78,7 @@ def outlook(
         tensors_merged=sum(not job.copy for job in plan.jobs),
         tensors_copied=sum(job.copy for job in plan.jobs),
         shards=len(shards),
-        bytes_read=_bytes_read(inputs),
+        bytes_read=_bytes_read(inputs.read_from),
         bytes_written=sum(unit.num_bytes for unit in units),
         memory=min(resources.memory, sum(largest)),
         disk_needed=sum(shard.file_bytes for shard in shards) + folded_bytes(plan, inputs) + SIDECAR_BYTES,
@@ -86,9 +86,9 @@ def outlook(
     )
 
 
-def folded_bytes(plan: Plan, inputs: Inputs) -> int:
+def folded_bytes(plan: Plan, inputs: Works) -> int:
     """Bytes of the files of deltas that a merge makes on the way: where adapters are read several times."""
-    if plan.measures != "model":
+    if plan.measures != "model" or not isinstance(inputs, Inputs):
         return 0
     changed = [name for source in inputs.sources.values() if isinstance(source, AdapterSource)
                for name in source.changed]  # fmt: skip
@@ -114,6 +114,5 @@ def free_bytes(place: Path) -> int:
     return shutil.disk_usage(at).free
 
 
-def _bytes_read(inputs: Inputs) -> int:
-    places = {inputs.base.path, *(source.path for source in inputs.sources.values())}
+def _bytes_read(places: Collection[Path]) -> int:
     return sum(file.stat().st_size for place in places for file in place.glob("*.safetensors"))

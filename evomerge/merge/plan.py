@@ -125,6 +125,8 @@ def plan(
         InvalidInputError: an unknown method or parameter, a value outside its legal range, a rule about layers or
             roles that the model does not have, weights that cannot be normalised, segments that do not fit the model.
     """
+    if recipe.path is not None:
+        raise InvalidInputError("path", f"{len(recipe.path.layers)} layers", "no path: this works on parameters alone")
     method = _method(recipe, tensors, architecture)
     sources = tuple(sorted(recipe.sources))
     depth = num_layers(recipe, architecture)

@@ -38,6 +38,7 @@ def write_sidecar(
     out: Path,
     sources: Mapping[str, Path],
     vocabulary: Merged | None = None,
+    donor: Path | None = None,
 ) -> None:
     """Copy tokenizer, chat template and generation config; write config.json with the new dtype and depth, and the
     recipe.
@@ -49,6 +50,7 @@ def write_sidecar(
         out: an existing directory.
         sources: source name → its directory.
         vocabulary: of the merged model, where it is not simply that of all.
+        donor: whose tokenizer it has, where that is neither the base nor the vocabulary's donor.
 
     Raises:
         CheckpointError: a file cannot be read or written.
@@ -57,7 +59,7 @@ def write_sidecar(
         if warning := licence_of(place).warning:
             log.warning("%s (%s): %s", name, place.name, warning)
     try:
-        donor = {BASE: base, **sources}[vocabulary.donor if vocabulary else BASE]
+        donor = donor or {BASE: base, **sources}[vocabulary.donor if vocabulary else BASE]
         for path in sorted({path for pattern in COPIED for path in donor.glob(pattern) if path.is_file()}):
             shutil.copyfile(path, out / path.name)
         if vocabulary is not None and vocabulary.added:

@@ -121,11 +121,11 @@ def sliced_config(config: Mapping[str, Any], slices: Sequence[Slice] | None) -> 
         return dict(config)
     family = families()[config["model_type"]]
     layers = [reference(part, offset) for part in slices for offset in range(part.num_layers)]
-    lists = {key: [values[layer] for layer in layers] for key, values in _per_layer(config, family.layers).items()}
+    lists = {key: [values[layer] for layer in layers] for key, values in per_layer(config, family.layers).items()}
     return {**config, **lists, family.layers: len(layers)}
 
 
-def _per_layer(config: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
+def per_layer(config: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
     """What the config says layer by layer, written out or implied (Gemma 2's alternating attention).
 
     Which lists these are the config's class tells: those that it makes as long as there are layers, whatever their
