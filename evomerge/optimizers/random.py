@@ -25,7 +25,7 @@ class SobolOptions(Options):
 class SobolSearch:
     """Scrambled Sobol points, which fill the space more evenly than independent draws.
 
-    Trial 0 is the start itself, then come the domain's seeds, then point after point of the sequence: a proposal depends
+    Trial 0 is the start itself, then come the seeds, then point after point of the sequence: a proposal depends
     on seed and number only, never on what was told. So it serves any number of objectives as it is.
 
     Args:

@@ -119,7 +119,7 @@ def test_what_is_no_recipe_or_of_other_models_is_refused(whole: tuple[Store, str
     store, run = whole
     spec = RunSpec.model_validate(run_spec(models={"base": "base", "sources": {"math": "math"}}))
 
-    with pytest.raises(InvalidInputError, match="nothing.yaml"):
+    with pytest.raises(InvalidInputError, match=r"nothing\.yaml"):
         with_seeds(spec, ["nothing.yaml"], registry, store)
     with pytest.raises(InvalidInputError, match=r"sources\.ja"):
         with_seeds(spec, [run], registry, store)
