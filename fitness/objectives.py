@@ -52,7 +52,7 @@ class ObjectivePlan:
         self.subset = spec.subset
         self.seed = spec.seed
         self.eval_sets = dict(eval_sets)
-        self._drawn: dict[tuple[str, int], Subset] = {}
+        self._drawn: dict[tuple[str, int, float], Subset] = {}
         self._targets = {o.name: _Target(o.eval_sets, metric(o.metric), o.items) for o in spec.objectives}
         self._targets |= {c.name: _Target((c.eval_set,), metric(c.metric), c.items) for c in spec.constraints}
         self._asked = _asked(self._targets.values())
@@ -73,9 +73,13 @@ class ObjectivePlan:
 
     # -- what is asked --------------------------------------------------------------------------------------------
 
-    def items(self, generation: int) -> Asked:
-        """The search items that every candidate of a generation answers."""
-        return {name: self._subset(name, generation).ids for name in self._asked}
+    def items(self, generation: int, fidelity: float = 1.0) -> Asked:
+        """The search items that every candidate of a generation and fidelity answers.
+
+        Args:
+            fidelity: so many times the usual number, at least 1; those of a lower fidelity are among them.
+        """
+        return {name: self._subset(name, generation, fidelity).ids for name in self._asked}
 
     def guard_items(self) -> Asked:
         """What the base model answers once, so that a guard can compare with it in any generation: all search items
@@ -99,25 +103,32 @@ class ObjectivePlan:
     # -- what the answers say -------------------------------------------------------------------------------------
 
     def scores(
-        self, responses: Mapping[str, Responses], generation: int, control: Mapping[str, Responses] | None = None
+        self,
+        responses: Mapping[str, Responses],
+        generation: int,
+        control: Mapping[str, Responses] | None = None,
+        fidelity: float = 1.0,
     ) -> dict[str, Estimate]:
         """Every objective's and constraint's estimate on all search items, from a generation's items.
 
         Args:
+            fidelity: that the items were asked for with.
             control: the control's answers to `control_items`; with them, estimates are by difference, and generations
                 that happened to get easy items can be compared with others.
 
         Raises:
             ValueError: a response to one of the generation's items is missing (more than those may be there).
         """
+        subsets = {name: self._subset(name, generation, fidelity) for name in self._asked}
         return {
-            name: combine([self._from(target, e, responses, generation, control or {}) for e in target.eval_sets])
+            name: combine([self._from(target, e, responses, subsets[e], control or {}) for e in target.eval_sets])
             for name, target in self._targets.items()
         }
 
     def item_scores(self, responses: Mapping[str, Responses], generation: int) -> tuple[tuple[float, ...], ...]:
         """For each objective the answers to a generation's items, one after another; larger is better.
 
+        These are the items of fidelity 1, whatever a candidate's: so all of a generation can be compared.
         Values of bounded metrics are brought to [0, 1]; others change their sign only, where smaller is better.
         """
         return tuple(
@@ -152,14 +163,18 @@ class ObjectivePlan:
         return result
 
     def violation(
-        self, responses: Mapping[str, Responses], base_responses: Mapping[str, Responses], generation: int
+        self,
+        responses: Mapping[str, Responses],
+        base_responses: Mapping[str, Responses],
+        generation: int,
+        fidelity: float = 1.0,
     ) -> float:
         """By how much the guards are missed, summed, in their metrics' units; 0 means feasible.
 
         A guard compares the candidate with the base on the generation's items; the paired difference is far less noisy
         than the two means.
         """
-        return self._violation(responses, base_responses, lambda name: self._subset(name, generation))
+        return self._violation(responses, base_responses, lambda name: self._subset(name, generation, fidelity))
 
     def full_violation(self, responses: Mapping[str, Responses], base_responses: Mapping[str, Responses]) -> float:
         """The same from the answers to all search items."""
@@ -187,12 +202,13 @@ class ObjectivePlan:
     def _population(self, eval_set: str, split: Split) -> tuple[Item, ...]:
         return self.eval_sets[eval_set].split(split)
 
-    def _subset(self, eval_set: str, generation: int) -> Subset:
-        key = (eval_set, generation if self.subset.rotate else 0)
+    def _subset(self, eval_set: str, generation: int, fidelity: float = 1.0) -> Subset:
+        key = (eval_set, generation if self.subset.rotate else 0, fidelity)
         if key not in self._drawn:
             self._drawn[key] = draw(
                 self._population(eval_set, "search"), self._asked[eval_set],
                 policy=self.subset.policy, seed=self.seed, generation=key[1], eval_set=eval_set,
+                fidelity=fidelity,
             )  # fmt: skip
         return self._drawn[key]
 
@@ -223,12 +239,12 @@ class ObjectivePlan:
         target: _Target,
         eval_set: str,
         responses: Mapping[str, Responses],
-        generation: int,
+        subset: Subset,
         control: Mapping[str, Responses],
     ) -> Estimate:
-        """From all search items where all were answered, else from the generation's, by difference where there is a
+        """From all search items where all were answered, else from the subset's, by difference where there is a
         control."""
-        everything, subset = self._everything(eval_set, "search"), self._subset(eval_set, generation)
+        everything = self._everything(eval_set, "search")
         if eval_set in responses and set(everything.ids) <= set(responses[eval_set].item_ids):
             return self._estimate(target, eval_set, responses, everything, "search", finite=True)
         if eval_set not in self._controlled or eval_set not in control:

@@ -7,10 +7,13 @@ every generation has items of its own: a fixed subset is exploited by the optimi
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from evomerge.errors import InvalidInputError
 from evomerge.seeds import generator
@@ -33,7 +36,14 @@ class Subset:
 
 
 def draw(
-    items: Sequence[Item], n: int | None, *, policy: Policy, seed: int, generation: int, eval_set: str = ""
+    items: Sequence[Item],
+    n: int | None,
+    *,
+    policy: Policy,
+    seed: int,
+    generation: int,
+    eval_set: str = "",
+    fidelity: float = 1.0,
 ) -> Subset:
     """Draw `n` items without replacement; the same arguments give the same subset whatever the order of `items`.
 
@@ -45,24 +55,31 @@ def draw(
         seed: the run's seed.
         generation: draws of different generations are independent.
         eval_set: draws of different eval sets are independent.
+        fidelity: so many times `n` items, at least 1. A subset of a higher fidelity holds all items of a lower one.
 
     Raises:
-        InvalidInputError: `n` is below 1, there are no items, or the policy is unknown.
+        InvalidInputError: `n` or `fidelity` is below 1, there are no items, or the policy is unknown.
     """
     if policy not in ("random", "stratified"):
         raise InvalidInputError("subset.policy", policy, "'random' or 'stratified'")
     if not items or (n is not None and n < 1):
         raise InvalidInputError("items", n if items else "no items", "at least one item")
+    if not 1 <= fidelity < math.inf:
+        raise InvalidInputError("fidelity", fidelity, "a number of at least 1")
     population = sorted(items, key=lambda item: item.id)
     size = len(population) if n is None else min(n, len(population))
+    larger = min(round(size * fidelity), len(population))
     sizes = Counter(item.group for item in population)
     stratified = policy == "stratified" and size >= len(sizes)
-    shares = allocate(sizes, size) if stratified else {"": size}
+    shares, more = (allocate(sizes, count) if stratified else {"": count} for count in (size, larger))
     chosen: list[tuple[str, str]] = []
     for stratum, share in sorted(shares.items()):
         pool = [item.id for item in population if not stratified or item.group == stratum]
         stream = generator(seed, "subset", eval_set, generation, stratum)
-        chosen += [(pool[i], stratum) for i in stream.choice(len(pool), size=share, replace=False)]
+        places = stream.choice(len(pool), size=share, replace=False)
+        rest = np.setdiff1d(np.arange(len(pool)), places)
+        further = stream.permutation(rest)[: more[stratum] - share]
+        chosen += [(pool[i], stratum) for i in (*places, *further)]
     chosen.sort()
     return Subset(tuple(i for i, _ in chosen), tuple(s for _, s in chosen))
 

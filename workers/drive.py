@@ -77,7 +77,7 @@ class Drive:
         self.recipes = list(self.search.baselines.values())
         self.machine = RunMachine(self.spec, self.search.optimizer(), list(self.search.baselines))
         self.submitted: dict[int, Task] = {}
-        self.digests: dict[tuple[str, int], int] = {}
+        self.digests: dict[tuple[str, int, float], int] = {}
         self.control = list(self.search.baselines).index(CONTROL)
         self.baseline_responses: dict[int, dict[str, Responses]] = {}
         self.last_seq = row.last_seq
@@ -110,7 +110,9 @@ class Drive:
         self.machine.replay(events, self._snapshot(row.id))
         for event in events:
             if event.type == "candidate.proposed":
-                self.digests.setdefault((event.data["digest"], event.data["generation"]), event.data["number"])
+                number = event.data["number"]
+                asked = (event.data["digest"], event.data["generation"], self.machine.fidelity(number))
+                self.digests.setdefault(asked, number)
                 self._same_baseline(event.data)
         for number in (0, self.control):
             baseline = self.store.candidate(row.id, number)
@@ -192,9 +194,10 @@ class Drive:
     def _propose(self) -> int:
         number, proposal = self.machine.propose()
         recipe = self._recipe(proposal)
-        twin = self.digests.get((recipe.digest, proposal.generation))
+        asked = (recipe.digest, proposal.generation, proposal.fidelity)
+        twin = self.digests.get(asked)
         row = _new_row(number, "search", "", recipe, proposal.generation, proposal.genome)
-        self.digests.setdefault((recipe.digest, proposal.generation), number)
+        self.digests.setdefault(asked, number)
         self._commit([_proposed_event(row, proposed(proposal))], [row])
         if twin is not None and twin in self.machine.scores:
             self._score(row, self._row(twin).responses["subset"], cached=True)
@@ -219,7 +222,7 @@ class Drive:
             return plan.split_items(task)
         # Guards compare every later generation with the base's answers, estimates with the control's.
         once = {0: plan.guard_items(), self.control: plan.control_items()}
-        return plan.items(row.generation) | once.get(row.number, {})
+        return plan.items(row.generation, self.machine.fidelity(row.number)) | once.get(row.number, {})
 
     def _finish(self, result: JobResult) -> None:
         task = self.submitted.pop(result.number, None)
@@ -250,8 +253,9 @@ class Drive:
         if row.number in (0, self.control):
             self.baseline_responses[row.number] = answers
         plan, control = self.search.plan, self.baseline_responses.get(self.control)
-        scores = {name: asdict(e) for name, e in plan.scores(answers, row.generation, control).items()}
-        violation = plan.violation(answers, self.baseline_responses.get(0, {}), row.generation)
+        fidelity = self.machine.fidelity(row.number)
+        scores = {n: asdict(e) for n, e in plan.scores(answers, row.generation, control, fidelity).items()}
+        violation = plan.violation(answers, self.baseline_responses.get(0, {}), row.generation, fidelity)
         scored = replace(
             row,
             state=CandidateState.SCORED,

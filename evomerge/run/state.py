@@ -76,6 +76,7 @@ class RunMachine:
         self._best: dict[str, dict[str, Any]] = {}
         self._num_scored = 0
         self._trials: dict[int, int] = {}
+        self._fidelities: dict[int, float] = {}
         self._verified_violations: dict[int, float] = {}
         self._asked: Proposal | None = None
         self._failed_before = self._scored_before = 0
@@ -92,6 +93,10 @@ class RunMachine:
     def may_propose(self) -> bool:
         """Whether a further candidate fits the budget and nobody asked to stop."""
         return self.phase == "running" and self.proposed < self.spec.budget.candidates
+
+    def fidelity(self, number: int) -> float:
+        """How many times the usual number of items a candidate answers."""
+        return self._fidelities.get(number, 1.0)
 
     def propose(self) -> tuple[int, Proposal]:
         """The next search candidate's number and proposal; call `apply` with its event before the next `propose`."""
@@ -258,6 +263,8 @@ class RunMachine:
         if data["kind"] == "baseline":
             return
         self._trials[number] = number - len(self.baselines)
+        if "fidelity" in data:
+            self._fidelities[number] = data["fidelity"]
         if ask:
             expected, proposal = self.propose()
             if expected != number or proposed(proposal) != {key: data.get(key) for key in proposed(proposal)}:

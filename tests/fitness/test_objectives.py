@@ -239,3 +239,16 @@ def test_a_control_that_would_cost_more_than_half_of_the_budget_is_not_asked() -
     assert few.control_items() == {}
     assert many.control_items() == {"ja": many.search_items()["ja"]}
     assert few.scores(answer(few.items(0), hard), 0, {}) == few.scores(answer(few.items(0), hard), 0)
+
+
+def test_a_higher_fidelity_asks_and_scores_more_items() -> None:
+    plan = ObjectivePlan(spec([JA], [GUARD]), SETS)
+    usual, more = plan.items(4), plan.items(4, 1.5)
+    graded = answer(more, lambda i: float(int(i[-3:]) % 3 == 0))
+
+    assert {name: len(ids) for name, ids in more.items()} == {"ja": 30, "geo": 15}
+    assert all(set(usual[name]) < set(more[name]) for name in usual)
+    assert plan.scores(graded, 4, fidelity=1.5)["ja"].n == 30
+    assert plan.scores(graded, 4)["ja"].n == 20
+    assert plan.scores(graded, 4, fidelity=1.5)["ja"].se < plan.scores(graded, 4)["ja"].se
+    assert plan.violation(graded, answer(plan.guard_items(), lambda _: 1.0), 4, 1.5) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -99,3 +100,25 @@ def test_asking_for_all_or_more_gives_everything(n: int | None) -> None:
 def test_impossible_requests_are_errors(items: list[Item], n: int, policy: Policy) -> None:
     with pytest.raises(InvalidInputError):
         draw(items, n, policy=policy, seed=0, generation=0)
+
+
+@given(sizes, st.integers(1, 40), policies, st.integers(0, 50), st.lists(st.floats(1, 6), min_size=2, max_size=4))
+def test_subsets_of_higher_fidelity_hold_those_of_lower_fidelity(
+    counts: list[int], n: int, policy: Policy, seed: int, fidelities: list[float]
+) -> None:
+    items = population(*counts)
+    plain = draw(items, n, policy=policy, seed=seed, generation=1)
+    grown = [draw(items, n, policy=policy, seed=seed, generation=1, fidelity=f) for f in sorted(fidelities)]
+
+    assert draw(items, n, policy=policy, seed=seed, generation=1, fidelity=1.0) == plain
+    for smaller, larger in pairwise([plain, *grown]):
+        assert set(smaller.ids) <= set(larger.ids)
+        assert (smaller.strata[0] == "") == (larger.strata[0] == "")
+    for subset, fidelity in zip(grown, sorted(fidelities), strict=True):
+        assert len(subset.ids) == min(len(items), round(min(n, len(items)) * fidelity))
+
+
+@pytest.mark.parametrize("fidelity", [0.5, float("nan"), float("inf")])
+def test_a_fidelity_below_one_is_refused(fidelity: float) -> None:
+    with pytest.raises(InvalidInputError, match="fidelity"):
+        draw(population(5), 2, policy="random", seed=0, generation=0, fidelity=fidelity)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evomerge.optimizers import make
 from evomerge.optimizers.domain import real
 from evomerge.run.spec import RunSpec
-from evomerge.run.state import MIN_FOR_SHARE, ReplayError, RunMachine
+from evomerge.run.state import MIN_FOR_SHARE, ReplayError, RunMachine, proposed
 from evomerge.storage.store import Event
 
 BASELINES = ("base", "source:a", "average")
@@ -69,7 +69,8 @@ class Driver:
     def propose(self) -> int:
         number, proposal = self.machine.propose()
         self.genomes[number] = proposal.genome
-        self.put(Event("candidate.proposed", _proposed(number, "search", "", proposal.generation, proposal.genome)))
+        data = _proposed(number, "search", "", proposal.generation, proposal.genome) | proposed(proposal)
+        self.put(Event("candidate.proposed", data))
         return number
 
     def answer(self, number: int, task: str) -> None:
