@@ -74,7 +74,7 @@ class Individual:
     @property
     def num_sources(self) -> int:
         """Columns that are not noise."""
-        return self.strands[0].rows.shape[1] - len(self.noise)
+        return int(self.strands[0].rows.shape[1]) - len(self.noise)
 
     @property
     def num_bytes(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,6 +52,16 @@ def folded(source: Source, digest: str, shapes: Shapes, cache: Path) -> dict[str
     except OSError as error:
         raise CheckpointError(f"{path}: deltas cannot be written: {error.strerror or error}") from error
     return _mapped(path, offsets, shapes) if length else {}
+
+
+def delta_key(source: Source, own: str, base: Callable[[], str]) -> str:
+    """What decides an adapter's deltas, as a digest for `folded`: itself, and the base where they are more than
+    products of its factors.
+
+    Args:
+        own, base: content hashes.
+    """
+    return own if source.changed == source.factored else f"{own}-{base()}"
 
 
 @contextmanager

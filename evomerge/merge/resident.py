@@ -28,7 +28,7 @@ from evomerge.merge.calibration.provider import Model, Provider
 from evomerge.merge.engine import kept_memory, one_thread_a_kernel
 from evomerge.merge.execute import merge_to_directory
 from evomerge.merge.factored import factors_of, with_factors
-from evomerge.merge.folded import exclusive, folded
+from evomerge.merge.folded import delta_key, exclusive, folded
 from evomerge.merge.inputs import open_inputs
 from evomerge.merge.plan import DTYPES, Plan, TensorJob, plan
 from evomerge.merge.resolve import pin
@@ -209,11 +209,8 @@ class Resident:
         }
 
     def _delta_digest(self, name: str, source: Source) -> str:
-        """What decides an adapter's deltas: itself, and the base where they are more than products of its factors."""
-        digest = self._recipe.sources[name].sha256 or content_hash(source.path)
-        if source.changed == source.factored:
-            return digest
-        return f"{digest}-{self._recipe.base.sha256 or content_hash(self._inputs.base.path)}"
+        own = self._recipe.sources[name].sha256 or content_hash(source.path)
+        return delta_key(source, own, lambda: self._recipe.base.sha256 or content_hash(self._inputs.base.path))
 
     def _check_base(self) -> None:
         for name, tensor in self._base.items():
