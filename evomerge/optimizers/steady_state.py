@@ -118,7 +118,7 @@ class SteadyState(ABC):
         self._problem, self._seed = problem, seed
         self._options = self._read(options)
         self._genes = Genes(problem.domain)
-        self._design = Design(problem.domain, seed)
+        self._design = self._begin()
         self._trials = self._generation = 0
         self._asked: dict[int, Genome] = {}
         self._waiting = Waiting()
@@ -144,8 +144,9 @@ class SteadyState(ABC):
     def _read(self, options: Mapping[str, Option]) -> Any:
         return read(self.Options, options)
 
-    def _first(self) -> Genome:
-        return self._design.next()
+    def _begin(self, drawn: int = 0) -> Design:
+        """Where the first population comes from."""
+        return Design(self._problem.domain, self._seed, drawn)
 
     def ask(self, n: int) -> list[Proposal]:
         if n < 0:
@@ -154,8 +155,10 @@ class SteadyState(ABC):
 
     def _propose(self) -> Proposal:
         trial, self._trials = self._trials, self._trials + 1
-        genome = self._offspring(generator(self._seed, self.SCHEMA, "child", trial)) if len(self._members) else None
-        genome = self._first() if genome is None else genome
+        if len(self._members):
+            genome = self._offspring(generator(self._seed, self.SCHEMA, "child", trial))
+        else:
+            genome = self._design.next()
         self._asked[trial] = genome
         return Proposal(trial, genome, self._generation)
 
@@ -213,7 +216,7 @@ class SteadyState(ABC):
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self._trials, self._generation = head["trials"], head["generation"]
-        self._design = Design(self._problem.domain, self._seed, head["drawn"])
+        self._design = self._begin(head["drawn"])
         self._asked = {t: as_genome(row) for t, row in zip(head["asked"], arrays["asked"], strict=True)}
         self._waiting = Waiting.load(Members.load("waiting", arrays))
         self._members = Members.load("members", arrays)
