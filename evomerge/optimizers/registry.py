@@ -5,13 +5,38 @@ from __future__ import annotations
 from evomerge.errors import InvalidInputError
 from evomerge.optimizers.cma_es import CmaEs
 from evomerge.optimizers.domain import Problem
+from evomerge.optimizers.genome import GenomeSearch
 from evomerge.optimizers.m2n2 import M2n2
+from evomerge.optimizers.mo_cma import ComoCmaEs
+from evomerge.optimizers.nsga import Nsga2, Nsga3
 from evomerge.optimizers.optimizer import Optimizer
 from evomerge.optimizers.options import Option
 from evomerge.optimizers.random import SobolSearch
+from evomerge.optimizers.surrogate import MapSearch
+from evomerge.optimizers.swarm import Swarm
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"random": SobolSearch, "cma_es": CmaEs, "m2n2": M2n2}
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "random": SobolSearch,
+    "cma_es": CmaEs,
+    "como_cma_es": ComoCmaEs,
+    "nsga2": Nsga2,
+    "nsga3": Nsga3,
+    "m2n2": M2n2,
+    "swarm": Swarm,
+    "genome": GenomeSearch,
+    "map": MapSearch,
+}
 """Every optimizer that a run may name."""
+
+
+def summary(name: str) -> str:
+    """What an optimizer is, in a line: the first of its docstring.
+
+    Raises:
+        InvalidInputError: an unknown name.
+    """
+    first, *_ = (_find(name).__doc__ or "").strip().splitlines()
+    return first
 
 
 def _find(name: str) -> type[Optimizer]:

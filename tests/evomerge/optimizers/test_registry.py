@@ -7,6 +7,7 @@ from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.optimizers import OPTIMIZERS, make, restore
 from evomerge.optimizers.domain import real
 from evomerge.optimizers.optimizer import Optimizer
+from evomerge.optimizers.registry import summary
 from evomerge.optimizers.state import pack, unpack
 
 START = (0.25, 0.5)
@@ -36,6 +37,12 @@ def test_an_unknown_option_lists_the_known_ones():
 def test_an_option_of_the_wrong_type_says_what_is_allowed():
     with pytest.raises(InvalidInputError, match=r"generation_size: got '4'; expected .*integer"):
         make("random", real(START), seed=0, generation_size="4")
+
+
+def test_every_optimizer_says_what_it_is_in_a_line():
+    for name in OPTIMIZERS:
+        assert summary(name).endswith(".")
+        assert len(summary(name)) < 120
 
 
 def test_every_option_is_described():
