@@ -7,8 +7,8 @@ from torch import Tensor
 
 # R rows, K rank, C columns, N entries in doubt
 
-BLOCK_ENTRIES = 1 << 18
-"""Entries of the product that are worked on at once: 2 MiB of float64, which stays in cache."""
+BLOCK_ENTRIES = 1 << 17
+"""Entries of the product that are worked on at once: 1 MiB of float64, which stays in cache."""
 UNIT = 2.0**-53
 """Half the distance from 1 to the next float64."""
 

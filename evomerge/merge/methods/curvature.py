@@ -16,6 +16,7 @@ from evomerge.merge.method import Block, Blocks, Method, Parameter, Scope, Value
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.curvature import operator_norm, weighted_mean
 from evomerge.merge.primitives.measure import Rows, inner, kth_magnitudes, total
+from evomerge.merge.workspace import tensors
 
 SHARE = replace(p.weight(), low=0.0, high=1.0, legal=(0.0, 1e6), text="how much the source counts")
 """A weight that a mean divides by entry by entry: not negative."""
@@ -243,6 +244,7 @@ OTA_FFG = Method(
     grain="tensor",
     requires=frozenset({"second_moment"}),
     cost="svd",
+    workspace=tensors(9, a_source=4),
 )  # fmt: skip
 
 METHODS = (FISHER, OTA, OTA_FFG)

@@ -18,6 +18,7 @@ from evomerge.merge.stages import learned as s
 from evomerge.merge.stages.elect import ELECT
 from evomerge.merge.stages.post import SCALE
 from evomerge.merge.stages.sparsify import TRIM
+from evomerge.merge.workspace import tensors
 
 _ADAMERGING = "Yang et al. 2023, AdaMerging: Adaptive Model Merging for Multi-Task Learning, arXiv:2310.02575"
 
@@ -75,6 +76,7 @@ DAM = Method(
     grain="tensor",
     requires=frozenset({COLUMNS}),
     cost="training",
+    workspace=tensors(2),
 )  # fmt: skip
 
 EXPERT_MERGING = compose(

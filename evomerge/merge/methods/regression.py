@@ -16,6 +16,7 @@ from evomerge.merge.methods.curvature import SHARE, check_shares
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import weighted_sum
 from evomerge.merge.primitives.solve import gram_solve
+from evomerge.merge.workspace import FLOAT64, Extent, eigen_bytes
 
 OFF_DIAGONAL = Parameter(
     "off_diagonal", 0.1, low=0.0, high=1.0, legal=(0.0, 1.0), text="factor of the Gram matrices off their diagonal (α)"
@@ -61,6 +62,10 @@ def _regmean(block: Block, kind: str = "gram") -> Tensor:
     return gram_solve(grams, (deltas[s] for s in shares)).add_(block.base)
 
 
+def _solved_bytes(x: Extent) -> int:
+    return eigen_bytes(x.shape[1]) + 4 * x.one if x.matrix else 2 * x.one
+
+
 REGMEAN = Method(
     name="regmean",
     title="RegMean",
@@ -71,6 +76,7 @@ REGMEAN = Method(
     grain="tensor",
     requires=frozenset({"gram"}),
     cost="solve",
+    workspace=_solved_bytes,
 )
 
 
@@ -115,6 +121,13 @@ def _outs(block: Block, shares: Mapping[str, float], off_diagonal: float) -> lis
     return [out.div_(size) for out in outs] if size > 0 else outs
 
 
+def _iterated_bytes(x: Extent) -> int:
+    """Every source's two Gram matrices, and what conjugate gradient goes on with, all in float64."""
+    if not x.matrix:
+        return 2 * x.one
+    return x.num_sources * 2 * FLOAT64 * (x.shape[0] ** 2 + x.shape[1] ** 2) + 16 * x.one
+
+
 MATS = Method(
     name="mats",
     title="MaTS",
@@ -134,6 +147,7 @@ MATS = Method(
     grain="tensor",
     requires=frozenset({"gram", "output_gram"}),
     cost="solve",
+    workspace=_iterated_bytes,
 )  # fmt: skip
 
 METHODS = (REGMEAN, REGMEAN_PLUS_PLUS, MATS)

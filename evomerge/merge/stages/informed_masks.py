@@ -13,6 +13,7 @@ from evomerge.merge.method import Parameter
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.measure import count_kept, kth_magnitudes
 from evomerge.merge.stage import Stage, State, States
+from evomerge.merge.workspace import tensors
 
 PATTERN = Parameter(
     "pattern",
@@ -124,6 +125,7 @@ TAKE_TURNS = Stage(
     ordered=True,
     requires=frozenset({"gram"}),
     cost="sort",
+    workspace=tensors(6, a_source=1),
 )
 
 
@@ -167,6 +169,7 @@ OFF_FEATURES = Stage(
     grain="tensor",
     requires=frozenset({"base_features"}),
     cost="svd",
+    workspace=tensors(8, a_source=1),
 )  # fmt: skip
 
 STAGES = (LOCATE, TAKE_TURNS, OFF_FEATURES)

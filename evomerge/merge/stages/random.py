@@ -21,6 +21,7 @@ from evomerge.merge.primitives.sparsify import (
     resolved,
 )
 from evomerge.merge.stage import Stage, State, States, by_scope
+from evomerge.merge.workspace import tensors
 
 Dropping = Callable[[State, str, Tensor], Tensor]
 """State, source, δ → δ where it is kept and 0 elsewhere; not rescaled by a norm."""
@@ -125,6 +126,7 @@ MAGPRUNE = Stage(
     stochastic=True,
     cost="sort",
     check=_check_window,
+    workspace=tensors(10, a_source=1),
 )
 
 STAGES = (BERNOULLI, MAGPRUNE)
