@@ -28,6 +28,7 @@ from evomerge.merge.calibration.provider import Model, Provider
 from evomerge.merge.engine import kept_memory, one_thread_a_kernel
 from evomerge.merge.execute import merge_to_directory
 from evomerge.merge.factored import factors_of, with_factors
+from evomerge.merge.flow.live import LivePaths
 from evomerge.merge.folded import delta_key, exclusive, folded
 from evomerge.merge.inputs import open_inputs
 from evomerge.merge.plan import DTYPES, Plan, TensorJob, plan
@@ -38,6 +39,7 @@ from evomerge.models.checkpoint import Checkpoint, content_hash
 from evomerge.models.family import BUFFER
 from evomerge.models.finite import check_finite
 from evomerge.models.source import AdapterSource, Source
+from evomerge.models.weights import read_json
 from evomerge.recipe.schema import ModelRef, Recipe
 from evomerge.recipe.slices import Slice
 from evomerge.recipe.text import load_recipe
@@ -69,6 +71,8 @@ class Resident:
         self._live = self._live_tensors()
         self._dirty = set(self._live)
         """Live tensors that may differ from the base."""
+        self._placed: Recipe | None = None
+        """What the live model's own layers are at present."""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -76,13 +80,43 @@ class Resident:
         return AutoTokenizer.from_pretrained(self._inputs.base.path, local_files_only=True)
 
     def materialize(self, recipe: Recipe) -> None:
-        """Give the live model the weights of a recipe; nothing of earlier ones is left.
+        """Make the live model that of a recipe; nothing of earlier ones is left.
+
+        Weights are written in place; a path takes no weights: the layers that it visits take the live model's places.
 
         Raises:
             InvalidInputError: the recipe is illegal, or names a base, source or dtype that is not resident.
             NonFiniteError: NaN or infinity came out. The model is then half of this recipe; the next one mends it.
         """
+        path, part = recipe.path, recipe.parameter_part.model_copy(update={"provenance": {}})
         resident = self._resident_names(recipe)
+        if path is None:
+            self._leave_path()
+        if path is None or (path.uses_merged and part != self._placed):
+            self._placed = None
+            self._place(part, resident)
+            self._placed = part
+        if path is not None:
+            self._paths.follow(path, resident)
+
+    def _leave_path(self) -> None:
+        if "_paths" in self.__dict__:  # no recipe before this one had any
+            self._paths.leave()
+
+    @cached_property
+    def _paths(self) -> LivePaths:
+        configs: dict[str | None, Mapping[str, Any]] = {None: self._inputs.base.config}
+        for name, source in self._inputs.sources.items():
+            if not isinstance(source, AdapterSource):
+                configs[name] = read_json(source.path / "config.json")
+        dtype = DTYPES[self._recipe.dtype]
+        return LivePaths(self.model, self._inputs.architecture, configs, self._resident_weights, dtype, self._device)
+
+    def _resident_weights(self, at: str | None, tensor: str) -> Tensor:
+        return self._operand(at, tensor, None).tensor
+
+    def _place(self, recipe: Recipe, resident: Mapping[str, str | None]) -> None:
+        """Write the weights of a recipe without a path into the live model's own layers."""
         self._check_depth(recipe)
         changed = {name: self._inputs.sources[at].changed if at else frozenset() for name, at in resident.items()}
         todo = plan(recipe, self._inputs.base.tensors, self._inputs.architecture, changed)

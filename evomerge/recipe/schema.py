@@ -232,6 +232,9 @@ class Recipe(_Frozen):
             if self.path.host != MERGED and getattr(self, field) not in plain:
                 allowed = f"none where the path's host is {self.path.host}: the model has its host's vocabulary"
                 raise WrongFieldError((field,), getattr(self, field), allowed)
+        for name in sorted(set(self.align or ()).intersection(self.path.models)):
+            allowed = "a source that the path does not visit: a layer that is visited stays as it is"
+            raise WrongFieldError(("align", name), name, allowed)
         for number, scale, allowed in self.path.wrong_scales():
             raise WrongFieldError(("path", "layers", number, "scale"), scale, allowed)
         return self

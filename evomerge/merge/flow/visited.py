@@ -4,10 +4,11 @@ a path takes of them."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from evomerge.errors import ArchitectureError, InvalidInputError
 from evomerge.merge.blocks import Fresh, Operand, TensorWork
@@ -220,10 +221,15 @@ def _check_config(model: Visited, host: Visited) -> None:
         expected, got = host.checkpoint.config.get(key), model.checkpoint.config.get(key)
         if expected is not None and got is not None and expected != got:
             raise ArchitectureError(f"path: {model.name!r} has {key} {got}, the host {host.name!r} has {expected}")
+    for key, expected, got in differences(host.checkpoint.config, model.checkpoint.config):
+        log.warning("path: %r was made for %s %s; its layers get the host's %s", model.name, key, got, expected)
+
+
+def differences(host: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What two configs say about all layers and say differently: field, the host's value, the other's."""
     for key in ALIKE:
-        expected, got = host.checkpoint.config.get(key), model.checkpoint.config.get(key)
-        if key in host.checkpoint.config and key in model.checkpoint.config and expected != got:
-            log.warning("path: %r was made for %s %s; its layers get the host's %s", model.name, key, got, expected)
+        if key in host and key in other and host[key] != other[key]:
+            yield key, host[key], other[key]
 
 
 def _check_shapes(key: tuple[str, int], found: Shapes, first: tuple[str, int], expected: Shapes) -> None:

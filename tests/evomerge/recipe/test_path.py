@@ -69,6 +69,7 @@ def test_scales_multiply_up_from_the_second_hop_on() -> None:
         ("path:", "slices: [{base: [0, 1]}]\npath:", "r.yaml:3 slices", "a path or slices"),
         ("path:", "output: {kind: adapter}\npath:", "r.yaml:3 output", "a path or output"),
         ("path:", "tokenizer: math\npath:", "r.yaml:3 tokenizer", "its host's vocabulary"),
+        ("path:", "align: {math: {method: weights}}\npath:", "r.yaml:3 align.math", "stays as it is"),
         ("path:", "pad_to_multiple_of: 8\npath:", "r.yaml:3 pad_to_multiple_of", "its host's vocabulary"),
     ],
 )
