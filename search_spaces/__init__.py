@@ -1,7 +1,8 @@
 """Genomes to recipes and back. A search space never sees a score.
 
-`make_space` turns a run's `space` into a `SearchSpace` (`space`, the contract). Kinds (`kinds`): `parameter`. They are
-built from `groups` (which tensors share a gene), `scale` (gene ↔ value) and `template` (a recipe with holes).
+`make_space` turns a run's `space` into a `SearchSpace` (`space`, the contract). Kinds (`kinds`): `parameter`, built
+from `groups` (which tensors share a gene), `scale` (gene ↔ value) and `template` (a recipe with holes); `lineage`,
+whose candidates descend from each other.
 """
 
 from __future__ import annotations

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InvalidInputError
 from evomerge.models.architecture import Architecture
+from evomerge.models.checkpoint import TensorInfo
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.schema import Dtype, ModelRef
+from search_spaces.lineage import LineageSpec, lineage_space
 from search_spaces.parameter import ParameterSpec, parameter_space
 from search_spaces.setting import Setting
 from search_spaces.space import SearchSpace
@@ -35,7 +38,12 @@ KINDS: dict[str, Kind] = {
         "one merge method; a weight (and more) per source, group of layers and group of roles",
         parameter_space,
         ParameterSpec.model_json_schema,
-    )
+    ),
+    "lineage": Kind(
+        "descendants of the sources by crossings at split points (M2N2)",
+        lineage_space,
+        LineageSpec.model_json_schema,
+    ),
 }
 
 
@@ -48,6 +56,8 @@ def make_space(
     dtype: Dtype = "bfloat16",
     seed: int = 0,
     calibration: Calibration | None = None,
+    tensors: Mapping[str, TensorInfo] | None = None,
+    cache: Path | None = None,
 ) -> SearchSpace:
     """The search space that a run asks for.
 
@@ -57,11 +67,13 @@ def make_space(
         architecture: of the base: layers and roles to form groups of.
         dtype, seed: go into every recipe; one seed, so that candidates of random methods share their masks.
         calibration: goes into every recipe; methods that read statistics of the models need it.
+        tensors: of the base, by name; spaces that look into tensors need them.
+        cache: a folder for what is read of the models once.
 
     Raises:
         InvalidInputError: the spec asks for something that is not there; `field` begins with `space`.
     """
-    setting = Setting(base, dict(sorted(sources.items())), architecture, dtype, seed, calibration)
+    setting = Setting(base, dict(sorted(sources.items())), architecture, dtype, seed, calibration, tensors or {}, cache)
     kind = spec.get("kind", "parameter")
     if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidInputError("space.kind", kind, f"one of {', '.join(KINDS)}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from evomerge.models.architecture import Architecture
+from evomerge.models.checkpoint import TensorInfo
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.schema import Dtype, ModelRef
 
@@ -18,6 +20,8 @@ class Setting:
         sources: in the order of their names.
         architecture: of the base.
         calibration: what methods that read statistics of the models may look at.
+        tensors: of the base, by name.
+        cache: a folder for what is read of the models once; None keeps nothing.
     """
 
     base: ModelRef
@@ -26,3 +30,5 @@ class Setting:
     dtype: Dtype
     seed: int
     calibration: Calibration | None = None
+    tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
+    cache: Path | None = None

@@ -63,7 +63,7 @@ def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
     sets = load_eval_sets(spec, registry)
     return Search(
         spec=spec,
-        space=space_of(spec, recipe),
+        space=space_of(spec, recipe, cache),
         plan=ObjectivePlan(spec, sets),
         report=ObjectivePlan(_with_reported(spec), sets),
         baselines=baseline_recipes(spec, recipe),
@@ -120,8 +120,11 @@ def _calibration(spec: RunSpec, registry: Registry) -> Calibration | None:
     return asked.model_copy(update={"items": items, "sources": sources})
 
 
-def space_of(spec: RunSpec, recipe: Recipe) -> SearchSpace:
+def space_of(spec: RunSpec, recipe: Recipe, cache: Path | None = None) -> SearchSpace:
     """The search space over a recipe's models.
+
+    Args:
+        cache: a folder for what the space reads of the models once.
 
     Raises:
         InvalidInputError: the space is not valid, or its method needs of the models or of the items what they lack.
@@ -137,6 +140,8 @@ def space_of(spec: RunSpec, recipe: Recipe) -> SearchSpace:
         dtype=spec.dtype,
         seed=spec.seed,
         calibration=recipe.calibration,
+        tensors=base.tensors,
+        cache=cache,
     )
 
 
