@@ -64,12 +64,22 @@ def lineage_space(spec: Mapping[str, Any], setting: Setting) -> CrossingSpace:
     wanted = validate(LineageSpec, dict(spec))
     if len(setting.sources) < 2:
         raise InvalidInputError("document", f"{len(setting.sources)} source", "two sources or more to cross")
-    groups = tuple(() if REST in group else group for group in wanted.chromosomes or ((REST,),))
-    if sum(not group for group in groups) > 1:
-        raise InvalidInputError("chromosomes", [list(g) for g in wanted.chromosomes or ()], f"{REST!r} at most once")
+    groups = _groups(wanted.chromosomes or ((REST,),))
     return CrossingSpace(
         wanted, setting, groups, chromosomes(flat_order(setting.architecture, setting.tensors), groups)
     )
+
+
+def _groups(wanted: Sequence[Roles]) -> tuple[Roles, ...]:
+    """As recipes have them: no roles for the rest."""
+    for number, group in enumerate(wanted):
+        if REST in group and len(group) > 1:
+            raise InvalidInputError(f"chromosomes[{number}]", list(group), f"{REST!r} alone: it is all that is left")
+        if not group:
+            raise InvalidInputError(f"chromosomes[{number}]", [], f"at least one role, or {REST!r}")
+    if sum(REST in group for group in wanted) > 1:
+        raise InvalidInputError("chromosomes", [list(group) for group in wanted], f"{REST!r} at most once")
+    return tuple(() if REST in group else group for group in wanted)
 
 
 class CrossingSpace:
