@@ -114,7 +114,7 @@ class Distribution:
         """Standard deviations below which a gene would stay on one choice for ever: of the distance to the next, the
         share that pycma takes for its `integer_variables` (whose own handling wants whole numbers)."""
         share = min(0.2, 0.7 * self._es.sp.weights.mueff / len(self._settings.grid))
-        return share * np.array(self._settings.grid)
+        return np.asarray(share * np.array(self._settings.grid))
 
     def sample(self) -> Vector:
         """A new point, shape [genes]; takes one row of normal numbers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evomerge.errors import InvalidInputError
+from evomerge.optimizers.catcma import CatCma
 from evomerge.optimizers.cma_es import CmaEs
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genome import GenomeSearch
@@ -18,6 +19,7 @@ from evomerge.optimizers.swarm import Swarm
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "random": SobolSearch,
     "cma_es": CmaEs,
+    "catcma": CatCma,
     "como_cma_es": ComoCmaEs,
     "nsga2": Nsga2,
     "nsga3": Nsga3,

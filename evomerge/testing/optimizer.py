@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from evomerge.candidate import Evaluation, Genome, Proposal
 from evomerge.errors import EvomergeError
-from evomerge.optimizers.domain import Problem, real
+from evomerge.optimizers.domain import Domain, GeneKind, Problem, real
 from evomerge.optimizers.optimizer import Optimizer
 
 START: Genome = (0.25, 0.5, 0.625)
@@ -310,6 +310,63 @@ class LearningOptimizerContract(OptimizerContract):
         totals: list[float] = []
         for _ in range(100):
             evaluations = driver.answers(driver.ask(4))
+            driver.optimizer.tell(evaluations)
+            totals += [sum(e.values) for e in evaluations if e.values is not None]
+
+        assert median(totals[-100:]) > median(totals[:100])
+
+
+class MixedOptimizerContract(LearningOptimizerContract):
+    """For optimizers that take genes with choices, and gates; `names` False: all choices must be ordered."""
+
+    names: ClassVar[bool] = True
+
+    def mixed(self, seed: int = 0) -> Driver:
+        kinds = [
+            GeneKind(), GeneKind(choices=2), GeneKind(gate=1), GeneKind(choices=5, ordered=True),
+            GeneKind(choices=3, ordered=not self.names), GeneKind(choices=4, ordered=True, gate=1),
+        ]  # fmt: skip
+        start, seeds = (0.25, 0.25, 0.4, 0.5, 1 / 6, 0.875), ((0.8, 0.75, 0.1, 0.9, 5 / 6, 0.125),)
+        problem = Problem(Domain(start, tuple(kinds), seeds), self.num_objectives)
+        return Driver(self.make(problem, seed=seed), self.num_objectives)
+
+    @_inherited
+    @given(interleavings)
+    def test_choices_stand_at_their_places_and_gates_close(self, steps: list[Step]) -> None:
+        driver = self.mixed()
+        driver.play(steps)
+        driver.ask(30)
+        start, seed = (p.genome for p in driver.proposals[:2])
+
+        assert start == (0.25, 0.25, 0.4, 0.5, 1 / 6, 0.875)
+        assert seed == pytest.approx((0.8, 0.75, 0.1, 0.9, 5 / 6, 0.125))
+        for genome in (p.genome for p in driver.proposals):
+            assert genome[1] in (0.25, 0.75)
+            assert min(abs(genome[3] - place) for place in (0.1, 0.3, 0.5, 0.7, 0.9)) < 1e-12
+            assert min(abs(genome[4] - place) for place in (1 / 6, 0.5, 5 / 6)) < 1e-12
+            assert min(abs(genome[5] - place) for place in (0.125, 0.375, 0.625, 0.875)) < 1e-12
+            assert genome[1] > 0.5 or (genome[2], genome[5]) == (0.4, 0.875)
+
+    @_inherited
+    @given(interleavings, interleavings)
+    def test_a_restored_search_of_mixed_genes_goes_on_as_the_original(
+        self, before: list[Step], after: list[Step]
+    ) -> None:
+        original = self.mixed()
+        original.play(before)
+        state = original.optimizer.state()
+        restored = original.resumed(type(original.optimizer).from_state(state))
+        for driver in (original, restored):
+            driver.play([*after, Ask(3)])
+
+        assert restored.proposals == original.proposals
+        assert restored.optimizer.state() == original.optimizer.state()
+
+    def test_larger_is_better_with_mixed_genes(self) -> None:
+        driver = self.mixed()
+        totals: list[float] = []
+        for _ in range(100):
+            evaluations = [driver.scored(proposal) for proposal in driver.ask(4)]
             driver.optimizer.tell(evaluations)
             totals += [sum(e.values) for e in evaluations if e.values is not None]
 

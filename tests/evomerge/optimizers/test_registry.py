@@ -30,7 +30,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 def test_an_unknown_option_lists_the_known_ones():
-    with pytest.raises(InvalidInputError, match=r"popsize: got 8; expected one of diagonal, population, sigma"):
+    with pytest.raises(InvalidInputError, match=r"popsize: got 8; expected one of diagonal, max_fidelity, noise"):
         make("cma_es", real(START), seed=0, popsize=8)
 
 
