@@ -8,23 +8,23 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from evomerge.merge.calibration.entries import of_entries, of_whole
-from evomerge.merge.fused.combine import Combined
 from evomerge.merge.fused.measure import measured_of
-from evomerge.merge.fused.reading import bits_of, is_finite_bits
-from evomerge.merge.fused.run import Fused, fused
+from evomerge.merge.fused.reading import bits_of, memory
+from evomerge.merge.fused.run import Loop, fused
 from evomerge.merge.method import Block, Blocks
-from evomerge.merge.plan import Plan, TensorJob
+from evomerge.merge.plan import Plan, TensorJob, columns_of
 from evomerge.models.factors import Factors
 from evomerge.models.finite import check_finite, is_finite
 from evomerge.models.weights import Place
 
 BLOCK = 1 << 17
 """Entries merged at a time on a CPU: a handful of float32 blocks fit in a core's second-level cache."""
+HELD_BYTES = 1 << 24
+"""Bytes of a tensor and its counterparts up to which they stay in memory from the first reading to the last."""
 DEVICE_BLOCK = 1 << 26
 """The same elsewhere, where a kernel's launch must be worth its while."""
 
@@ -101,6 +101,30 @@ def _stored(tensor: Tensor, begin: int, end: int, fresh: Fresh | None) -> Tensor
     return entries
 
 
+def _held(work: TensorWork) -> TensorWork:
+    """A tensor that is read more than once: in memory of this thread, if it is small and not there yet."""
+    parts = [(work.base, work.fresh), *((operand.tensor, operand.fresh) for operand in work.operands.values())]
+    sizes = [tensor.numel() * tensor.element_size() for tensor, fresh in parts if fresh is not None]
+    if not sizes or sum(sizes) > HELD_BYTES:
+        return work
+    free = torch.from_numpy(memory("held", sum(sizes) + 64 * len(sizes), np.uint8))
+
+    def taken(tensor: Tensor, fresh: Fresh | None) -> Tensor:
+        nonlocal free
+        if fresh is None:
+            return tensor
+        number = tensor.numel() * tensor.element_size()
+        part, free = free[:number], free[-(-number // 64) * 64 :]
+        fresh.place.read(0, part.numpy().data)
+        found = part.view(tensor.dtype).view(tensor.shape)
+        if fresh.whose is not None and not is_finite(found):
+            check_finite(tensor, fresh.name, fresh.whose)
+        return found
+
+    operands = {s: replace(o, tensor=taken(o.tensor, o.fresh), fresh=None) for s, o in work.operands.items()}
+    return replace(work, base=taken(work.base, work.fresh), operands=operands, fresh=None)
+
+
 def _buffer(num_bytes: int) -> Tensor:
     """Bytes of this thread's own."""
     kept: Tensor | None = getattr(_LOCAL, "bytes", None)
@@ -134,9 +158,13 @@ Span = tuple[int, int]
 def blocks_of(
     plan: Plan, work: TensorWork, measured: Mapping[str, float], device: torch.device, span: Span | None = None
 ) -> Iterator[Block]:
-    """A tensor, or a span of it, in blocks: one, in the tensor's shape, for methods of grain `tensor`."""
+    """A tensor, or a span of it, in blocks: for methods of grain `tensor` one, in the tensor's shape, or some rows."""
+    if plan.by_rows(work.job):
+        for begin, end in row_steps(span or (0, work.base.numel()), columns_of(tuple(work.base.shape)), device):
+            yield _shaped(_entries(plan, work, measured, device, begin, end), work)
+        return
     if plan.method.grain_of(work.job.shared) == "tensor":
-        yield _whole(_entries(plan, work, measured, device, 0, work.base.numel()), work)
+        yield _shaped(_entries(plan, work, measured, device, 0, work.base.numel()), work)
         return
     for begin, end in _steps(span or (0, work.base.numel()), device):
         yield _entries(plan, work, measured, device, begin, end)
@@ -146,6 +174,16 @@ def _steps(span: Span, device: torch.device) -> Iterator[Span]:
     """A span in blocks, at least one."""
     length = BLOCK if device.type == "cpu" else DEVICE_BLOCK
     for begin in range(span[0], max(span[1], span[0] + 1), length):
+        yield begin, min(begin + length, span[1])
+
+
+def row_steps(span: Span, columns: int, device: torch.device) -> Iterator[Span]:
+    """A span of rows of so many entries in blocks of whole rows."""
+    if not columns:
+        yield span
+        return
+    length = max(1, (BLOCK if device.type == "cpu" else DEVICE_BLOCK) // columns) * columns
+    for begin in range(span[0], span[1], length):
         yield begin, min(begin + length, span[1])
 
 
@@ -182,13 +220,14 @@ def _needs_base(plan: Plan, work: TensorWork) -> bool:
     )
 
 
-def _whole(block: Block, work: TensorWork) -> Block:
-    """All entries, in the tensor's shape, matrices as (out × in)."""
+def _shaped(block: Block, work: TensorWork) -> Block:
+    """All entries, or those of some rows, in the tensor's shape, matrices as (out × in)."""
 
     def shaped(tensor: Tensor | None) -> Tensor | None:
         if tensor is None:
             return None
-        whole = tensor.view(work.base.shape)
+        whole = tensor.view(-1, *work.base.shape[1:]) if work.base.numel() else tensor.view(work.base.shape)
+        whole = whole if work.base.dim() else whole.view(())
         return whole.t().contiguous() if work.job.transposed else whole
 
     base = shaped(block.base)
@@ -208,7 +247,7 @@ def measure_model(
         return (work for work in works() if not work.job.buffer and work.job.per_source)
 
     if device.type == "cpu":
-        found = measured_of(plan, taking_part, _read_bits, lambda span: _steps(span, device), threads)
+        found = measured_of(plan, taking_part, lambda span: _steps(span, device), threads)
         if found is not None:
             return found
     return _measure(plan, lambda: (block for work in taking_part() for block in blocks_of(plan, work, {}, device)))
@@ -247,7 +286,7 @@ def merged_pieces(
         measured: as for `merge_into`.
         device: where the work is done.
         place: (first, last + 1) → memory for these entries, flat, of the final dtype.
-        span: all by default; grain `tensor` knows no other.
+        span: all by default; grain `tensor` knows no other, or whole rows.
 
     Raises:
         NonFiniteError: as `merge_into`.
@@ -256,8 +295,10 @@ def merged_pieces(
         yield from _copied(work, place, span or (0, work.base.numel()), device)
         return
     if measured is None:
+        if device.type == "cpu" and plan.method.measures(work.job.shared) == "tensor":
+            work = _held(work)
         measured = measure_tensor(plan, work, device)
-    loop = fused(plan, work, measured, work.job.dtype, _read_bits) if device.type == "cpu" else None
+    loop = fused(plan, work, measured, work.job.dtype) if device.type == "cpu" else None
     if loop is not None:
         yield from _fused_pieces(loop, plan, work, measured, place, span or (0, work.base.numel()))
         return
@@ -275,7 +316,7 @@ def merged_pieces(
 
 
 def _fused_pieces(
-    loop: Fused | Combined,
+    loop: Loop,
     plan: Plan,
     work: TensorWork,
     measured: Mapping[str, float],
@@ -283,7 +324,7 @@ def _fused_pieces(
     span: Span,
 ) -> Iterator[tuple[int, Tensor]]:
     device = torch.device("cpu")
-    for begin, end in _steps(span, device):
+    for begin, end in loop.spans(span, _steps(span, device)):
         piece = place(begin, end)
         finite = loop.merge(begin, end, bits_of(piece))
         if finite is None:
@@ -295,26 +336,12 @@ def _fused_pieces(
         yield begin, piece
 
 
-def _read_bits(tensor: Tensor, fresh: Fresh | None, begin: int, end: int, into: npt.NDArray[np.uint16]) -> None:
-    """Entries of a bfloat16 tensor on the CPU, as they are.
-
-    Raises:
-        NonFiniteError: they are fresh and hold NaN or infinity.
-    """
-    if fresh is None:
-        np.copyto(into, tensor.view(-1)[begin:end].view(torch.int16).numpy().view(np.uint16))
-        return
-    fresh.place.read(2 * begin, into.data.cast("B"))
-    if fresh.whose is not None and not is_finite_bits(into):
-        check_finite(tensor, fresh.name, fresh.whose)
-
-
 def measure_tensor(plan: Plan, work: TensorWork, device: torch.device) -> Mapping[str, float]:
     """What the method measures over one tensor before it merges it."""
     if plan.method.measures(work.job.shared) != "tensor":
         return {}
     if device.type == "cpu":
-        found = measured_of(plan, lambda: [work], _read_bits, lambda span: _steps(span, device), 1)
+        found = measured_of(plan, lambda: [work], lambda span: _steps(span, device), 1)
         if found is not None:
             return found
     return _measure(plan, lambda: blocks_of(plan, work, {}, device))

@@ -12,7 +12,7 @@ from evomerge.merge import blocks
 from evomerge.merge.blocks import Span
 from evomerge.merge.calibration.kinds import KINDS, MASK
 from evomerge.merge.method import kind_of
-from evomerge.merge.plan import Plan, TensorJob
+from evomerge.merge.plan import Plan, TensorJob, columns_of
 from evomerge.merge.workspace import FLOAT32, Extent
 
 SPAN = 1 << 22
@@ -55,15 +55,21 @@ def units_of(plan: Plan, jobs: Sequence[TensorJob], shapes: Shapes, computed: fr
 def _units(plan: Plan, job: TensorJob, shape: tuple[int, ...], computed: frozenset[str]) -> Iterator[Unit]:
     size, item = torch.Size(shape).numel(), job.dtype.itemsize
     whole = computed.intersection(("", *job.changed))
-    if plan.method.grain_of(job.shared) == "tensor" and not job.copy:
+    by_rows = plan.by_rows(job)
+    if plan.method.grain_of(job.shared) == "tensor" and not by_rows and not job.copy:
         yield _whole(plan, job, shape)
         return
-    held = FLOAT32 * min(size, blocks.BLOCK) * (3 * len(job.per_source) + _TEMPORARIES)
+    columns = max(columns_of(shape), 1) if by_rows else 1
+    held = FLOAT32 * min(size, max(blocks.BLOCK, columns)) * (3 * len(job.per_source) + _TEMPORARIES)
+    if by_rows and not job.copy:
+        held = min(held, _whole(plan, job, shape).memory)
     if job.copy or whole or job.factored or plan.method.measures(job.shared) == "tensor":
-        yield Unit(job, None, size * item, held + FLOAT32 * size * len(whole))
+        kept = 0 if job.copy else min(FLOAT32 * size * (len(job.per_source) + 1), blocks.HELD_BYTES)
+        yield Unit(job, None, size * item, held + kept + FLOAT32 * size * len(whole))
         return
-    for begin in range(0, max(size, 1), SPAN):
-        end = min(begin + SPAN, size)
+    length = max(1, SPAN // columns) * columns
+    for begin in range(0, max(size, 1), length):
+        end = min(begin + length, size)
         yield Unit(job, (begin, end), (end - begin) * item, held)
 
 
@@ -107,7 +113,7 @@ def check_memory(plan: Plan, units: Sequence[Unit], limit: int) -> None:
     """
     dearest = max(units, key=lambda unit: unit.memory, default=None)
     if dearest is not None and dearest.memory > limit:
-        whole = plan.method.grain_of(dearest.job.shared) == "tensor"
+        whole = plan.method.grain_of(dearest.job.shared) == "tensor" and not plan.by_rows(dearest.job)
         what = "whole tensors" if whole else "blocks of float32 (and whole deltas of adapters)"
         own = f", and holds {dearest.own} bytes beside the models' own" if dearest.own else ""
         allowed = f"at least {dearest.memory} bytes: {plan.method.name} works on {what}, here {dearest.job.name}{own}"

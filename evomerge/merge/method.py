@@ -171,6 +171,10 @@ def _always(shared: Values) -> bool:
     return True
 
 
+def _entire(shared: Values) -> bool:
+    return False
+
+
 def _never(num_sources: int, shared: Mapping[str, ParameterValue]) -> bool:
     return False
 
@@ -203,6 +207,9 @@ class Method:
         cost: the dearest thing that it does with a tensor, for planning and for tables.
         workspace: for methods of grain `tensor`: what `merge` (and `measure`) hold beside what they are given, the
             result included.
+        rowwise: whether, given the shared parameters, a method of grain `tensor` may be shown some rows at a time
+            (slices of the tensor's first dimension; a vector is one row).
+        stages: names of the stages that it is a chain of, where recipes can set all of their parameters.
         combination: for methods whose merge is one: where it holds, whatever the grain, entries can be merged by
             themselves.
     """
@@ -227,6 +234,8 @@ class Method:
     ordered: bool = False
     cost: Cost = "elementwise"
     workspace: Workspace = RESULT
+    rowwise: Callable[[Values], bool] = _entire
+    stages: tuple[str, ...] = ()
     combination: Combination | None = None
 
     def grain_of(self, shared: Values) -> Grain:

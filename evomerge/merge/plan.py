@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -78,6 +79,11 @@ class TensorJob:
         return self.origin.sources[source] if self.origin is not None else self.name
 
 
+def columns_of(shape: tuple[int, ...]) -> int:
+    """Entries of a row of a matrix (of a slice of the first dimension, if there are more); of a vector, all."""
+    return math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a recipe asks for.
@@ -100,10 +106,15 @@ class Plan:
         found = {self.method.measures(job.shared) for job in self.jobs if job.per_source}
         return "model" if "model" in found else "tensor" if "tensor" in found else "nothing"
 
+    def by_rows(self, job: TensorJob) -> bool:
+        """Whether the method may be shown some rows of a tensor at a time."""
+        return self.method.grain_of(job.shared) == "tensor" and self.method.rowwise(job.shared) and not job.transposed
+
     @property
     def grain(self) -> Grain:
-        """The widest that the method has to see of any tensor at a time."""
-        found = {self.method.grain_of(job.shared) for job in self.jobs if job.per_source}
+        """The widest that the method has to see of any tensor at a time; some rows count as entries."""
+        jobs = [job for job in self.jobs if job.per_source and not self.by_rows(job)]
+        found = {self.method.grain_of(job.shared) for job in jobs}
         return "tensor" if "tensor" in found else "entry"
 
 

@@ -223,6 +223,8 @@ def compose(
         ordered=any(s.ordered for s in stages),
         cost=max((s.cost for s in stages), key=_COSTS.index),
         workspace=chain.workspace,
+        rowwise=chain.rowwise,
+        stages=() if fixed else tuple(stage.name for stage in stages),
     )
 
 
@@ -251,6 +253,10 @@ class _Chain:
         if "model" in scopes:
             return "model"
         return "tensor" if "tensor" in scopes and self.in_parts(shared) else "nothing"
+
+    def rowwise(self, shared: Values) -> bool:
+        """Whether a chain of grain `tensor` may be shown some rows at a time."""
+        return self.grain == "tensor" and self.in_parts(self.values(shared))
 
     def in_parts(self, shared: Values) -> bool:
         """Whether no stage needs more than some entries, or some rows, of a tensor at a time."""
@@ -356,7 +362,7 @@ def _rows(block: Block) -> Iterator[Block]:
         deltas = {source: None if d is None else d[rows] for source, d in block.deltas.items()}
         statistics = of_whole(block.statistics, itemgetter(rows))
         yield replace(
-            block, base=block.base[rows], deltas=deltas, statistics=statistics, offset=begin * row
+            block, base=block.base[rows], deltas=deltas, statistics=statistics, offset=block.offset + begin * row
         )
 
 

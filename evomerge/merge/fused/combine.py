@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from evomerge.merge.fused.reading import bits_of, is_finite_bits, memory
+from evomerge.merge.fused.reading import Raw, address, look, stored
 from evomerge.merge.method import Combination
 from evomerge.merge.plan import Plan
 from evomerge.merge.primitives.aggregate import heaviest
 from evomerge.merge.primitives.gram import LANES, Gram
-from evomerge.models.finite import check_finite
 
 if TYPE_CHECKING:
-    from evomerge.merge.blocks import Fresh, Span, TensorWork
-
-Raw = npt.NDArray[np.uint16]
+    from evomerge.merge.blocks import Span, TensorWork
 
 
 class _Vectors:
@@ -35,8 +31,8 @@ class _Vectors:
     def at(self, begin: int, end: int) -> tuple[npt.NDArray[np.uint64], np.uint64, list[Raw]]:
         """Addresses of the vectors and of θ0, and what must be kept while they are read."""
         work = self._work
-        rows = {name: _bits(o.tensor, o.fresh, begin, end, name) for name, o in work.operands.items()}
-        base = _bits(work.base, work.fresh, begin, end, "") if self._needs_base else next(iter(rows.values()))
+        rows = {name: stored(o.tensor, o.fresh, begin, end, name) for name, o in work.operands.items()}
+        base = stored(work.base, work.fresh, begin, end, "") if self._needs_base else next(iter(rows.values()))
         found = [rows.get(name, base) for name in self.names]
         return np.array([address(row) for row in found], np.uint64), np.uint64(address(base)), [*rows.values(), base]
 
@@ -62,6 +58,10 @@ class Combined:
         self._used[self._anchor] = False
         self._hidden = not all(self._weights[~np.array(unchanged)])
 
+    def spans(self, span: Span, steps: Iterable[Span]) -> Iterable[Span]:
+        """What may be merged at a time: whatever `steps` says."""
+        return steps
+
     def merge(self, begin: int, end: int, out: Raw) -> bool:
         """Merge entries; whether all are finite.
 
@@ -75,7 +75,7 @@ class Combined:
             )
         )
         if self._hidden or not finite:  # else what is not finite would show in the result
-            _look(self._work, begin, end)
+            look(self._work, begin, end)
         del kept
         return finite
 
@@ -94,32 +94,5 @@ def coefficients_of(plan: Plan, work: TensorWork, steps: Callable[[Span], Iterab
         del kept
     products = gram.products
     if not np.isfinite(products).all():  # finite bfloat16 entries have finite products
-        _look(work, 0, work.base.numel())
+        look(work, 0, work.base.numel())
     return of.coefficients(work.job, products)
-
-
-def address(row: Raw) -> int:
-    """Where an array's first entry lies."""
-    found: int = row.__array_interface__["data"][0]
-    return found
-
-
-def _bits(tensor: Tensor, fresh: Fresh | None, begin: int, end: int, name: str) -> Raw:
-    """Entries where they lie; fresh ones in memory of this thread that the next call of this name uses again. Nobody
-    has looked at those for NaN."""
-    if fresh is None:
-        return bits_of(tensor.view(-1)[begin:end])
-    row: Raw = memory(f"row of {name}", end - begin, np.uint16)
-    fresh.place.read(2 * begin, row.data.cast("B"))
-    return row
-
-
-def _look(work: TensorWork, begin: int, end: int) -> None:
-    """Look at fresh entries of all operands.
-
-    Raises:
-        NonFiniteError: they hold NaN or infinity.
-    """
-    for tensor, fresh in ((work.base, work.fresh), *((o.tensor, o.fresh) for o in work.operands.values())):
-        if fresh is not None and fresh.whose is not None and not is_finite_bits(_bits(tensor, fresh, begin, end, "")):
-            check_finite(tensor, fresh.name, fresh.whose)

@@ -40,169 +40,33 @@ def compiled(loop: Loop) -> Loop:
     return made
 
 
+def _entries_typed(context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], ir.IntType(16).as_pointer())
+
+    return types.CPointer(types.uint16)(types.uint64), generate
+
+
+def _wide_typed(context: Any, bits: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        upper = builder.shl(builder.zext(values[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(upper, ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
+entries_at = intrinsic(_entries_typed)
+"""Address → where bfloat16 entries begin."""
+wide_of = intrinsic(_wide_typed)
+"""bfloat16 → float32."""
+
+
 @compiled
-def _round(sum_T: Any, out_T: Any, number: int) -> None:  # pragma: no cover  # compiled
-    """float32 to bfloat16: to the nearest, ties to even."""
-    bits = sum_T.view(np.uint32)
+def bits_of_deltas(base_N: Any, raw_N: Any, number: int, bits: Any) -> None:  # pragma: no cover  # compiled
+    """Bits of the first |θ − θ0|: those of non-negative floats order like the floats."""
+    delta = bits.view(np.float32)
     for i in range(number):
-        out_T[i] = np.uint16((bits[i] + (HALF + ((bits[i] >> U16) & ONE))) >> U16)
-
-
-@compiled
-def _widen(raw_T: Any, wide_T: Any, number: int) -> None:  # pragma: no cover  # compiled
-    bits = wide_T.view(np.uint32)
-    for i in range(number):
-        bits[i] = np.uint32(raw_T[i]) << U16
-
-
-@compiled
-def has_negative_zero(raw_N: Any) -> bool:  # pragma: no cover  # compiled
-    """Whether −0 is among the entries: where a task vector is 0 its sign would matter then."""
-    found = np.uint16(0)
-    for i in range(len(raw_N)):
-        found |= np.uint16(raw_N[i] == np.uint16(0x8000))
-    return bool(found > 0)
-
-
-@compiled
-def _votes(
-    base_N: Any,
-    raw_KN: Any,
-    draws_KN: Any,
-    rule_K: Any,
-    scale_KS: Any,
-    begin: int,
-    number: int,
-    center: Any,
-    vote_KT: Any,
-) -> None:  # pragma: no cover  # compiled
-    """Sparsified, rescaled, weighed task vectors of a tile.
-
-    rule_K: 0 keeps all, 1 what reaches the threshold scale_KS[k, 0], 2 entries whose draw is below draws' bound,
-    which scale_KS[k, 0] holds as float bits; columns 1 and 2 are factors.
-    """
-    bounds = scale_KS.view(np.uint32)
-    for k in range(len(rule_K)):
-        vote = vote_KT[k]
-        _widen(raw_KN[k, begin:], vote, number)
-        factor, weight = scale_KS[k, 1], scale_KS[k, 2]
-        if rule_K[k] == 1:
-            threshold = scale_KS[k, 0]
-            for i in range(number):
-                delta = vote[i] - center[i]
-                kept = delta if abs(delta) >= threshold else F0
-                vote[i] = kept * weight
-        elif rule_K[k] == 2:
-            bound = bounds[k, 0]
-            draws = draws_KN[k, begin:]
-            for i in range(number):
-                keep = F1 if draws[i] < bound else F0
-                vote[i] = ((vote[i] - center[i]) * keep * factor) * weight
-        else:
-            for i in range(number):
-                vote[i] = (vote[i] - center[i]) * factor * weight
-
-
-@compiled
-def total_of(
-    base_N: Any, raw_KN: Any, draws_KN: Any, rule_K: Any, scale_KS: Any, lam: Any, out_N: Any
-) -> None:  # pragma: no cover  # compiled
-    """θ0 + λ·Σ votes."""
-    size, sources = raw_KN.shape[1], len(rule_K)
-    center, total = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    vote_KT = np.empty((sources, TILE), np.float32)
-    for begin in range(0, size, TILE):
-        number = min(TILE, size - begin)
-        _widen(base_N[begin:], center, number)
-        _votes(base_N, raw_KN, draws_KN, rule_K, scale_KS, begin, number, center, vote_KT)
-        for i in range(number):
-            total[i] = vote_KT[0, i]
-        for k in range(1, sources):
-            for i in range(number):
-                total[i] += vote_KT[k, i]
-        for i in range(number):
-            total[i] = total[i] * lam + center[i]
-        _round(total, out_N[begin:], number)
-
-
-@compiled
-def _elected(vote_KT: Any, sign_T: Any, number: int) -> None:  # pragma: no cover  # compiled
-    """sign Σ votes: −1, 0 or 1."""
-    for i in range(number):
-        sign_T[i] = vote_KT[0, i]
-    for k in range(1, len(vote_KT)):
-        for i in range(number):
-            sign_T[i] += vote_KT[k, i]
-    for i in range(number):
-        sign_T[i] = (F1 if sign_T[i] > F0 else F0) - (F1 if sign_T[i] < F0 else F0)
-
-
-@compiled
-def disjoint(
-    base_N: Any, raw_KN: Any, draws_KN: Any, rule_K: Any, scale_KS: Any, divide_K: Any, tie: Any, lam: Any, out_N: Any
-) -> None:  # pragma: no cover  # compiled
-    """θ0 + λ·(Σ of the votes with the elected sign [/ Σ of their divisors]).
-
-    divide_K: what each source that agrees adds to the divisor; empty: nothing is divided.
-    """
-    size, sources = raw_KN.shape[1], len(rule_K)
-    center, sign, total, divisor = (
-        np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32),
-    )  # fmt: skip
-    vote_KT = np.empty((sources, TILE), np.float32)
-    for begin in range(0, size, TILE):
-        number = min(TILE, size - begin)
-        _widen(base_N[begin:], center, number)
-        _votes(base_N, raw_KN, draws_KN, rule_K, scale_KS, begin, number, center, vote_KT)
-        _elected(vote_KT, sign, number)
-        for i in range(number):
-            sign[i] = sign[i] if sign[i] != F0 else tie
-            total[i] = F0
-            divisor[i] = F0
-        for k in range(sources):
-            part = divide_K[k] if len(divide_K) else F0
-            for i in range(number):
-                agrees = vote_KT[k, i] * sign[i] > F0
-                total[i] += vote_KT[k, i] if agrees else F0
-                divisor[i] += part if agrees else F0
-        if len(divide_K):
-            for i in range(number):
-                total[i] /= divisor[i] if divisor[i] != F0 else F1
-        for i in range(number):
-            total[i] = total[i] * lam + center[i]
-        _round(total, out_N[begin:], number)
-
-
-@compiled
-def majority(
-    base_N: Any, raw_KN: Any, draws_KN: Any, rule_K: Any, scale_KS: Any
-) -> int:  # pragma: no cover  # compiled
-    """Σ of all elected signs."""
-    size, sources = raw_KN.shape[1], len(rule_K)
-    center, sign = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    vote_KT = np.empty((sources, TILE), np.float32)
-    count = 0
-    for begin in range(0, size, TILE):
-        number = min(TILE, size - begin)
-        _widen(base_N[begin:], center, number)
-        _votes(base_N, raw_KN, draws_KN, rule_K, scale_KS, begin, number, center, vote_KT)
-        _elected(vote_KT, sign, number)
-        inside = F0  # whole numbers up to 2048: exact
-        for i in range(number):
-            inside += sign[i]
-        count += int(inside)
-    return count
-
-
-@compiled
-def _bits(base_N: Any, raw_N: Any, begin: int, number: int, bits_T: Any) -> None:  # pragma: no cover  # compiled
-    """Bits of |θ − θ0|."""
-    delta = bits_T.view(np.float32)
-    wide = np.empty(TILE, np.float32)
-    _widen(raw_N[begin:], delta, number)
-    _widen(base_N[begin:], wide, number)
-    for i in range(number):
-        delta[i] = abs(delta[i] - wide[i])
+        delta[i] = abs(wide_of(raw_N[i]) - wide_of(base_N[i]))
 
 
 @compiled
@@ -212,7 +76,7 @@ def upper_counts(base_N: Any, raw_N: Any, counts: Any) -> None:  # pragma: no co
     bits = np.empty(TILE, np.uint32)
     for begin in range(0, len(raw_N), TILE):
         number = min(TILE, len(raw_N) - begin)
-        _bits(base_N, raw_N, begin, number, bits)
+        bits_of_deltas(base_N[begin:], raw_N[begin:], number, bits)
         whole = number - number % 2
         for i in range(0, whole, 2):
             counts[0, bits[i] >> np.uint32(LOW_BITS)] += 1
@@ -229,7 +93,7 @@ def inside(base_N: Any, raw_N: Any, high: int, out: Any) -> int:  # pragma: no c
     found = 0
     for begin in range(0, len(raw_N), TILE):
         number = min(TILE, len(raw_N) - begin)
-        _bits(base_N, raw_N, begin, number, bits)
+        bits_of_deltas(base_N[begin:], raw_N[begin:], number, bits)
         for i in range(number):  # no branch: it could not be foreseen
             out[found] = bits[i]
             found += int((bits[i] >> np.uint32(LOW_BITS)) == wanted)

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from evomerge.merge.combined import unmeasured
 from evomerge.merge.fused.combine import Combined
-from evomerge.merge.fused.form import Form, form_of
-from evomerge.merge.fused.reading import Raw, is_finite_bits, memory
-from evomerge.merge.plan import Plan
-from evomerge.merge.primitives.sparsify import DRAWS_PER_COUNT, mask_key, resolved
+from evomerge.merge.fused.form import Form, Vote, form_of
+from evomerge.merge.fused.reading import Raw, address, look, stored
+from evomerge.merge.plan import Plan, columns_of
+from evomerge.merge.primitives.sparsify import bounds_by_rank, mask_key
 
 if TYPE_CHECKING:
-    from evomerge.merge.blocks import TensorWork
+    from evomerge.merge.blocks import Span, TensorWork
 
 LEAST_ENTRIES = 1 << 18
 """Models without a tensor of this size are merged before the compiled loops would even be loaded."""
-_RULES = {"nothing": 0, "trim": 1, "bernoulli": 2}
+MOST_COLUMNS = 1 << 16
+"""Entries of a row whose ranks the loops count."""
 _RESOLUTION = 2**32
-
-Read = Callable[[Tensor, Any, int, int, Raw], None]
-"""(tensor, where it is fresh from, first, last + 1, memory): fills the memory with the entries' bits."""
 
 
 @cache
@@ -39,92 +36,107 @@ def installed() -> bool:
 
 
 class Fused:
-    """One tensor's merge, if there is a loop for it.
+    """One tensor's merge of sparsified task vectors."""
 
-    Args:
-        read: how bits of a tensor come into memory.
-    """
+    def __init__(self, plan: Plan, work: TensorWork, form: Form) -> None:
+        from evomerge.merge.fused import votes
 
-    def __init__(self, plan: Plan, work: TensorWork, form: Form, read: Read) -> None:
-        from evomerge.merge.fused import kernels
+        self._loops, self._work, self._form = votes, work, form
+        keys = [mask_key(plan.seed, source, work.job.name) for source in form.votes]
+        self._keys = np.array([[key % 2**64, key >> 64] for key in keys], np.uint64)
+        self._rules = np.array([_rule(vote) for vote in form.votes.values()])
+        self._scales = np.zeros((len(form.votes), 4), np.float32)
+        with np.errstate(over="ignore"):  # infinity, as for torch: the result will be refused
+            for scale, vote in zip(self._scales, form.votes.values(), strict=True):
+                scale[:] = vote.low, vote.high, vote.factor, vote.weight
+                if vote.keeps == "drawn":
+                    scale.view(np.uint32)[votes.LOW] = round(vote.density * _RESOLUTION)
+            self._divide = np.array([*(form.divide or {}).values()], np.float32)
+            self._scale, self._tie = np.float32(form.scale), np.float32(form.tie)
+        ranked = any(vote.keeps == "ranked" for vote in form.votes.values())
+        self._columns = columns_of(tuple(work.base.shape)) if ranked else 0
+        self._by_rank = np.array([_by_rank(vote, self._columns) for vote in form.votes.values()])
 
-        self._kernels, self._work, self._form, self._read = kernels, work, form, read
-        self._unused = [source for source in work.operands if source not in form.sources]
-        self._keys = [mask_key(plan.seed, source, work.job.name) for source in form.sources]
-        self._scales = np.zeros((len(form.sources), 3), np.float32)
-        self._rules = np.full(len(form.sources), _RULES[form.sparsify])
-        for k, source in enumerate(form.sources):
-            with np.errstate(over="ignore"):  # infinity, as for torch: the result will be refused
-                self._scales[k, 1:] = form.factors.get(source, 1.0), form.weights[source]
-            self._set_bound(k, source)
+    def spans(self, span: Span, steps: Iterable[Span]) -> Iterable[Span]:
+        """What may be merged at a time: whole rows where ranks count, else what `steps` says."""
+        from evomerge.merge.blocks import row_steps
+
+        return row_steps(span, self._columns, torch.device("cpu")) if self._columns else steps
 
     def merge(self, begin: int, end: int, into: Raw) -> bool | None:
         """Merge entries into memory for their bits; whether all are finite, or None where the torch path has to do
-        it."""
-        form, kernels = self._form, self._kernels
-        self._look_at_unused(begin, end)
-        raw = self._raw(begin, end)
-        if kernels.has_negative_zero(raw[0]):
-            return None
-        scale = np.float32(form.scale)
-        if form.kind == "total":
-            kernels.total_of(raw[0], raw[1:], self._draws(begin, end), self._rules, self._scales, scale, into)
-            return is_finite_bits(into)
-        divide = [] if form.divide is None else [form.divide[source] for source in form.sources]
-        kernels.disjoint(
-            raw[0], raw[1:], self._draws(begin, end), self._rules, self._scales, np.array(divide, np.float32),
-            np.float32(form.tie), scale, into,
+        it.
+
+        Raises:
+            NonFiniteError: an operand holds NaN or infinity.
+        """
+        at, base_at, kept = self._rows(begin, end)
+        met = self._loops.merge(
+            at, base_at, begin, self._columns, self._rules, self._scales, self._keys, self._by_rank, self._form.elects,
+            self._divide, self._tie, self._scale, into,
         )  # fmt: skip
-        return is_finite_bits(into)
+        del kept
+        self._check(met, begin, end)
+        return None if met & self._loops.NEGATIVE_ZERO else not met & self._loops.ODD_OUTPUT
 
     def majority(self, begin: int, end: int) -> int:
-        """Σ of the signs that the entries elect."""
-        raw = self._raw(begin, end)
-        return int(self._kernels.majority(raw[0], raw[1:], self._draws(begin, end), self._rules, self._scales))
+        """Σ of the signs that the entries elect.
 
-    def _set_bound(self, k: int, source: str) -> None:
-        if self._form.sparsify == "trim":
-            self._scales[k, 0] = self._form.bounds[source]
-        elif self._form.sparsify == "bernoulli":
-            bound = round(resolved(self._form.bounds[source]) * _RESOLUTION)
-            if bound == _RESOLUTION:
-                self._rules[k] = _RULES["nothing"]
-            else:
-                self._scales.view(np.uint32)[k, 0] = bound
+        Raises:
+            NonFiniteError: an operand holds NaN or infinity.
+        """
+        at, base_at, kept = self._rows(begin, end)
+        count, met = self._loops.majority(
+            at, base_at, end - begin, begin, self._columns, self._rules, self._scales, self._keys, self._by_rank
+        )
+        del kept
+        self._check(met, begin, end)
+        return int(count)
 
-    def _raw(self, begin: int, end: int) -> Raw:
-        """The base and the sources, a row each."""
-        return read_rows(self._work, self._form.sources, begin, end, self._read, base=True)
+    def _rows(self, begin: int, end: int) -> tuple[npt.NDArray[np.uint64], np.uint64, list[Raw]]:
+        """Addresses of the sources and of θ0, and what must be kept while they are read."""
+        work = self._work
+        operands = {source: work.operands[source] for source in self._form.votes}
+        rows = [stored(o.tensor, o.fresh, begin, end, source) for source, o in operands.items()]
+        base = stored(work.base, work.fresh, begin, end, "")
+        return np.array([address(row) for row in rows], np.uint64), np.uint64(address(base)), [*rows, base]
 
-    def _look_at_unused(self, begin: int, end: int) -> None:
-        """A source of weight 0 is read for what reading finds: NaN and infinity."""
-        for source in self._unused:
-            operand = self._work.operands[source]
-            self._read(operand.tensor, operand.fresh, begin, end, memory("unused", end - begin, np.uint16))
-
-    def _draws(self, begin: int, end: int) -> npt.NDArray[np.uint32]:
-        if self._form.sparsify != "bernoulli":
-            return np.empty((len(self._keys), 0), np.uint32)
-        first, skipped = divmod(begin, DRAWS_PER_COUNT)
-        counts = -(-(skipped + end - begin) // DRAWS_PER_COUNT)
-        numbers = memory("draws", len(self._keys) * counts * DRAWS_PER_COUNT // 2, np.uint64)
-        rows = numbers.reshape(len(self._keys), -1)
-        for key, row in zip(self._keys, rows, strict=True):
-            self._kernels.philox(np.uint64(key % 2**64), np.uint64(key >> 64), np.uint64(first), row)
-        found = rows.view(np.uint32)
-        return found if skipped == 0 else np.ascontiguousarray(found[:, skipped:])
+    def _check(self, met: int, begin: int, end: int) -> None:
+        if met & self._loops.ODD_INPUT:
+            look(self._work, begin, end)
 
 
-def fused(
-    plan: Plan, work: TensorWork, measured: Mapping[str, float], out: torch.dtype, read: Read
-) -> Fused | Combined | None:
+def _rule(vote: Vote) -> int:
+    from evomerge.merge.fused import votes
+
+    if vote.keeps == "ranked":
+        return votes.RANKED_INVERSE if vote.inverse else votes.RANKED
+    return {"all": votes.ALL, "band": votes.BAND, "drawn": votes.DRAWN}[vote.keeps]
+
+
+def _by_rank(vote: Vote, columns: int) -> npt.NDArray[np.uint32]:
+    if vote.keeps != "ranked":
+        return np.zeros(columns, np.uint32)
+    return bounds_by_rank(columns, vote.density, vote.epsilon).numpy().astype(np.uint32)
+
+
+Loop = Fused | Combined
+
+
+def fused(plan: Plan, work: TensorWork, measured: Mapping[str, float], out: torch.dtype) -> Loop | None:
     """The compiled merge of a tensor; None where there is none."""
     if out != torch.bfloat16 or not worth_it(work.base.numel()) or not usable(work):
         return None
     if (combination := plan.method.combination_for(work.job.shared)) is not None:
         return Combined(combination, work, measured or unmeasured(combination, work.job))
     form = form_of(plan, work.job, measured)
-    return Fused(plan, work, form, read) if form is not None else None
+    return Fused(plan, work, form) if form is not None and fits(form, work) else None
+
+
+def fits(form: Form, work: TensorWork) -> bool:
+    """Whether the loops can merge a tensor of this shape."""
+    ranked = any(vote.keeps == "ranked" for vote in form.votes.values())
+    return not ranked or 0 < columns_of(tuple(work.base.shape)) < MOST_COLUMNS
 
 
 def worth_it(num_entries: int) -> bool:
@@ -140,15 +152,3 @@ def usable(work: TensorWork) -> bool:
         and all(t.dtype == torch.bfloat16 and t.device.type == "cpu" for t in tensors)
         and all(operand.kind == "weights" for operand in work.operands.values())
     )
-
-
-def read_rows(work: TensorWork, sources: Sequence[str], begin: int, end: int, read: Read, *, base: bool) -> Raw:
-    """θ0's and the sources' bits, in memory of this thread that is used again."""
-    size = (len(sources) + 1) * (end - begin)
-    rows: Raw = memory("rows", size, np.uint16).reshape(len(sources) + 1, end - begin)
-    if base:
-        read(work.base, work.fresh, begin, end, rows[0])
-    for row, source in zip(rows[1:], sources, strict=True):
-        operand = work.operands[source]
-        read(operand.tensor, operand.fresh, begin, end, row)
-    return rows

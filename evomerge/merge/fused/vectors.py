@@ -11,37 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import carray
 
-from evomerge.merge.fused.kernels import HALF, ONE, TILE, U16, compiled
+from evomerge.merge.fused.kernels import HALF, ONE, TILE, U16, compiled, entries_at, wide_of
 from evomerge.merge.primitives.gram import LANES
 
 _UNROLLED = 4
 _GRAM_TILE = _UNROLLED * LANES
 _EXPONENT = np.uint16(0x7F80)
-
-
-def _entries_typed(context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.inttoptr(values[0], ir.IntType(16).as_pointer())
-
-    return types.CPointer(types.uint16)(types.uint64), generate
-
-
-def _wide_typed(context: Any, bits: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        upper = builder.shl(builder.zext(values[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
-        return builder.bitcast(upper, ir.FloatType())
-
-    return types.float32(types.uint16), generate
-
-
-_entries = intrinsic(_entries_typed)
-"""Address → where bfloat16 entries begin."""
-_wide = intrinsic(_wide_typed)
-"""bfloat16 → float32."""
 
 
 @compiled
@@ -60,8 +37,8 @@ def combination(
         Whether every result is finite.
     """
     size = len(out_N)
-    base_N = carray(_entries(base_at), size)
-    anchor_N = carray(_entries(at_K[anchor]), size)
+    base_N = carray(entries_at(base_at), size)
+    anchor_N = carray(entries_at(at_K[anchor]), size)
     base, center, total = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     bits = total.view(np.uint32)
     worst = np.uint16(0)
@@ -71,23 +48,23 @@ def combination(
         if from_base:
             raw_base = base_N[begin : begin + number]
             for i in range(number):
-                base[i] = _wide(raw_base[i])
-                center[i] = _wide(raw[i]) - base[i]
+                base[i] = wide_of(raw_base[i])
+                center[i] = wide_of(raw[i]) - base[i]
         else:
             for i in range(number):
-                center[i] = _wide(raw[i])
+                center[i] = wide_of(raw[i])
         for i in range(number):
             total[i] = center[i] * whole
         for k in range(len(at_K)):
             if used_K[k]:
                 weight = weights_K[k]
-                raw = carray(_entries(at_K[k]), size)[begin : begin + number]
+                raw = carray(entries_at(at_K[k]), size)[begin : begin + number]
                 if from_base:
                     for i in range(number):
-                        total[i] += ((_wide(raw[i]) - base[i]) - center[i]) * weight
+                        total[i] += ((wide_of(raw[i]) - base[i]) - center[i]) * weight
                 else:
                     for i in range(number):
-                        total[i] += (_wide(raw[i]) - center[i]) * weight
+                        total[i] += (wide_of(raw[i]) - center[i]) * weight
         if from_base:
             for i in range(number):
                 total[i] += base[i]
@@ -109,21 +86,21 @@ def gram(
         size: number of entries.
         skipped: the lane of the first.
     """
-    base_N = carray(_entries(base_at), size)
+    base_N = carray(entries_at(base_at), size)
     wide_KT = np.empty((len(at_K), _GRAM_TILE), np.float64)
     begin = 0
     while begin < size:
         first = (skipped + begin) % LANES
         number = min(_GRAM_TILE - first, size - begin)
         for k in range(len(at_K)):
-            raw, wide = carray(_entries(at_K[k]), size)[begin : begin + number], wide_KT[k]
+            raw, wide = carray(entries_at(at_K[k]), size)[begin : begin + number], wide_KT[k]
             if from_base:
                 raw_base = base_N[begin : begin + number]
                 for i in range(number):
-                    wide[i] = np.float64(_wide(raw[i]) - _wide(raw_base[i]))
+                    wide[i] = np.float64(wide_of(raw[i]) - wide_of(raw_base[i]))
             else:
                 for i in range(number):
-                    wide[i] = np.float64(_wide(raw[i]))
+                    wide[i] = np.float64(wide_of(raw[i]))
         pair = 0
         for j in range(len(at_K)):
             for k in range(j + 1):

@@ -106,12 +106,24 @@ def probabilities_by_rank(delta: Tensor, density: float, epsilon: float) -> Tens
 
     Source: Deep et al. 2024, DELLA-Merging, arXiv:2406.11617, section 3.1 (window size = 2 epsilon).
     """
-    columns = delta.shape[1]
     order = _ascending(delta)
-    position = torch.arange(columns, dtype=torch.float64, device=delta.device) / max(columns - 1, 1)
-    by_rank = density + epsilon * (2 * position - 1 if columns > 1 else position)
-    bounds = (by_rank * _RESOLUTION).round() / _RESOLUTION
+    bounds = bounds_by_rank(delta.shape[1], density, epsilon).to(delta.device) / _RESOLUTION
     return torch.empty_like(delta, dtype=torch.float64).scatter_(1, order, bounds.expand_as(delta))
+
+
+def bounds_by_rank(columns: int, density: float, epsilon: float) -> Tensor:
+    """What a 32-bit number must be below to keep the entry of each rank of a row, the smallest first; see
+    `probabilities_by_rank`.
+
+    Returns:
+        float64 tensor of whole numbers, of shape [columns].
+
+    >>> (bounds_by_rank(3, density=0.5, epsilon=0.25) / 2**32).tolist()
+    [0.25, 0.5, 0.75]
+    """
+    position = torch.arange(columns, dtype=torch.float64) / max(columns - 1, 1)
+    by_rank = density + epsilon * (2 * position - 1 if columns > 1 else position)
+    return (by_rank * _RESOLUTION).round()
 
 
 def _ascending(delta: Tensor) -> Tensor:

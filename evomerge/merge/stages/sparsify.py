@@ -13,7 +13,7 @@ from evomerge.merge import standard as p
 from evomerge.merge.method import Parameter
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import sum_of
-from evomerge.merge.primitives.measure import Rows, count_kept, inner, kth_largest, kth_magnitudes
+from evomerge.merge.primitives.measure import Rows, first_kept, inner, kth_largest, kth_magnitudes, last_kept
 from evomerge.merge.primitives.sparsify import above, band, trim
 from evomerge.merge.stage import Stage, State, States, by_scope
 
@@ -46,19 +46,9 @@ def _edges(states: States) -> Mapping[str, float]:
     first = next(iter(states()))
     bands = {s: (d, _of_sources(first, "gamma")[s]) for s, d in _of_sources(first, "density").items() if d < 1}
     rows = _rows(states, ("density", "gamma"))
-    low = kth_largest(rows, {s: partial(_last_kept, *band) for s, band in bands.items()})
-    high = kth_largest(rows, {s: partial(_first_kept, *band) for s, band in bands.items() if band[1] > 0})
+    low = kth_largest(rows, {s: partial(last_kept, *band) for s, band in bands.items()})
+    high = kth_largest(rows, {s: partial(first_kept, *band) for s, band in bands.items() if band[1] > 0})
     return {f"low {s}": value for s, value in low.items()} | {f"high {s}": value for s, value in high.items()}
-
-
-def _first_kept(density: float, gamma: float, size: int) -> int:
-    """Rank of the largest entry that is kept: the density has to be reached, even if that spares some of the top."""
-    return min(int(gamma * size), size - count_kept(density, size)) + 1 if size and density > 0 else 0
-
-
-def _last_kept(density: float, gamma: float, size: int) -> int:
-    first = _first_kept(density, gamma, size)
-    return first - 1 + count_kept(density, size) if first else 0
 
 
 def _band(state: State) -> State:
