@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from evomerge.candidate import Evaluation
 from evomerge.errors import InvalidInputError
 from evomerge.optimizers.domain import LineageDomain, Problem
@@ -79,5 +81,5 @@ def check_responses(evaluation: Evaluation, num_objectives: int, layout: tuple[i
         raise ValueError(f"trial {trial}: expected scores on items of {num_objectives} objectives, got {len(sizes)}")
     if layout is not None and sizes != layout:
         raise ValueError(f"trial {trial}: expected scores on {layout} items as others of its generation, got {sizes}")
-    if 0 in sizes or not all(math.isfinite(score) for block in responses for score in block):
+    if 0 in sizes or not all(np.isfinite(block).all() for block in responses):
         raise ValueError(f"trial {trial}: expected one or more finite scores on items for each objective")
