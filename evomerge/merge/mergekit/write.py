@@ -14,6 +14,7 @@ from typing import Any
 
 from evomerge.errors import InvalidInputError
 from evomerge.merge.mergekit.methods import METHODS, Correspondence, Term
+from evomerge.merge.mergekit.path import path_slices
 from evomerge.merge.mergekit.spelling import Span, Spelling, Values
 from evomerge.merge.mergekit.statements import Reading
 from evomerge.models.family import families
@@ -43,17 +44,29 @@ def to_mergekit(
     Raises:
         InvalidInputError: mergekit has no words for something; names the recipe's field.
     """
+    modules = families()["llama"].modules if modules is None else modules
+    if recipe.path is not None:
+        return _path(recipe, num_layers, modules, _places(recipe, adapters))
     method = recipe.merge.method
     if method not in METHODS:
         raise InvalidInputError("merge.method", method, f"a method that mergekit has too: {', '.join(METHODS)}")
-    modules = families()["llama"].modules if modules is None else modules
     depth = sum(part.num_layers for part in recipe.slices) if recipe.slices else num_layers
     _check_rules(recipe, depth, modules)
     _check_rest(recipe)
     reading = Reading(recipe, depth, modules)
     writer = _Writer(recipe, reading, _places(recipe, adapters), METHODS[method])
-    data = {"merge_method": method, **writer.models(), "dtype": "float32", "out_dtype": recipe.dtype}
-    return f"# evomerge recipe {recipe.digest}\n{dump_yaml_data({**data, **writer.vocabulary()})}"
+    return _document(recipe, method, writer.models(), writer.vocabulary())
+
+
+def _path(recipe: Recipe, num_layers: int, modules: Mapping[str, str], places: Mapping[str, str]) -> str:
+    slices = path_slices(recipe, num_layers, modules, {**places, "base": places[BASE]})
+    template = {} if recipe.chat_template is None else {"chat_template": recipe.chat_template}
+    return _document(recipe, "passthrough", {"slices": slices}, template)
+
+
+def _document(recipe: Recipe, method: str, models: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    data = {"merge_method": method, **models, "dtype": "float32", "out_dtype": recipe.dtype, **others}
+    return f"# evomerge recipe {recipe.digest}\n{dump_yaml_data(data)}"
 
 
 class _Writer:
@@ -302,16 +315,16 @@ def _check_rest(recipe: Recipe) -> None:
 
 def _places(recipe: Recipe, adapters: Collection[str] | None) -> dict[str, str]:
     """Name of a source (`BASE`: the base) → how mergekit names the model."""
-    base = _path(recipe.base, "base")
+    base = _place(recipe.base, "base")
     places: dict[str, str] = {BASE: base}
     for name, ref in recipe.sources.items():
-        path = _path(ref, f"sources.{name}")
+        path = _place(ref, f"sources.{name}")
         adapter = name in adapters if adapters is not None else (Path(ref.location) / "adapter_config.json").is_file()
         places[name] = f"{base}+{path}" if adapter else path
     return places
 
 
-def _path(ref: ModelRef, where: str) -> str:
+def _place(ref: ModelRef, where: str) -> str:
     path = ref.location.removeprefix("hub:")
     if path == ref.location and path.lower().endswith((".yaml", ".yml", ".json")):
         raise InvalidInputError(f"{where}.location", ref.location, "a model's directory: merge that recipe first")
