@@ -15,6 +15,7 @@ from typing import Any
 from evomerge.errors import InvalidInputError
 from evomerge.merge.mergekit.methods import METHODS, Correspondence, Term
 from evomerge.merge.mergekit.path import path_slices
+from evomerge.merge.mergekit.segments import without_segments
 from evomerge.merge.mergekit.spelling import Span, Spelling, Values
 from evomerge.merge.mergekit.statements import Reading
 from evomerge.models.family import families
@@ -47,6 +48,10 @@ def to_mergekit(
     modules = families()["llama"].modules if modules is None else modules
     if recipe.path is not None:
         return _path(recipe, num_layers, modules, _places(recipe, adapters))
+    if recipe.segments is not None and recipe.path is None:
+        known = families()["llama"].modules if modules is None else modules
+        plain = to_mergekit(without_segments(recipe, num_layers, known), num_layers, modules=known, adapters=adapters)
+        return f"# evomerge recipe {recipe.digest}\n{plain.partition(chr(10))[2]}"
     method = recipe.merge.method
     if method not in METHODS:
         raise InvalidInputError("merge.method", method, f"a method that mergekit has too: {', '.join(METHODS)}")
