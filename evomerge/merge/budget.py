@@ -31,6 +31,7 @@ class Unit:
         span: None: the whole tensor.
         num_bytes: of the result.
         memory: bytes of float32 that it holds.
+        num_entries: of the whole tensor.
         own: those of them that the method holds beside the tensors that it is given, where it is given whole ones.
     """
 
@@ -39,6 +40,7 @@ class Unit:
     num_bytes: int
     memory: int
     own: int = 0
+    num_entries: int = 0
 
 
 def units_of(plan: Plan, jobs: Sequence[TensorJob], shapes: Shapes, computed: frozenset[str]) -> list[Unit]:
@@ -70,7 +72,7 @@ def _units(plan: Plan, job: TensorJob, shape: tuple[int, ...], computed: frozens
     length = max(1, SPAN // columns) * columns
     for begin in range(0, max(size, 1), length):
         end = min(begin + length, size)
-        yield Unit(job, (begin, end), (end - begin) * item, held)
+        yield Unit(job, (begin, end), (end - begin) * item, held, num_entries=size)
 
 
 def _whole(plan: Plan, job: TensorJob, shape: tuple[int, ...]) -> Unit:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from evomerge.merge import blocks
+from evomerge.merge.ahead import ReadAhead, larger_than_memory
 from evomerge.merge.blocks import TensorWork, merged_pieces
 from evomerge.merge.budget import Unit
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.models.stream import ShardWriter
+from evomerge.models.weights import Place
 
 Progress = Callable[[int, int], None]
 """Called with bytes written and bytes in all."""
@@ -41,6 +43,9 @@ class Works(Protocol):
     @property
     def computed(self) -> frozenset[str]:
         """Models whose tensors are computed whole when they are asked for, by the names that jobs have for them."""
+
+    def stored_at(self, job: TensorJob) -> Sequence[Place]:
+        """Where the tensors of a job lie that are read from files as they are stored."""
 
     @property
     def read_from(self) -> frozenset[Path]:
@@ -80,29 +85,33 @@ def merge_units(
     done = 0
     scratch = threading.local()
 
-    def work(unit: Unit) -> int:
+    def work(unit: Unit) -> Unit:
         _merge(plan, unit, inputs, writer, resources.device, measured, scratch)
-        return unit.num_bytes
+        return unit
 
+    drop = larger_than_memory(inputs.read_from)
+    ahead = ReadAhead(units, inputs.stored_at, resources.memory, drop=drop)
     with one_thread_a_kernel(), kept_memory(), ThreadPoolExecutor(resources.threads, "merge", _one_thread) as pool:
-        for finished in _in_budget(pool, work, units, resources):
-            done += finished
+        for finished in _in_budget(pool, work, units, resources, ahead):
+            ahead.end(finished)
+            done += finished.num_bytes
             if progress is not None:
                 progress(done, total)
 
 
 def _in_budget(
-    pool: ThreadPoolExecutor, work: Callable[[Unit], int], units: list[Unit], resources: Resources
-) -> Iterator[int]:
+    pool: ThreadPoolExecutor, work: Callable[[Unit], Unit], units: list[Unit], resources: Resources, ahead: ReadAhead
+) -> Iterator[Unit]:
     """Results as they come; units begin in order, as many at a time as threads and memory allow."""
-    running: dict[Future[int], int] = {}
+    running: dict[Future[Unit], int] = {}
     try:
-        for unit in units:
+        for number, unit in enumerate(units):
             while running and (
                 len(running) > resources.threads or sum(running.values()) + unit.memory > resources.memory
             ):
                 yield from _finished(running)
             running[pool.submit(work, unit)] = unit.memory
+            ahead.begin(number)
         while running:
             yield from _finished(running)
     finally:
@@ -110,7 +119,7 @@ def _in_budget(
             future.cancel()
 
 
-def _finished(running: dict[Future[int], int]) -> Iterator[int]:
+def _finished(running: dict[Future[Unit], int]) -> Iterator[Unit]:
     done, _ = wait(running, return_when=FIRST_COMPLETED)
     for future in done:
         del running[future]

@@ -22,6 +22,7 @@ from evomerge.models.checkpoint import Checkpoint, open_checkpoint
 from evomerge.models.finite import check_finite
 from evomerge.models.hub import locate
 from evomerge.models.source import AdapterSource, CheckpointSource, Source, architecture_of_checkpoint
+from evomerge.models.weights import Place
 from evomerge.recipe.schema import ModelRef, Recipe
 
 BuildRecipe = Callable[[Path], Path]
@@ -68,6 +69,17 @@ class Inputs:
         """The shape of a job's result, as it is stored."""
         like = job.theta0 if job.theta0 is not None else job.tensor_of(job.changed[0])
         return self.base.tensors[like].shape
+
+    def stored_at(self, job: TensorJob) -> list[Place]:
+        """Where the tensors of a job lie that are read from files as they are stored."""
+        found = []
+        if isinstance(self.base, Checkpoint) and job.theta0 is not None:
+            found.append(self.base.place(job.theta0))
+        for name in job.changed:
+            source = self.sources[name]
+            if isinstance(source, CheckpointSource):
+                found.append(source.place(job.tensor_of(name)))
+        return found
 
     def works(self, plan: Plan) -> Iterator[TensorWork]:
         """The tensors of all jobs that merge, one after the other."""

@@ -38,6 +38,10 @@ class TensorInfo:
     file: str
 
 
+_ASKED = 128 << 10
+"""Bytes that the system is asked for at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a tensor lies, for reading a part of it into memory of one's own.
@@ -47,10 +51,12 @@ class Place:
     Attributes:
         handle: of the open file.
         offset: of the tensor's first byte.
+        length: of the tensor in bytes.
     """
 
     handle: int
     offset: int
+    length: int
 
     def read(self, first: int, into: memoryview) -> None:
         """Fill `into` with the tensor's bytes from `first` on.
@@ -68,7 +74,14 @@ class Place:
     def expect(self, first: int, length: int) -> None:
         """Ask the system to begin to read these bytes from the disk."""
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.handle, self.offset + first, length, os.POSIX_FADV_WILLNEED)
+            for begin in range(first, first + length, _ASKED):  # Linux reads no more than so many for one call
+                size = min(_ASKED, first + length - begin)
+                os.posix_fadvise(self.handle, self.offset + begin, size, os.POSIX_FADV_WILLNEED)
+
+    def forget(self, first: int, length: int) -> None:
+        """Tell the system that nobody here reads these bytes again: it may use their pages for something else."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.handle, self.offset + first, length, os.POSIX_FADV_DONTNEED)
 
 
 class Weights:
@@ -174,7 +187,10 @@ def _places(path: Path) -> dict[str, Place]:
     start = 8 + int.from_bytes(os.pread(handle, 8, 0), "little")
     header = json.loads(os.pread(handle, start - 8, 8))
     return {
-        name: Place(handle, start + line["data_offsets"][0]) for name, line in header.items() if name != "__metadata__"
+        name: Place(handle, start + begin, end - begin)
+        for name, line in header.items()
+        if name != "__metadata__"
+        for begin, end in [line["data_offsets"]]
     }
 
 

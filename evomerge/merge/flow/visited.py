@@ -20,6 +20,7 @@ from evomerge.models.checkpoint import Checkpoint, is_merged, open_checkpoint
 from evomerge.models.family import BUFFER, families, fill_numbers, split_numbers
 from evomerge.models.hub import locate
 from evomerge.models.source import AdapterSource, architecture_of_checkpoint, open_source
+from evomerge.models.weights import Place
 from evomerge.recipe.path import MERGED, LayerPath
 from evomerge.recipe.schema import ModelRef, Recipe
 
@@ -121,6 +122,11 @@ class AllVisited:
         """The shape of a job's result."""
         model, tensor = self._of(job)
         return model.shape(tensor)
+
+    def stored_at(self, job: TensorJob) -> list[Place]:
+        """Where the tensor lies in a file, which a job is made of."""
+        model, tensor = self._of(job)
+        return [model.checkpoint.place(tensor)]
 
     @property
     def computed(self) -> frozenset[str]:
