@@ -9,22 +9,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from evomerge.candidate import CandidateState, Proposal
-from evomerge.errors import Failure, FailureReason, LeaseLostError, StoreError
+from evomerge.errors import Failure, FailureReason
 from evomerge.optimizers import restore
 from evomerge.recipe.schema import Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.run.state import ReplayError, RunMachine, Task, proposed
-from evomerge.storage.store import CandidateRow, Commit, Event, Lease, RunRow, Store
+from evomerge.storage.store import CandidateRow, Event, Lease, RunRow, Store
 from fitness.evaluator import Responses
 from fitness.items import Split
 from search_spaces.space import recipe_of
 from workers.job import Job, JobResult, Pool, WorkerSpec
+from workers.ledger import Ledger
 from workers.registry import Registry
 from workers.report import responses_of, result_of
 from workers.setup import CONTROL, prepare
@@ -33,14 +34,11 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 10.0
 """A dead controller's run is taken over after this long; a live one renews its lease every third of it."""
-SNAPSHOT_EVERY = 25
-"""Told candidates between two optimizer snapshots: they only make a resume faster, the events alone suffice."""
 WAIT_S = 0.25
 """How long one turn of the loop waits for results: commands are seen at least this often."""
 RETRIED = (FailureReason.WORKER_LOST, FailureReason.TIMEOUT)
 
 PoolFactory = Callable[[WorkerSpec, RunSpec], Pool]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +78,8 @@ class Drive:
         self.digests: dict[tuple[str, int, float], int] = {}
         self.control = list(self.search.baselines).index(CONTROL)
         self.baseline_responses: dict[int, dict[str, Responses]] = {}
-        self.last_seq = row.last_seq
         self.began = time.monotonic()
+        self.ledger = Ledger(store, lease, self.machine, row.last_seq, stop)
         self._recall(row)
         self.worked_before_s = self.machine.elapsed_s
         self.pool = None if self.machine.done else pools(self.search.worker, self.spec)
@@ -95,10 +93,14 @@ class Drive:
                 self._obey()
                 self._stop_when_over(self.pool.size)
                 if self.machine.done or (self.machine.phase == "paused" and not self.submitted):
-                    return
-                self._submit(self.pool)
+                    break
+                jobs = list(self._jobs(self.pool.size))
+                self.ledger.flush()
+                for job in jobs:
+                    self.pool.submit(job)
                 for result in self.pool.wait(WAIT_S):
                     self._finish(result)
+            self.ledger.flush()
         finally:
             if self.pool is not None:
                 self.pool.close()
@@ -139,16 +141,16 @@ class Drive:
     # -- steps --------------------------------------------------------------------------------------------------
 
     def _obey(self) -> None:
-        for number, verb in self._patiently(lambda: self.store.pending_commands(self.lease.run)):
+        for number, verb in self.ledger.patiently(lambda: self.store.pending_commands(self.lease.run)):
             events = self.machine.command(verb)
             cancelled = list(self.machine.open) if verb == "cancel" and events else []
-            self._commit(events, [self._cancelled(n) for n, _ in cancelled], commands=(number,))
+            self.ledger.put(events, [self._cancelled(n) for n, _ in cancelled], commands=(number,))
             if cancelled and self.pool is not None:
                 self.pool.cancel()
 
     def _stop_when_over(self, workers: int) -> None:
         if reason := self.machine.stop_reason(self._elapsed_s, workers):
-            self._commit([Event("run.state", {"state": "stopping", "reason": reason})])
+            self.ledger.put([Event("run.state", {"state": "stopping", "reason": reason})])
 
     @property
     def _elapsed_s(self) -> float:
@@ -156,7 +158,7 @@ class Drive:
         return self.worked_before_s + time.monotonic() - self.began
 
     def _cancelled(self, number: int) -> CandidateRow:
-        row = self._row(number)
+        row = self.ledger.row(number)
         return replace(row, state=CandidateState.CANCELLED) if not row.scores else row
 
     def _advance(self) -> None:
@@ -165,22 +167,23 @@ class Drive:
                 _new_row(number, "baseline", label, recipe, 0, ())
                 for number, (label, recipe) in enumerate(self.search.baselines.items())
             ]
-            self._commit([*self.machine.start(), *(_proposed_event(row, {"genome": []}) for row in rows)], rows)
+            self.ledger.put([*self.machine.start(), *(_proposed_event(row, {"genome": []}) for row in rows)], rows)
         while events := self.machine.advance():
-            self._commit(events)
+            self.ledger.put(events)
         if self.machine.phase == "verifying" and self.machine.winners and not self.machine.open:
             if self.machine.result is None:
-                result = result_of(self.search, self.machine, self._row)
-                self._commit([Event("run.result", result)])
+                result = result_of(self.search, self.machine, self.ledger.row)
+                self.ledger.put([Event("run.result", result)])
             self._advance()
 
-    def _submit(self, pool: Pool) -> None:
+    def _jobs(self, workers: int) -> Iterator[Job]:
+        """Work for idle workers: what waits, then new candidates."""
         if self.machine.phase == "paused":
             return
         waiting = [key for key in self.machine.open if key[0] not in self.submitted]
         if self.spec.constraints and (0, "subset") in self.machine.open:
             waiting = [key for key in waiting if key[0] == 0]  # guards compare everybody with the base's answers
-        while len(self.submitted) < pool.size and not self.stop.is_set():
+        while len(self.submitted) < workers and not self.stop.is_set():
             if waiting:
                 number, task = waiting.pop(0)
             elif self.machine.may_propose:
@@ -189,7 +192,7 @@ class Drive:
                     continue
             else:
                 return
-            self._send(pool, number, task)
+            yield self._job(number, task)
 
     def _propose(self) -> int:
         number, proposal = self.machine.propose()
@@ -198,23 +201,25 @@ class Drive:
         twin = self.digests.get(asked)
         row = _new_row(number, "search", "", recipe, proposal.generation, proposal.genome)
         self.digests.setdefault(asked, number)
-        self._commit([_proposed_event(row, proposed(proposal))], [row])
+        self.ledger.put([_proposed_event(row, proposed(proposal))], [row])
         if twin is not None and twin in self.machine.scores:
-            self._score(row, self._row(twin).responses["subset"], cached=True)
+            self._score(row, self.ledger.row(twin).responses["subset"], cached=True)
         return number
 
     def _recipe(self, proposal: Proposal) -> Recipe:
         first = len(self.search.baselines)
-        return recipe_of(self.search.space, proposal, lambda t: Recipe.model_validate(self._row(first + t).recipe))
+        return recipe_of(
+            self.search.space, proposal, lambda t: Recipe.model_validate(self.ledger.row(first + t).recipe)
+        )
 
-    def _send(self, pool: Pool, number: int, task: Task) -> None:
-        row = self._row(number)
+    def _job(self, number: int, task: Task) -> Job:
+        row = self.ledger.row(number)
         recipe = Recipe.model_validate(row.recipe)
         attempt = self.machine.open[number, task] + 1
         row = replace(row, attempts=attempt, state=_running(row))
-        self._commit([Event("candidate.started", {"number": number, "task": task, "attempt": attempt})], [row])
+        self.ledger.put([Event("candidate.started", {"number": number, "task": task, "attempt": attempt})], [row])
         self.submitted[number] = task
-        pool.submit(Job(number, recipe, self._items(row, task), self.spec.workers.deadline_s))
+        return Job(number, recipe, self._items(row, task), self.spec.workers.deadline_s)
 
     def _items(self, row: CandidateRow, task: Task) -> dict[str, tuple[str, ...]]:
         plan = self.search.plan
@@ -228,7 +233,7 @@ class Drive:
         task = self.submitted.pop(result.number, None)
         if task is None:
             return  # cancelled meanwhile
-        row = replace(self._row(result.number), worker=result.worker, seconds=result.seconds)
+        row = replace(self.ledger.row(result.number), worker=result.worker, seconds=result.seconds)
         if result.failure is not None:
             self._fail(row, task, result.failure)
         elif task == "subset":
@@ -240,12 +245,12 @@ class Drive:
         attempt = self.machine.open[row.number, task] + 1
         data = {"number": row.number, "task": task, "reason": failure.reason.value, "message": failure.message}
         if failure.reason in RETRIED and attempt < self.spec.workers.attempts:
-            self._commit([Event("candidate.requeued", data | {"attempt": attempt})], [row])
+            self.ledger.put([Event("candidate.requeued", data | {"attempt": attempt})], [row])
             return
         log.warning("candidate %d failed: %s: %s", row.number, failure.reason, failure.message)
         state = CandidateState.FAILED if task == "subset" else row.state
         failed = replace(row, state=state, failure={"reason": failure.reason.value, "message": failure.message})
-        self._commit([Event("candidate.failed", data)], [failed], then=self.machine.too_many_failures)
+        self.ledger.put([Event("candidate.failed", data)], [failed], then=self.machine.too_many_failures)
 
     def _score(self, row: CandidateRow, responses: dict[str, Any], *, cached: bool = False) -> None:
         row = replace(row, responses=row.responses | {"subset": responses})
@@ -271,11 +276,10 @@ class Drive:
         if self.machine.optimizer.uses_responses and row.kind == "search":
             data["responses"] = plan.item_scores(answers, row.generation)
         before, best = self.machine.archive.members, self.machine.best()
-        self._commit(
+        self.ledger.put(
             [Event("candidate.scored", data)],
             [scored],
             then=lambda: self.machine.front_event(before, best),
-            front=before,
         )
 
     def _verify(self, row: CandidateRow, task: Split, responses: dict[str, Responses]) -> None:
@@ -291,73 +295,7 @@ class Drive:
             "number": row.number, "kind": row.kind, "label": row.label, "split": task, "scores": scores,
             "violation": violation,
         }  # fmt: skip
-        self._commit([Event("candidate.verified", data)], [verified])
-
-    # -- writing ------------------------------------------------------------------------------------------------
-
-    def _commit(
-        self,
-        events: Sequence[Event],
-        rows: Sequence[CandidateRow] = (),
-        *,
-        then: Callable[[], list[Event]] | None = None,
-        front: tuple[int, ...] | None = None,
-        commands: tuple[int, ...] = (),
-    ) -> None:
-        """Fold `events` (and what `then` concludes from them) in and store them with the rows, or wait until it can."""
-        numbered = self._fold(events, self.last_seq)
-        if then is not None:
-            numbered += self._fold(then(), self.last_seq + len(numbered))
-        changed = {row.number: row for row in rows}
-        if front is not None:
-            changed |= self._front_rows(changed, set(front) ^ set(self.machine.archive.members))
-        change = Commit(
-            events=tuple(numbered),
-            candidates=tuple(changed.values()),
-            state=self.machine.phase,
-            reason=self.machine.reason,
-            summary=self.machine.summary(),
-            optimizer=self._optimizer_blob(numbered),
-            commands_done=commands,
-        )
-        self._patiently(lambda: self.store.commit(self.lease, change))
-        self.last_seq += len(numbered)
-
-    def _fold(self, events: Sequence[Event], last_seq: int) -> list[Event]:
-        numbered = [replace(e, seq=last_seq + i) for i, e in enumerate(events, start=1)]
-        for event in numbered:
-            self.machine.apply(event)
-        return numbered
-
-    def _front_rows(self, changed: dict[int, CandidateRow], moved: set[int]) -> dict[int, CandidateRow]:
-        members = set(self.machine.archive.members)
-        rows = {n: changed[n] if n in changed else self._row(n) for n in moved | set(changed)}
-        return {n: replace(row, on_front=n in members) for n, row in rows.items()}
-
-    def _optimizer_blob(self, events: Sequence[Event]) -> bytes | None:
-        told = [e for e in events if e.type in ("candidate.scored", "candidate.failed")]
-        if not told or (len(self.machine.scores) + len(self.machine.failed)) % SNAPSHOT_EVERY:
-            return None
-        return str(events[-1].seq).encode() + b"\n" + self.machine.optimizer.state()
-
-    def _row(self, number: int) -> CandidateRow:
-        row = self._patiently(lambda: self.store.candidate(self.lease.run, number))
-        assert row is not None, f"candidate {number} was committed before"
-        return row
-
-    def _patiently(self, action: Callable[[], T]) -> T:
-        """Do it; while the database is away, wait with backoff: nothing is evaluated that could not be recorded."""
-        delay = 0.2
-        while True:
-            try:
-                return action()
-            except LeaseLostError:
-                raise
-            except StoreError as error:
-                log.warning("store away, next try in %.1f s: %s", delay, error)
-                if self.stop.wait(delay):
-                    raise
-                delay = min(2 * delay, 10.0)
+        self.ledger.put([Event("candidate.verified", data)], [verified])
 
 
 def all_events(store: Store, run: str) -> list[Event]:

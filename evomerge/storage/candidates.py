@@ -7,9 +7,10 @@ number order both ways, so a page's end is one place: (mean, number).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Insert, Row, Select, and_, delete, insert, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evomerge.candidate import CandidateState
@@ -27,11 +28,7 @@ def write(connection: Connection, run: str, rows: Sequence[CandidateRow]) -> Non
     """Insert or replace candidates."""
     if not rows:
         return
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    upsert = dialect.insert(CandidateTable)
-    others = {name: upsert.excluded[name] for name in _NAMES if name != "number"}
-    upsert = upsert.on_conflict_do_update(index_elements=["run", "number"], set_=others)
-    connection.execute(upsert, [_to_columns(run, row) for row in rows])
+    connection.execute(_upsert(connection.dialect.name), [_to_columns(run, row) for row in rows])
     numbers = [row.number for row in rows]
     connection.execute(delete(ScoreTable).where(ScoreTable.run == run, ScoreTable.number.in_(numbers)))
     means = [
@@ -41,6 +38,14 @@ def write(connection: Connection, run: str, rows: Sequence[CandidateRow]) -> Non
     ]
     if means:
         connection.execute(insert(ScoreTable), means)
+
+
+@cache
+def _upsert(dialect: str) -> Insert:
+    """Made once: SQLAlchemy needs longer to make this statement than the database to carry it out."""
+    upsert = (sqlite if dialect == "sqlite" else postgresql).insert(CandidateTable)
+    others = {name: upsert.excluded[name] for name in _NAMES if name != "number"}
+    return upsert.on_conflict_do_update(index_elements=["run", "number"], set_=others)
 
 
 def read(connection: Connection, run: str, number: int) -> CandidateRow | None:

@@ -1,0 +1,122 @@
+"""A run's transactions: what happened is folded into the machine at once and stored soon, everything together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from evomerge.errors import LeaseLostError, StoreError
+from evomerge.run.state import RunMachine
+from evomerge.storage.store import CandidateRow, Commit, Event, Lease, Store
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_EVERY = 25
+"""Told candidates between two optimizer snapshots: they only make a resume faster, the events alone suffice."""
+ROWS = 1000
+"""Candidates kept in memory; what is open is asked for several times."""
+TOLD = ("candidate.scored", "candidate.failed")
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """The only writer of one run's rows.
+
+    Whoever acts on what was `put` (hands a job to a worker) calls `flush` before: then a crash loses nothing but
+    answers that had not been stored, and these are asked for again.
+    """
+
+    def __init__(self, store: Store, lease: Lease, machine: RunMachine, last_seq: int, stop: threading.Event) -> None:
+        self._store, self._lease, self._machine, self._stop = store, lease, machine, stop
+        self._last_seq = last_seq
+        self._rows: OrderedDict[int, CandidateRow] = OrderedDict()
+        self._changed: dict[int, None] = {}
+        self._events: list[Event] = []
+        self._commands: list[int] = []
+        self._told = 0
+
+    def put(
+        self,
+        events: Sequence[Event],
+        rows: Sequence[CandidateRow] = (),
+        *,
+        then: Callable[[], list[Event]] | None = None,
+        commands: Sequence[int] = (),
+    ) -> None:
+        """Fold `events` in, and what `then` concludes from them; they and the changed rows are stored by `flush`."""
+        before = self._machine.archive.members
+        self._fold(events)
+        if then is not None:
+            self._fold(then())
+        for row in rows:
+            self._keep(row)
+        after = self._machine.archive.members
+        for number in {*before} ^ {*after}:
+            self._keep(replace(self.row(number), on_front=number in after))
+        self._commands += commands
+
+    def flush(self) -> None:
+        """Store everything that was put since the last time in one transaction, or wait until that is possible."""
+        if not (self._events or self._changed or self._commands):
+            return
+        change = Commit(
+            events=tuple(self._events),
+            candidates=tuple(self._rows[number] for number in self._changed),
+            state=self._machine.phase,
+            reason=self._machine.reason,
+            summary=self._machine.summary(),
+            optimizer=self._snapshot(),
+            commands_done=tuple(self._commands),
+        )
+        self.patiently(lambda: self._store.commit(self._lease, change))
+        self._last_seq += len(self._events)
+        self._told = 0 if change.optimizer is not None else self._told
+        self._events, self._commands, self._changed = [], [], {}
+        while len(self._rows) > ROWS:
+            self._rows.popitem(last=False)
+
+    def row(self, number: int) -> CandidateRow:
+        """A candidate as it is now, stored or not."""
+        if number in self._rows:
+            self._rows.move_to_end(number)
+            return self._rows[number]
+        row = self.patiently(lambda: self._store.candidate(self._lease.run, number))
+        assert row is not None, f"candidate {number} was stored before"
+        self._rows[number] = row
+        return row
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """Do it; while the database is away, wait with backoff: nothing is evaluated that could not be recorded."""
+        delay = 0.2
+        while True:
+            try:
+                return action()
+            except LeaseLostError:
+                raise
+            except StoreError as error:
+                log.warning("store away, next try in %.1f s: %s", delay, error)
+                if self._stop.wait(delay):
+                    raise
+                delay = min(2 * delay, 10.0)
+
+    def _keep(self, row: CandidateRow) -> None:
+        self._rows[row.number] = row
+        self._rows.move_to_end(row.number)
+        self._changed[row.number] = None
+
+    def _fold(self, events: Sequence[Event]) -> None:
+        for event in events:
+            numbered = replace(event, seq=self._last_seq + len(self._events) + 1)
+            self._machine.apply(numbered)
+            self._events.append(numbered)
+            self._told += event.type in TOLD
+
+    def _snapshot(self) -> bytes | None:
+        if self._told < SNAPSHOT_EVERY:
+            return None
+        return str(self._events[-1].seq).encode() + b"\n" + self._machine.optimizer.state()
