@@ -72,7 +72,7 @@ def built_on(config: PretrainedConfig, dtype: torch.dtype, fill: Callable[[str, 
         fill: (a live parameter's name, a tensor without data of its shape) → the tensor that it is to be.
     """
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     for name, empty in list(model.named_parameters(remove_duplicate=False)):
         module, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(module), leaf, nn.Parameter(fill(name, empty), requires_grad=False))
@@ -157,7 +157,7 @@ class _Copy:
         self._entering, self._added = entering, added
         for module in self.module.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = number
+                module.layer_idx = number  # type: ignore[assignment]  # attention modules keep a plain number there
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._entering == 1:
