@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from evomerge.merge.calibration.entries import of_entries, of_whole
+from evomerge.merge.combined import unmeasured
 from evomerge.merge.fused.measure import measured_of
 from evomerge.merge.fused.reading import bits_of, memory
 from evomerge.merge.fused.run import Loop, fused
@@ -292,7 +293,10 @@ def merged_pieces(
         NonFiniteError: as `merge_into`.
     """
     if work.job.copy:
-        yield from _copied(work, place, span or (0, work.base.numel()), device)
+        yield from _copied(work.base, work.fresh, work.job, place, span or (0, work.base.numel()), device)
+        return
+    if (source := _taken_whole(plan, work)) is not None:
+        yield from _copied(source.tensor, source.fresh, work.job, place, span or (0, work.base.numel()), device)
         return
     if measured is None:
         if device.type == "cpu" and plan.method.measures(work.job.shared) == "tensor":
@@ -347,12 +351,34 @@ def measure_tensor(plan: Plan, work: TensorWork, device: torch.device) -> Mappin
     return _measure(plan, lambda: blocks_of(plan, work, {}, device))
 
 
+def _taken_whole(plan: Plan, work: TensorWork) -> Operand | None:
+    """The source whose bytes are the merge: the one vector of a combination, and its coefficient 1."""
+    combination = plan.method.combination_for(work.job.shared)
+    if combination is None or combination.measured(work.job.shared) or len(combination.vectors(work.job)) != 1:
+        return None
+    ((name, coefficient),) = unmeasured(combination, work.job).items()
+    operand = work.operands.get(name)
+    taken = coefficient == 1 and combination.origin(work.job.shared) == "zero"
+    return operand if taken and operand is not None and operand.kind == "weights" else None
+
+
 def _copied(
-    work: TensorWork, place: Callable[[int, int], Tensor], span: Span, device: torch.device
+    tensor: Tensor,
+    fresh: Fresh | None,
+    job: TensorJob,
+    place: Callable[[int, int], Tensor],
+    span: Span,
+    device: torch.device,
 ) -> Iterator[tuple[int, Tensor]]:
     for begin, end in _steps(span, device):
-        part, piece = _stored(work.base, begin, end, work.fresh), place(begin, end)
-        piece.copy_(part)
-        if piece.dtype != part.dtype and not is_finite(piece):
-            check_finite(piece, work.job.name, f"the base model as {piece.dtype}")
+        piece = place(begin, end)
+        if fresh is not None and device.type == "cpu" and piece.dtype == tensor.dtype:
+            fresh.place.read(begin * piece.element_size(), piece.view(torch.uint8).numpy().data)
+            if fresh.whose is not None and not is_finite(piece):
+                check_finite(tensor, fresh.name, fresh.whose)
+        else:
+            part = _stored(tensor, begin, end, fresh)
+            piece.copy_(part)
+            if piece.dtype != part.dtype and not is_finite(piece):
+                check_finite(piece, job.name, f"the merged model, as {piece.dtype}")
         yield begin, piece

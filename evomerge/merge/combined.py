@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evomerge.merge.method import Asked, Block, Blocks, Combination, Scope, Values
-from evomerge.merge.primitives.aggregate import affine, combination
+from evomerge.merge.primitives.aggregate import affine, combination, weighted_sum
 from evomerge.merge.primitives.gram import Gram
 
 
@@ -42,9 +42,17 @@ def scope(of: Combination) -> Callable[[Values], Scope]:
 
 def combined(of: Combination, block: Block, coefficients: Mapping[str, float]) -> Tensor:
     """Σ c·x, or θ0 + Σ c·x; new memory."""
-    add_up = affine if of.affine(block.shared) else combination
-    result = add_up(vectors(of, block), coefficients)
-    return result.add_(block.base) if of.origin(block.shared) == "base" else result
+    found, how, from_base = vectors(of, block), of.how(block.shared), of.origin(block.shared) == "base"
+    if how == "weighted_sum":
+        left_out = {name: 0.0 for name in found if from_base and _unchanged(block, name)}
+        result = weighted_sum(found, {**coefficients, **left_out}, like=block.base)
+    else:
+        result = (affine if how == "affine" else combination)(found, coefficients)
+    return result.add_(block.base) if from_base else result
+
+
+def _unchanged(block: Block, name: str) -> bool:
+    return block.models.get(name) is None and block.deltas.get(name) is None
 
 
 def unmeasured(of: Combination, asked: Asked) -> Mapping[str, float]:

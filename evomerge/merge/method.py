@@ -100,17 +100,19 @@ class Block:
         return kind_of(self.shape, self.role)
 
 
+Kind = Literal["matrix", "vocabulary", "vector"]
+"""A linear map inside the model; a table with a row for each token or position; all else (norms, biases, …)."""
+VOCABULARY = ("embedding", "head", "position")
+"""Roles whose matrices are tables of tokens or positions."""
+
+
+
 def kind_of(shape: tuple[int, ...], role: str) -> Kind:
     """What a tensor of a shape and a role is."""
     if len(shape) != 2:
         return "vector"
     return "vocabulary" if role_matches(role, VOCABULARY) else "matrix"
 
-
-Kind = Literal["matrix", "vocabulary", "vector"]
-"""A linear map inside the model; a table with a row for each token or position; all else (norms, biases, …)."""
-VOCABULARY = ("embedding", "head", "position")
-"""Roles whose matrices are tables of tokens or positions."""
 
 Blocks = Callable[[], Iterable[Block]]
 """A tensor (or a model) in blocks, in order; every call begins again, so that a measurement may take several passes."""
@@ -134,6 +136,9 @@ class Asked(Protocol):
     def per_source(self) -> Mapping[str, Values]: ...
 
 
+How = Literal["affine", "combination", "weighted_sum"]
+
+
 @dataclass(frozen=True, slots=True)
 class Combination:
     """A merge in the span of the models: θ = Σ c·x, or θ0 + Σ c·x, where the coefficients c follow from the parameters
@@ -145,7 +150,7 @@ class Combination:
         coefficients: parameters and the vectors' inner products [n, n] → vector → c.
         measured: whether the coefficients need the inner products, given the shared parameters; if not, they get zeros.
         origin: `zero`: x = θ; `base`: x = θ − θ0, and θ0 is added to their sum.
-        affine: whether the coefficients add up to 1, but for the rounding of their sum.
+        how: `affine`, `combination` or `weighted_sum` of `primitives.aggregate`, given the shared parameters.
         two_ends: whether, of one source, θ0 (`""`) is the vector before it.
         holds: whether, given the shared parameters, the merge is of this form.
     """
@@ -153,7 +158,7 @@ class Combination:
     coefficients: Callable[[Asked, npt.NDArray[np.float64]], Mapping[str, float]]
     measured: Callable[[Values], bool]
     origin: Callable[[Values], Literal["zero", "base"]]
-    affine: Callable[[Values], bool]
+    how: Callable[[Values], How]
     two_ends: bool = False
     holds: Callable[[Values], bool] = lambda shared: True
 

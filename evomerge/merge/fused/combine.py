@@ -46,33 +46,42 @@ class Combined:
         self._kernel, self._work = vectors.combination, work
         self._vectors = _Vectors(of, work)
         names = self._vectors.names
-        anchor = heaviest(coefficients)
-        self._anchor = names.index(anchor)
+        how, unchanged = of.how(work.job.shared), np.array([name not in work.operands for name in names])
+        used = np.array([coefficients[name] != 0 for name in names])
+        self._centered = how != "weighted_sum"
+        if self._centered:
+            self._anchor = names.index(heaviest(coefficients))
+            whole: float | None = 1.0 if how == "affine" else sum(coefficients.values())
+            if unchanged[self._anchor]:  # the others that are θ0, too, are the same object
+                used &= ~unchanged
+        else:
+            if self._vectors.from_base:
+                used &= ~unchanged
+            self._anchor = int(used.argmax())
+            whole = coefficients[names[self._anchor]] if used.any() else None
+        used[self._anchor] = False
         with np.errstate(over="ignore"):  # infinity, as for torch: the result will be refused
             self._weights = np.array([coefficients[name] for name in names], np.float32)
-            self._whole = np.float32(1 if of.affine(work.job.shared) else sum(coefficients.values()))
-        unchanged = [name not in work.operands for name in names]
-        self._used = np.array([coefficients[name] != 0 for name in names])
-        if anchor not in work.operands:  # the others that are θ0, too, are the same object
-            self._used[unchanged] = False
-        self._used[self._anchor] = False
-        self._hidden = not all(self._weights[~np.array(unchanged)])
+            self._whole = None if whole is None else np.float32(whole)
+        self._used = used
+        self._hidden = not all(self._weights[~unchanged])
 
     def spans(self, span: Span, steps: Iterable[Span]) -> Iterable[Span]:
         """What may be merged at a time: whatever `steps` says."""
         return steps
 
-    def merge(self, begin: int, end: int, out: Raw) -> bool:
-        """Merge entries; whether all are finite.
+    def merge(self, begin: int, end: int, out: Raw) -> bool | None:
+        """Merge entries; whether all are finite, or None where the torch path has to do it.
 
         Raises:
             NonFiniteError: an operand holds NaN or infinity, whatever its coefficient.
         """
+        if self._whole is None:  # a sum of nothing
+            return None
         at, base_at, kept = self._vectors.at(begin, end)
+        from_base, centered = self._vectors.from_base, self._centered
         finite = bool(
-            self._kernel(
-                at, base_at, self._vectors.from_base, self._weights, self._used, self._whole, self._anchor, out
-            )
+            self._kernel(at, base_at, from_base, centered, self._weights, self._used, self._whole, self._anchor, out)
         )
         if self._hidden or not finite:  # else what is not finite would show in the result
             look(self._work, begin, end)

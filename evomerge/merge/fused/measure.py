@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from evomerge.merge.fused.agree import MEANS, measured_means
 from evomerge.merge.fused.combine import coefficients_of
 from evomerge.merge.fused.form import Chain, chain_of, form_of
 from evomerge.merge.fused.run import Fused, fits, usable, worth_it
@@ -40,7 +41,9 @@ def measured_of(
         return coefficients_of(plan, work, steps) if wanted else None
     chain = chain_of(plan.method)
     if chain is None:
-        return None
+        every = list(works()) if plan.method.name in MEANS else []
+        wanted = any(worth_it(work.base.numel()) for work in every) and all(usable(work) for work in every)
+        return measured_means(plan, every, steps, threads) if wanted else None
     every = []
     for work in works():
         if chain.norms(work.job.shared) or not usable(work):

@@ -13,9 +13,11 @@ import numpy.typing as npt
 import torch
 
 from evomerge.merge.combined import unmeasured
+from evomerge.merge.fused.agree import Agreed, mean_of
 from evomerge.merge.fused.combine import Combined
 from evomerge.merge.fused.form import Form, Vote, form_of
 from evomerge.merge.fused.reading import Raw, address, look, stored
+from evomerge.merge.fused.takeover import Fusion, takes_over
 from evomerge.merge.plan import Plan, columns_of
 from evomerge.merge.primitives.sparsify import bounds_by_rank, mask_key
 
@@ -120,7 +122,7 @@ def _by_rank(vote: Vote, columns: int) -> npt.NDArray[np.uint32]:
     return bounds_by_rank(columns, vote.density, vote.epsilon).numpy().astype(np.uint32)
 
 
-Loop = Fused | Combined
+Loop = Fused | Combined | Agreed | Fusion
 
 
 def fused(plan: Plan, work: TensorWork, measured: Mapping[str, float], out: torch.dtype) -> Loop | None:
@@ -129,6 +131,10 @@ def fused(plan: Plan, work: TensorWork, measured: Mapping[str, float], out: torc
         return None
     if (combination := plan.method.combination_for(work.job.shared)) is not None:
         return Combined(combination, work, measured or unmeasured(combination, work.job))
+    if takes_over(plan, work):
+        return Fusion(work)
+    if (mean := mean_of(plan, work.job, measured)) is not None:
+        return Agreed(work, mean)
     form = form_of(plan, work.job, measured)
     return Fused(plan, work, form) if form is not None and fits(form, work) else None
 

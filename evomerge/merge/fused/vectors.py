@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from evomerge.merge.fused.kernels import HALF, ONE, TILE, U16, compiled, entries_at, wide_of
+from evomerge.merge.fused.kernels import F0, HALF, ONE, TILE, U16, compiled, entries_at, wide_of
 from evomerge.merge.primitives.gram import LANES
 
 _UNROLLED = 4
@@ -23,13 +23,23 @@ _EXPONENT = np.uint16(0x7F80)
 
 @compiled
 def combination(
-    at_K: Any, base_at: Any, from_base: bool, weights_K: Any, used_K: Any, whole: Any, anchor: int, out_N: Any
+    at_K: Any,
+    base_at: Any,
+    from_base: bool,
+    centered: bool,
+    weights_K: Any,
+    used_K: Any,
+    whole: Any,
+    anchor: int,
+    out_N: Any,
 ) -> bool:  # pragma: no cover  # compiled
-    """W·xa + Σ w·(x − xa), as `primitives.aggregate.combination`; x = θ, or x = θ − θ0 with θ0 added at the end.
+    """W·xa + Σ w·(x − xa), as `primitives.aggregate.combination`, or W·xa + Σ w·x, as `weighted_sum`; x = θ, or
+    x = θ − θ0 with θ0 added at the end.
 
     Args:
         at_K: addresses of the θ.
         base_at: address of θ0.
+        centered: whether xa is taken from the others.
         used_K: which of the others are added.
         whole: W.
 
@@ -55,6 +65,7 @@ def combination(
                 center[i] = wide_of(raw[i])
         for i in range(number):
             total[i] = center[i] * whole
+            center[i] = center[i] if centered else F0  # x − 0 is x
         for k in range(len(at_K)):
             if used_K[k]:
                 weight = weights_K[k]

@@ -15,7 +15,9 @@ from evomerge.merge.primitives.rows import row_slices
 
 _EPS = 1e-8
 """Added to every probability, as in mergekit."""
-_QUARTILES = {"q1": 0.25, "median": 0.5, "q3": 0.75}
+_ENTRIES = 1 << 14
+"""Entries of which the divergences are found at a time: a handful of float64 copies fit in a second-level cache."""
+QUARTILES = {"q1": 0.25, "median": 0.5, "q3": 0.75}
 
 
 def _merge(block: Block) -> Tensor:
@@ -30,7 +32,7 @@ def _merge(block: Block) -> Tensor:
     base, delta = block.base.reshape(-1, columns), delta.reshape(-1, columns)
     importance = torch.empty_like(base)
     for part in row_slices(base):
-        importance[part] = delta[part].abs().mul_(_divergence(base[part], delta[part]))
+        importance[part] = delta[part].abs().mul_(divergences(base[part], delta[part]).unsqueeze(1))
     least = _threshold(importance, weights.number(block.shared, "iqr_factor"))
     for part in row_slices(base):  # the result takes the place of the importance
         chosen = importance[part].ge(least).to(base.dtype)
@@ -38,11 +40,16 @@ def _merge(block: Block) -> Tensor:
     return importance.reshape(block.base.shape)
 
 
-def _divergence(base: Tensor, delta: Tensor) -> Tensor:
-    """KL(softmax θ ‖ softmax θ0) of every row: [rows, 1], float32."""
-    p = torch.softmax((base + delta).double(), dim=-1).add_(_EPS)
-    q = torch.softmax(base.double(), dim=-1).add_(_EPS)
-    return row_sums(p * (p / q).log_()).clamp_(min=0).float().unsqueeze(1)
+def divergences(base: Tensor, delta: Tensor) -> Tensor:
+    """KL(softmax θ ‖ softmax θ0) of every row: [rows], float32; some rows at a time, so that they stay in the cache."""
+    result = base.new_empty(len(base))
+    length = max(1, _ENTRIES // max(base.shape[1], 1))
+    for begin in range(0, len(base), length):
+        part = slice(begin, begin + length)
+        p = torch.softmax((base[part] + delta[part]).double(), dim=-1).add_(_EPS)
+        q = torch.softmax(base[part].double(), dim=-1).add_(_EPS)
+        result[part] = row_sums(torch.div(p, q, out=q).log_().mul_(p)).clamp_(min=0)
+    return result
 
 
 def _threshold(importance: Tensor, factor: float) -> float:
@@ -51,13 +58,18 @@ def _threshold(importance: Tensor, factor: float) -> float:
     def rows() -> Iterator[tuple[int, Mapping[str, Tensor]]]:
         for part in row_slices(importance):
             block = importance[part]
-            yield block.numel(), dict.fromkeys(_QUARTILES, block)
+            yield block.numel(), dict.fromkeys(QUARTILES, block)
 
-    found = kth_largest(rows, {name: partial(_rank, share) for name, share in _QUARTILES.items()})
-    return found["median"] + factor * (found["q3"] - found["q1"])
+    return least_of(kth_largest(rows, {name: partial(rank, share) for name, share in QUARTILES.items()}), factor)
 
 
-def _rank(share: float, size: int) -> int:
+def least_of(quartiles: Mapping[str, float], factor: float) -> float:
+    """The importance from which on entries are taken over."""
+    return quartiles["median"] + factor * (quartiles["q3"] - quartiles["q1"])
+
+
+def rank(share: float, size: int) -> int:
+    """A quantile's rank from above."""
     return size - int(share * (size - 1))
 
 

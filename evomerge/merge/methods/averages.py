@@ -25,7 +25,7 @@ def _in_order(per_source: Mapping[str, Values]) -> list[str]:
 def _average(coefficients: Callable[[Asked, Floats], Mapping[str, float]]) -> Combination:
     """Σ w θ."""
     return Combination(
-        coefficients, measured=lambda shared: False, origin=lambda shared: "zero", affine=lambda shared: True
+        coefficients, measured=lambda shared: False, origin=lambda shared: "zero", how=lambda shared: "affine"
     )
 
 

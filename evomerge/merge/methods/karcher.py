@@ -51,12 +51,14 @@ def _check_multislerp(shared: Values, per_source: Mapping[str, Values]) -> None:
         weights.check_sum(weights.of_sources(per_source))
 
 
-_MEAN = Combination(_karcher, measured=lambda shared: True, origin=lambda shared: "zero", affine=lambda shared: False)
+_MEAN = Combination(
+    _karcher, measured=lambda shared: True, origin=lambda shared: "zero", how=lambda shared: "combination"
+)
 _DIRECTION = Combination(
     _multislerp,
     measured=lambda shared: True,
     origin=lambda shared: "base" if shared["origin"] == "base" else "zero",
-    affine=lambda shared: False,
+    how=lambda shared: "combination",
 )
 KARCHER = Method(
     name="karcher",

@@ -26,7 +26,7 @@ _MEAN = Combination(
     _weights,
     measured=lambda shared: False,
     origin=lambda shared: "zero",
-    affine=lambda shared: bool(shared["normalize"]),
+    how=lambda shared: "affine" if shared["normalize"] else "weighted_sum",
 )
 LINEAR = Method(
     name="linear",

@@ -32,7 +32,7 @@ _STOCK = Combination(
     _towards_the_mean,
     measured=lambda shared: True,
     origin=lambda shared: "base",
-    affine=lambda shared: False,
+    how=lambda shared: "combination",
     holds=lambda shared: not shared["filter_wise"],
 )
 

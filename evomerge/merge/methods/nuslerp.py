@@ -33,7 +33,7 @@ _ARC = Combination(
     _on_the_arc,
     measured=lambda shared: True,
     origin=lambda shared: "base" if shared["origin"] == "base" else "zero",
-    affine=lambda shared: False,
+    how=lambda shared: "combination",
     two_ends=True,
     holds=lambda shared: bool(shared["nuslerp_flatten"]),
 )

@@ -15,7 +15,7 @@ def _scale(asked: Asked, products: Floats) -> Mapping[str, float]:
 
 
 _SCALED = Combination(
-    _scale, measured=lambda shared: False, origin=lambda shared: "zero", affine=lambda shared: shared["scale"] == 1
+    _scale, measured=lambda shared: False, origin=lambda shared: "zero", how=lambda shared: "combination"
 )
 PASSTHROUGH = Method(
     name="passthrough",

@@ -25,7 +25,7 @@ _ARC = Combination(
     _on_the_arc,
     measured=lambda shared: True,
     origin=lambda shared: "zero",
-    affine=lambda shared: False,
+    how=lambda shared: "combination",
     two_ends=True,
 )
 SLERP = Method(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from evomerge.merge import standard as p
-from evomerge.merge.method import Block, Method, Values
+from evomerge.merge.combined import merging
+from evomerge.merge.method import Block, Combination, Method, Values
 from evomerge.merge.primitives import weights
-from evomerge.merge.primitives.aggregate import weighted_sum
 from evomerge.models.factors import Factors, concatenated
 
 
@@ -22,10 +20,12 @@ def coefficients(shared: Values, per_source: Mapping[str, Values]) -> dict[str, 
     return {source: scale * weight for source, weight in w.items()}
 
 
-def _merge(block: Block) -> Tensor:
-    """θ0 + λ Σ w δ."""
-    merged = weighted_sum(block.deltas, coefficients(block.shared, block.per_source), like=block.base)
-    return merged.add_(block.base)
+_SUM = Combination(
+    lambda asked, products: coefficients(asked.shared, asked.per_source),
+    measured=lambda shared: False,
+    origin=lambda shared: "base",
+    how=lambda shared: "weighted_sum",
+)
 
 
 def _combine(block: Block) -> Factors:
@@ -46,10 +46,11 @@ TASK_ARITHMETIC = Method(
     name="task_arithmetic",
     title="Task arithmetic",
     paper="Ilharco et al. 2023, Editing Models with Task Arithmetic, arXiv:2212.04089",
-    merge=_merge,
+    merge=merging(_SUM),
     parameters=(p.weight(), p.LAMBDA, p.normalize(False)),
     check=check,
     combine=_combine,
+    combination=_SUM,
 )
 
 METHODS = (TASK_ARITHMETIC,)

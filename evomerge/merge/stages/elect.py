@@ -12,7 +12,8 @@ from evomerge.merge.method import Parameter, Values
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import agreeing, agreeing_weight, sum_of, weighted_sum
 from evomerge.merge.primitives.elect import elect, settle
-from evomerge.merge.primitives.measure import inner, total
+from evomerge.merge.primitives.gram import Gram
+from evomerge.merge.primitives.measure import total
 from evomerge.merge.stage import Stage, State, States, by_scope
 
 _TIE = "tie sign"
@@ -55,39 +56,40 @@ def _check_disjoint(shared: Values, per_source: Mapping[str, Values]) -> None:
 
 def _energies(states: States) -> Mapping[str, float]:
     """Mean square of every task vector."""
-    squares: dict[str, float] = {}
+    squares: dict[str, Gram] = {}
     size = 0
     for state in states():
         size += state.size
         for source, delta in state.deltas.items():
-            squares[source] = squares.get(source, 0.0) + inner(delta, delta)
-    return {source: value / max(size, 1) for source, value in squares.items()}
+            squares.setdefault(source, Gram(1)).add([delta.reshape(-1)])
+    return {source: float(gram.products[0, 0]) / max(size, 1) for source, gram in squares.items()}
 
 
 def _energy_mean(state: State) -> State:
     if not state.deltas:
         return state.with_merged(state.zeros)
     votes = list(state.deltas.values())
-    shares = _shares(state)
+    every = shares(state.shared, state.measured, state.num_sources)
+    found = {source: every[source] for source in state.deltas}
     signs = settle(elect(votes, "mass"), 1.0)
     kept = agreeing(votes, signs)
     divisor = sum_of(
-        [torch.ne(x, 0, out=torch.empty_like(x)).mul_(shares[s]) for s, x in zip(shares, kept, strict=True)]
+        [torch.ne(x, 0, out=torch.empty_like(x)).mul_(found[s]) for s, x in zip(found, kept, strict=True)]
     )
-    merged = weighted_sum(dict(zip(shares, kept, strict=True)), shares, like=state.zeros)
-    return state.with_merged(merged.mul_(signs).div_(divisor.clamp_(min=_LEAST_SHARE)))
+    merged = weighted_sum(dict(zip(found, kept, strict=True)), found, like=state.zeros)
+    return state.with_merged(merged.mul_(signs).div_(divisor.clamp_(min=LEAST_SHARE)))
 
 
-_LEAST_SHARE = 1e-6
+LEAST_SHARE = 1e-6
 """What the authors' code divides by where no source, or one of hardly any energy, agrees."""
 
 
-def _shares(state: State) -> dict[str, float]:
+def shares(shared: Values, energies: Mapping[str, float], num_sources: int) -> dict[str, float]:
     """Each source's part of all energy; equal parts where there is hardly any."""
-    whole = sum(state.measured.values())
-    if whole <= weights.number(state.shared, "energy_floor"):
-        return dict.fromkeys(state.deltas, 1 / state.num_sources)
-    return {source: state.measured[source] / whole for source in state.deltas}
+    whole = sum(energies.values())
+    if whole <= weights.number(shared, "energy_floor"):
+        return dict.fromkeys(energies, 1 / num_sources)
+    return {source: energy / whole for source, energy in energies.items()}
 
 
 def _counts(states: States) -> Mapping[str, float]:
@@ -100,7 +102,18 @@ def _counts(states: States) -> Mapping[str, float]:
             own = total(mask * alone)
             unique[source] = unique.get(source, 0.0) + own
             shared[source] = shared.get(source, 0.0) + total(mask) - own
-    return {source: shared[source] / count if count else 0.0 for source, count in unique.items()}
+    return {source: ratio(count, shared[source]) for source, count in unique.items()}
+
+
+def ratio(alone: float, others: float) -> float:
+    """Entries that other sources change too, over those that no other does; 0 where there is none of these."""
+    return others / alone if alone else 0.0
+
+
+def gain(shared: Values, measured: float) -> float:
+    """What the entries grow by that a source alone changes."""
+    r, alpha = weights.number(shared, "r"), weights.number(shared, "alpha")
+    return r * min(max(measured, 0.0), alpha)
 
 
 def _changed(state: State) -> tuple[dict[str, Tensor], Tensor]:
@@ -112,8 +125,7 @@ def _changed(state: State) -> tuple[dict[str, Tensor], Tensor]:
 
 def _amplify(state: State) -> State:
     _, alone = _changed(state)
-    r, alpha = (weights.number(state.shared, name) for name in ("r", "alpha"))
-    gains = {source: r * min(max(state.measured[source], 0.0), alpha) for source in state.deltas}
+    gains = {source: gain(state.shared, state.measured[source]) for source in state.deltas}
     return state.each(lambda source, delta: (alone * gains[source]).add_(1).mul_(delta))
 
 

@@ -43,6 +43,7 @@ class Case:
         base: whether mergekit is given the base: `no`, `base_model`, or `first` (it is one of the models).
         weighed: whether sources have weights (and in ours and theirs a density, where there is one).
         kind: for the targets.
+        name: the method, where this is not its only case.
     """
 
     method: str
@@ -52,6 +53,12 @@ class Case:
     base: str = "base_model"
     weighed: bool = True
     kind: str = "other"
+    name: str = ""
+
+    @property
+    def called(self) -> str:
+        """The method's name in both tools."""
+        return self.name or self.method
 
 
 TIES = {"scope": "tensor", "sign_ties": "positive"}
@@ -76,6 +83,11 @@ CASES = (
     Case("sce", ours={"select_topk": 0.5}, theirs={"select_topk": 0.5}, weighed=False),
     Case("karcher", base="no", weighed=False),
     Case("arcee_fusion", 1, weighed=False),
+    Case("passthrough_scaled", 1, {"scale": 0.5}, {"scale": 0.5}, base="no", weighed=False, kind="linear",
+         name="passthrough"),
+    Case("nuslerp_rows", 2, {"nuslerp_flatten": False}, {"nuslerp_flatten": False}, base="no", name="nuslerp"),
+    Case("model_stock_rows", ours={"filter_wise": True}, theirs={"filter_wise": True}, weighed=False,
+         name="model_stock"),
     Case("ram", weighed=False),
     Case("ramplus_tl", weighed=False),
 )  # fmt: skip
@@ -270,24 +282,22 @@ def recipe_of(case: Case, paths: dict[str, Path]) -> dict[str, Any]:
     return {
         "base": {"location": str(paths["base"])},
         "sources": {name: {"location": str(paths[name])} for name in names},
-        "merge": {"method": case.method, "parameters": case.ours, "sources": per_source},
+        "merge": {"method": case.called, "parameters": case.ours, "sources": per_source},
     }
 
 
 def config_for(case: Case, paths: dict[str, Path]) -> dict[str, Any]:
     """mergekit's."""
     names = list(WEIGHTS)[: case.sources]
-    models = []
-    for name in names:
-        weight = {"weight": WEIGHTS[name]} if case.weighed else {}
-        models.append({"model": str(paths[name]), "parameters": {**weight, **case.theirs}})
-    base = {"base_model": {"model": str(paths["base"])}, "first": {"model": str(paths["a"])}}.get(case.base)
-    shared = {"parameters": {"t": case.theirs["t"]}} if "t" in case.theirs else {}
-    config: dict[str, Any] = {"merge_method": case.method, "models": models, "dtype": "bfloat16", **shared}
-    if shared:
-        config["models"] = [{"model": model["model"]} for model in models]
-    if base is not None:
-        config["base_model"] = base["model"]
+    models = [
+        {"model": str(paths[name]), **({"parameters": {"weight": WEIGHTS[name]}} if case.weighed else {})}
+        for name in names
+    ]
+    config: dict[str, Any] = {"merge_method": case.called, "models": models, "dtype": "bfloat16"}
+    if case.theirs:
+        config["parameters"] = case.theirs  # for all models: mergekit passes over some of them beside a model
+    if case.base != "no":
+        config["base_model"] = str(paths[{"base_model": "base", "first": "a"}[case.base]])
     return config
 
 
@@ -314,7 +324,7 @@ def spread(values: list[float]) -> str:
 def measure(asked: argparse.Namespace, root: Path) -> tuple[dict[str, dict[str, list[dict[str, float]]]], list[float]]:
     """Method → who → what each round found: a ratio's two sides saw the same machine, one after the other."""
     shapes = {shape: make_models(root, shape) for shape in (asked.shape, "tiny")}
-    if not asked.whole:
+    if not asked.whole and asked.shape != "third":
         shapes["third"] = make_models(root, "third")
     loads = [os.getloadavg()[0]]
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
@@ -358,7 +368,7 @@ def report(found: dict[str, dict[str, list[dict[str, float]]]], loads: list[floa
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, {compiled} numba; "
           f"load {min(loads):.1f} to {max(loads):.1f}; {seconds:.0f} s in all; median (range)\n")  # fmt: skip
     print("| method | floor s | ours s | ours / floor | without fsync | ours CPU s | mergekit s | mergekit / ours "
-          "| peak MB ours | peak MB mergekit |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+          "| mergekit CPU s | peak MB ours | peak MB mergekit |\n" + 11 * "|---" + "|")  # fmt: skip
     for name, rows in found.items():
         ours, floor, theirs = rows["ours"], rows["floor"], rows.get("mergekit", [])
         ratio = spread([o["wall"] / f["wall"] for o, f in zip(ours, floor, strict=True)])
@@ -367,9 +377,9 @@ def report(found: dict[str, dict[str, list[dict[str, float]]]], loads: list[floa
         memory = [f"{max(r['rss'] for r in rs) / 1e6:.0f} ({max(r['anonymous'] for r in rs) / 1e6:.0f})" if rs else "-"
                   for rs in (ours, theirs)]  # fmt: skip
         seconds_of = [spread([r["wall"] for r in rs]) if rs else "-" for rs in (floor, ours, theirs)]
-        cpu = spread([r["cpu"] for r in ours])
+        cpu, cpu_theirs = (spread([r["cpu"] for r in rs]) if rs else "-" for rs in (ours, theirs))
         print(f"| {name} | {seconds_of[0]} | {seconds_of[1]} | {ratio} | {cached} | {cpu} | {seconds_of[2]} | {faster} "
-              f"| {memory[0]} | {memory[1]} |")  # fmt: skip
+              f"| {cpu_theirs} | {memory[0]} | {memory[1]} |")  # fmt: skip
 
 
 def main() -> None:
