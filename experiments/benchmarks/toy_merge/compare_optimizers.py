@@ -8,65 +8,99 @@ from __future__ import annotations
 import heapq
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from digit_experts import AVERAGE, ToyMerge, accuracy
+from digit_experts import AVERAGE, Crossings, Network, ToyMerge, accuracy, solved
 
-from evomerge.candidate import Evaluation, Genome
+from evomerge.candidate import Evaluation, Proposal
 from evomerge.optimizers import make
-from evomerge.optimizers.domain import real
+from evomerge.optimizers.domain import Domain, Problem
 
 CHECKPOINTS = (50, 100, 200, 500)
 SEEDS = (0, 1, 2, 3)
+LINEAGE = "m2n2 on lineages"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),
     "cma_es, sigma 0.25": ("cma_es", {"sigma": 0.25}),
     "cma_es, sigma 0.15 (default)": ("cma_es", {}),
     "cma_es, sigma 0.1": ("cma_es", {"sigma": 0.1}),
     "cma_es, sigma 0.05": ("cma_es", {"sigma": 0.05}),
+    "cma_es, 12 workers, 10 % failures": ("cma_es", {"workers": 12, "failures": 0.1}),
+    "m2n2 on genes (default)": ("m2n2", {}),
+    "m2n2 on genes, no mutation": ("m2n2", {"mutation": 0.0}),
+    LINEAGE: ("m2n2", {}),
+    f"{LINEAGE}, 24 workers, 10 % failures": ("m2n2", {"workers": 24, "failures": 0.1}),
+    f"{LINEAGE}, mutation 0.005": ("m2n2", {"mutation": 0.005}),
+    f"{LINEAGE}, no attraction": ("m2n2", {"attraction": "none"}),
+    f"{LINEAGE}, no split point": ("m2n2", {"split": False}),
+    f"{LINEAGE}, no competition (GA)": ("m2n2", {"alpha": 0.0, "attraction": "none"}),
 }
 
 
-def search(toy: ToyMerge, name: str, seed: int, evaluations: int, **options: Any) -> list[Genome]:
-    """Best genome so far after each evaluation, one at a time."""
-    return crowd(toy, name, seed, evaluations, workers=1, failures=0.0, **options)
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best network so far by train accuracy."""
+
+    score: float
+    network: Network
 
 
-def crowd(
-    toy: ToyMerge, name: str, seed: int, evaluations: int, *, workers: int, failures: float, **options: Any
-) -> list[Genome]:
-    """Best genome so far after each evaluation on `workers` workers of log-normal latency, some of which fail."""
-    optimizer = make(name, real(AVERAGE), seed=seed, **options)
+class Genes:
+    """Networks that genomes stand for."""
+
+    def __init__(self, toy: ToyMerge) -> None:
+        self._toy, self.domain = toy, Domain(AVERAGE)
+
+    def network(self, proposal: Proposal) -> Network:
+        return self._toy.merge(proposal.genome)
+
+
+def search(
+    toy: ToyMerge,
+    name: str,
+    seed: int,
+    evaluations: int,
+    *,
+    lineage: bool = False,
+    workers: int = 1,
+    failures: float = 0.0,
+    **options: Any,
+) -> list[Best]:
+    """The best after each evaluation, on `workers` workers of log-normal latency, some of which fail."""
+    space = Crossings(toy, seed) if lineage else Genes(toy)
+    optimizer = make(name, Problem(space.domain, budget=evaluations), seed=seed, **options)
     rng = np.random.default_rng(seed)
-    running: list[tuple[float, int, Genome]] = []
-    now, best, bests = 0.0, (-1.0, AVERAGE), []
+    running: list[tuple[float, int, Network]] = []
+    now, best, bests = 0.0, Best(-1.0, toy.base), list[Best]()
     while len(bests) < evaluations:
         for proposal in optimizer.ask(workers - len(running)):
-            heapq.heappush(running, (now + rng.lognormal(0, 0.7), proposal.trial, proposal.genome))
-        now, trial, genome = heapq.heappop(running)
+            heapq.heappush(running, (now + rng.lognormal(0, 0.7), proposal.trial, space.network(proposal)))
+        now, trial, network = heapq.heappop(running)
         if rng.random() < failures:
             optimizer.tell([Evaluation(trial, None)])
         else:
-            score = toy.score(genome)
-            optimizer.tell([Evaluation(trial, (score,))])
-            best = max(best, (score, genome))
-        bests.append(best[1])
+            items = solved(network, toy.train_digits).astype(float)
+            score = float(items.mean())
+            responses = (tuple(items.tolist()),) if optimizer.uses_responses else None
+            optimizer.tell([Evaluation(trial, (score,), responses=responses)])
+            best = Best(score, network) if score > best.score else best
+        bests.append(best)
     return bests
 
 
 def measure(toy: ToyMerge) -> dict[str, dict[str, list[float]]]:
     """Row → number of evaluations → [train, test, spread of train over seeds], in percent."""
     results: dict[str, dict[str, list[float]]] = {}
-    runs = {row: [search(toy, n, s, max(CHECKPOINTS), **o) for s in SEEDS] for row, (n, o) in ROWS.items()}
-    label = "cma_es, 12 workers, 10 % failures"
-    runs[label] = [crowd(toy, "cma_es", s, max(CHECKPOINTS), workers=12, failures=0.1) for s in SEEDS]
-    for row, bests in runs.items():
+    for row, (name, options) in ROWS.items():
+        lineage = row.startswith(LINEAGE)
+        runs = [search(toy, name, seed, max(CHECKPOINTS), lineage=lineage, **options) for seed in SEEDS]
         results[row] = {}
         for n in CHECKPOINTS:
-            train = [100 * toy.score(b[n - 1]) for b in bests]
-            test = [100 * toy.test(b[n - 1]) for b in bests]
+            train = [100 * bests[n - 1].score for bests in runs]
+            test = [100 * accuracy(bests[n - 1].network, toy.test_digits) for bests in runs]
             results[row][str(n)] = [float(np.mean(train)), float(np.mean(test)), float(np.std(train))]
     return results
 

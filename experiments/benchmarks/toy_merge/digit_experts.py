@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from evomerge.archive.lineage import slerp
+from evomerge.candidate import Proposal
+from evomerge.optimizers.domain import Domain, LineageDomain
+
 GROUPS = ((0, 1, 2), (3, 4), (5, 6, 7), (8, 9))
 MAX_WEIGHT = 1.5
 TENSORS = 4  # W1, b1, W2, b2
@@ -44,9 +48,15 @@ def logits(network: Network, images: Array) -> Array:
     return hidden @ out_weight + out_bias
 
 
+def solved(network: Network, digits: Digits) -> NDArray[np.bool_]:
+    """Whether an image's largest logit is the label's, shape [images]."""
+    right: NDArray[np.bool_] = logits(network, digits.images).argmax(axis=1) == digits.labels
+    return right
+
+
 def accuracy(network: Network, digits: Digits) -> float:
-    """Share of images whose largest logit is the label's."""
-    return float(np.mean(logits(network, digits.images).argmax(axis=1) == digits.labels))
+    """Share of images that are solved."""
+    return float(np.mean(solved(network, digits)))
 
 
 def _gradients(network: Network, digits: Digits) -> Network:
@@ -106,3 +116,35 @@ class ToyMerge:
     def test(self, genome: tuple[float, ...]) -> float:
         """Accuracy on the test images, which the search never sees."""
         return accuracy(self.merge(genome), self.test_digits)
+
+
+class Crossings:
+    """Networks that descend from the four experts: crossed as flat vectors at any weight, one angle for the whole.
+
+    Args:
+        seed: of the noise.
+    """
+
+    def __init__(self, toy: ToyMerge, seed: int) -> None:
+        self._experts = [np.concatenate([tensor.ravel() for tensor in expert]) for expert in toy.experts]
+        self._shapes, self._seed = [tensor.shape for tensor in toy.base], seed
+        self._known: dict[int, Array] = {}
+        self.domain = Domain((), lineage=LineageDomain(len(GROUPS), (len(self._experts[0]),)))
+
+    def network(self, proposal: Proposal) -> Network:
+        """Of a proposal whose parents were asked for before."""
+        vector = self._known[proposal.trial] = self._descend(proposal)
+        cuts = np.cumsum([np.prod(shape) for shape in self._shapes])[:-1]
+        return [part.reshape(shape) for part, shape in zip(np.split(vector, cuts), self._shapes, strict=True)]
+
+    def _descend(self, proposal: Proposal) -> Array:
+        descent = proposal.descent
+        assert descent is not None
+        if descent.parents is None:
+            return self._experts[descent.source or 0]
+        a, b = (self._known[parent] for parent in descent.parents)
+        left = np.arange(len(a)) < descent.splits[0]
+        sides = [slerp(t, float(a @ a), float(b @ b), float(a @ b)) for t in (descent.mix, 1 - descent.mix)]
+        child: Array = np.where(left, sides[0][0], sides[1][0]) * a + np.where(left, sides[0][1], sides[1][1]) * b
+        noise = np.random.default_rng([self._seed, proposal.trial]).standard_normal(len(a))
+        return child + descent.noise * noise
