@@ -24,6 +24,7 @@ from evomerge.optimizers import OPTIMIZERS
 from evomerge.recipe.align import AlignByActivations, AlignByNames, AlignByTransport, AlignByWeights
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.output import Output
+from evomerge.recipe.path import Hop, LayerPath
 from evomerge.recipe.schema import Merge, ModelRef, Recipe, Rule
 from evomerge.recipe.slices import Slice
 from evomerge.recipe.text import validate
@@ -148,6 +149,8 @@ def _check_recipe(part: dict[str, Any]) -> None:
     }
     named |= {rule["model"] for rule in part.get("tokens", {}).values() if rule.get("model", "base") != "base"}
     named |= {name for one in part.get("slices", ()) for name in one.get("sources", {})}
+    path = part.get("path", {})
+    named |= {path.get("host", "base"), *(hop["model"] for hop in path.get("layers", ()))} - {"base", "merged"}
     place = {"location": "somewhere"}
     whole = {"base": place, "sources": dict.fromkeys(sorted(named) or ["a", "b"], place), "merge": {"method": "linear"}}
     recipe = validate(Recipe, whole | part)
@@ -169,6 +172,8 @@ def test_the_pages_name_every_command() -> None:
         *(("recipe", kind) for kind in (Recipe, ModelRef, Merge, Rule, Slice, TokenRule)),
         ("calibration", Calibration),
         ("adapters", Output),
+        ("data-flow", LayerPath),
+        ("data-flow", Hop),
         *(
             ("alignment-and-structure", kind)
             for kind in (AlignByWeights, AlignByActivations, AlignByTransport, AlignByNames)
