@@ -9,6 +9,7 @@ from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genome import GenomeSearch
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.optimizers.mo_cma import ComoCmaEs
+from evomerge.optimizers.nevergrad import NevergradSearch
 from evomerge.optimizers.nsga import Nsga2, Nsga3
 from evomerge.optimizers.optimizer import Optimizer
 from evomerge.optimizers.options import Option
@@ -24,6 +25,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "nsga2": Nsga2,
     "nsga3": Nsga3,
     "m2n2": M2n2,
+    "nevergrad": NevergradSearch,
     "swarm": Swarm,
     "genome": GenomeSearch,
     "map": MapSearch,
