@@ -160,6 +160,9 @@ def merge(
     memory: Annotated[str | None, typer.Option(help="Most bytes of tensors in memory at a time, such as 2GiB.")] = None,
     device: Annotated[str, typer.Option(help="Where the arithmetic is done: cpu or cuda.")] = "cpu",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read all weights for their hashes, also those that look unchanged.")
+    ] = False,
     as_adapter: cli_adapter.AsAdapter = False,
     rank: cli_adapter.Rank = None,
     energy: cli_adapter.Energy = None,
@@ -183,7 +186,7 @@ def merge(
     with bar(err) as told:
         made = merge_to_directory(
             asked, output, root=root, progress=told, threads=threads, memory=limit, device=device,
-            cache=cli_calibrate.cache_of(),
+            cache=cli_calibrate.cache_of(), hashes=None if rehash else cli_calibrate.cache_of() / "hashes",
         )  # fmt: skip
     cli_adapter.print_report(made)
     cli_checks.print_vocabulary(made)

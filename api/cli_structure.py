@@ -63,17 +63,21 @@ def moe(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Tensors at a time; default: the cores it may use.")
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Most bytes of tensors in memory at a time while all but experts is merged.")
+    ] = None,
 ) -> None:
     """Build a mixture of experts from dense models: every source's MLPs are experts, all else is merged."""
-    from api.merging import bar, relocated
+    from api.merging import bar, relocated, size
     from evomerge.merge.structure.blueprint import Settings
     from evomerge.merge.structure.moe import build_moe
     from evomerge.recipe.text import load_recipe
 
     settings = Settings(to, experts_per_token, gate, prompts, states, tokens, with_base, expand, density)
     asked = relocated(load_recipe(recipe), model or [])
+    limit = size(memory) if memory is not None else None
     with bar(out_console) as progress:
-        build_moe(asked, out, settings, root=recipe.resolve().parent, threads=threads, progress=progress)
+        build_moe(asked, out, settings, root=recipe.resolve().parent, threads=threads, memory=limit, progress=progress)
     out_console.print(f"model in {out}; what is what in {out / 'structure.json'}", highlight=False, soft_wrap=True)
 
 

@@ -59,7 +59,7 @@ def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
     Raises:
         EvomergeError: anything that would keep the run from going, with the field that is wrong.
     """
-    recipe = pinned_models(spec, registry)
+    recipe = pinned_models(spec, registry, hashes=cache / "hashes")
     sets = load_eval_sets(spec, registry)
     return Search(
         spec=spec,
@@ -77,7 +77,9 @@ def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
     )
 
 
-def pinned_models(spec: RunSpec, registry: Registry, *, check_hashes: bool = True) -> Recipe:
+def pinned_models(
+    spec: RunSpec, registry: Registry, *, check_hashes: bool = True, hashes: Path | None = None
+) -> Recipe:
     """The spec's models as a recipe (their plain average) with absolute places and, if asked for, hashes."""
     sources = {name: ModelRef(location=str(registry.model(alias))) for name, alias in spec.models.sources.items()}
     base = ModelRef(location=str(registry.model(spec.models.base)))
@@ -89,7 +91,7 @@ def pinned_models(spec: RunSpec, registry: Registry, *, check_hashes: bool = Tru
         dtype=spec.dtype,
         seed=spec.seed,
     )
-    return pin(recipe, Path("/")) if check_hashes else recipe
+    return pin(recipe, Path("/"), hashes) if check_hashes else recipe
 
 
 def _calibration(spec: RunSpec, registry: Registry) -> Calibration | None:

@@ -53,6 +53,7 @@ def merge_to_directory(
     memory: int | None = None,
     device: str = "cpu",
     cache: Path | None = None,
+    hashes: Path | None = None,
 ) -> Path:
     """Build the model that a recipe describes: weights, config, tokenizer, chat template and the recipe itself.
 
@@ -71,6 +72,7 @@ def merge_to_directory(
         device: where the arithmetic is done: `cpu`, or `cuda` (with `:1` and so on).
         cache: a directory that keeps the statistics of models which some methods read; by default they are collected
             for this merge alone.
+        hashes: a directory that remembers hashes of unchanged files; by default all weights are read for theirs.
 
     Returns:
         `out`.
@@ -84,7 +86,7 @@ def merge_to_directory(
     """
     _check_free(out)
     asked = _Asked(threads or usable_cores(), memory, device_named(device), cache)
-    return _build(pin(recipe, root) if check_hashes else recipe, out, root, asked, progress, ())
+    return _build(pin(recipe, root, hashes) if check_hashes else recipe, out, root, asked, progress, ())
 
 
 def _check_free(out: Path) -> None:

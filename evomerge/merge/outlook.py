@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
-from evomerge.merge.budget import FLOAT32, Unit
+from evomerge.merge.budget import Unit
 from evomerge.merge.engine import Resources, Works
 from evomerge.merge.inputs import Inputs
 from evomerge.merge.plan import Plan
+from evomerge.merge.workspace import FLOAT32
 from evomerge.models.layout import Shard
 from evomerge.models.source import AdapterSource
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,23 @@ def content_hash(path: Path, cache: Path | None = None) -> str:
 
     Args:
         path: a directory with config.json and weights, or with a PEFT adapter.
-        cache: a directory that remembers hashes by path, size and time of the files; made if missing.
+        cache: a directory that remembers hashes by place, inode, size and times of the files; made if missing. A file
+            that has just been written is hashed again the next time.
 
     Raises:
         CheckpointError: the weights cannot be read.
     """
     directory = path.resolve()
     adapter = (directory / ADAPTER_CONFIG).is_file()
-    weights = open_weights(directory, "adapter_model" if adapter else "model")
+    stem = "adapter_model" if adapter else "model"
+    fields = _delta_fields(directory) if adapter else None
+    return _hash_of(directory, stem, fields) if cache is None else _cached(cache, directory, stem, fields)
+
+
+def _hash_of(directory: Path, stem: str, fields: dict[str, Any] | None) -> str:
+    weights = open_weights(directory, stem)
     try:
-        fields = _delta_fields(directory) if adapter else None
-        if cache is None:
-            return _hash(weights, fields)
-        return _cached(cache, weights, fields)
+        return _hash(weights, fields)
     finally:
         weights.close()
 
@@ -69,18 +74,45 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _cached(cache: Path, weights: Weights, fields: dict[str, Any] | None) -> str:
-    files = sorted({info.file for info in weights.tensors.values()})
-    stats = [(file, (weights.directory / file).stat()) for file in files]
-    key = [str(weights.directory), [[f, s.st_size, s.st_mtime_ns] for f, s in stats], fields]
-    entry = cache / f"{hashlib.sha256(_canonical(key)).hexdigest()}.sha256"
+def _cached(cache: Path, directory: Path, stem: str, fields: dict[str, Any] | None) -> str:
+    """The hash that is remembered for the files as they are, or a new one."""
+    state = _state(directory, stem)
+    document = _canonical([_CACHE_VERSION, str(directory), state, fields])
+    entry = cache / f"{hashlib.sha256(document).hexdigest()}.sha256"
     if entry.is_file() and len(known := entry.read_text(encoding="ascii").strip()) == 64:
         return known
-    digest = _hash(weights, fields)
-    cache.mkdir(parents=True, exist_ok=True)
+    began = time.time_ns()
+    digest = _hash_of(directory, stem, fields)
+    # what is written to during the clock tick of its last change looks the same afterwards
+    settled = all(max(numbers[-2:]) < began - SETTLED_NS for _, numbers in state)
+    if settled and _state(directory, stem) == state:
+        _remember(entry, digest)
+    return digest
+
+
+SETTLED_NS = 2_000_000_000
+"""How long ago a file's last change must lie for its hash to be remembered: file systems count time in steps of up to
+two seconds."""
+_CACHE_VERSION = 2
+
+
+def _state(directory: Path, stem: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Name, device, inode, size, and times of the last change of content and of anything, of every weights file.
+
+    The last one is the system's own: who writes into a file and puts its time back still changes it.
+    """
+    files = sorted(directory.glob(f"{stem}*.safetensors"))
+    stats = [(file.name, file.stat()) for file in files]
+    index = directory / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        stats.append((index.name, index.stat()))
+    return [(name, (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)) for name, s in stats]
+
+
+def _remember(entry: Path, digest: str) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
     # A rename is atomic: two processes that hash the same model write the same entry.
-    handle, temporary = tempfile.mkstemp(dir=cache)
+    handle, temporary = tempfile.mkstemp(dir=entry.parent)
     with os.fdopen(handle, "w", encoding="ascii") as file:
         file.write(digest)
     Path(temporary).replace(entry)
-    return digest

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, MistralForCausalLM
 
 from api.cli import main
+from evomerge.models import content
 from evomerge.models.checkpoint import content_hash
 from evomerge.recipe.text import dump_data
 from tests.workers.tiny_run import make_registry, run_spec
@@ -241,3 +242,30 @@ def test_the_service_does_not_start_with_a_bad_registry(home: Path) -> None:
 
     assert ran.returncode == 2
     assert ran.stderr.startswith("error: ")
+
+
+def test_hashes_of_unchanged_models_are_remembered_until_rehash_asks_for_new_ones(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "SETTLED_NS", -(10**12))  # the models have just been written
+    read: list[Path] = []
+    hashed = content._hash_of
+
+    def hash_of(at: Path, *more: Any) -> str:
+        read.append(at)
+        return hashed(at, *more)
+
+    monkeypatch.setattr(content, "_hash_of", hash_of)
+
+    def models_read(out: str, *flags: str) -> set[str]:
+        read.clear()
+        assert evomerge(home, "merge", "recipe.yaml", out, *flags).returncode == 0
+        return {path.name for path in read}
+
+    assert models_read("first") == {"base", "math", "ja"}
+    assert models_read("second") == set()
+    assert models_read("third", "--rehash") == {"base", "math", "ja"}
+    stored = load_file(home / "math" / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in stored.items()}, home / "math" / "model.safetensors")
+    assert evomerge(home, "merge", "recipe.yaml", "fourth").returncode == 2
+    assert {path.name for path in read[-1:]} == {"math"}

@@ -49,7 +49,9 @@ _ENTRIES = 1 << 17
 def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The same entries of two tensors, some at a time on a CPU: products of them need no memory for all."""
     if a.device.type == "cpu" and a.is_contiguous() and b.is_contiguous() and a.numel() > _ENTRIES:
-        yield from zip(a.view(-1).split(_ENTRIES), b.view(-1).split(_ENTRIES), strict=True)
+        first, second = a.view(-1), b.view(-1)
+        for begin in range(0, len(first), _ENTRIES):
+            yield first[begin : begin + _ENTRIES], second[begin : begin + _ENTRIES]
     else:
         yield a, b
 

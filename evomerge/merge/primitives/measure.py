@@ -204,7 +204,8 @@ def _parts(values: Tensor | None) -> Sequence[Tensor]:
     if values is None:
         return ()
     flat = values.reshape(-1)
-    return flat.split(_ENTRIES) if values.device.type == "cpu" and len(flat) else (flat,)
+    length = _ENTRIES if values.device.type == "cpu" else len(flat)
+    return [flat[begin : begin + length] for begin in range(0, len(flat), length or 1)]
 
 
 def total(values: Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evomerge.merge.blocks import measure_model
-from evomerge.merge.budget import promised, units_of
+from evomerge.merge.budget import check_memory, promised, units_of
 from evomerge.merge.calibration.live import tokenizer_of
 from evomerge.merge.engine import Progress, Resources, kept_memory, merge_units, one_thread_a_kernel
 from evomerge.merge.factored import with_factors
@@ -34,7 +34,13 @@ from evomerge.recipe.schema import Recipe
 
 
 def write_weights(
-    recipe: Recipe, blueprint: Blueprint, inputs: Inputs, at: Partial, threads: int, progress: Progress | None
+    recipe: Recipe,
+    blueprint: Blueprint,
+    inputs: Inputs,
+    at: Partial,
+    threads: int,
+    progress: Progress | None,
+    memory: int | None = None,
 ) -> tuple[Child, ...]:
     """Merge the trunk, and write it with experts and routers.
 
@@ -56,7 +62,9 @@ def write_weights(
     left = {entry.name for entry in missing}
     check_disk(at.out, sum(shard.file_bytes for shard in shards if shard.file not in at.finished))
     units = units_of(todo, [job for job in todo.jobs if job.name in left], shapes, inputs.computed)
-    memory = max(promised(todo, shapes), *(unit.memory for unit in units), 0)
+    if memory is None:
+        memory = max(promised(todo, shapes), *(unit.memory for unit in units), 0)
+    check_memory(todo, units, memory)
     told = _Told(progress, sum(entry.num_bytes for entry in missing))
     children = _children(blueprint, inputs)
     with ShardWriter(at, shards) as writer:

@@ -45,6 +45,8 @@ def build_moe(
     *,
     root: Path,
     threads: int | None = None,
+    memory: int | None = None,
+    hashes: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Build a mixture: each source's MLPs become one expert of each layer, all else is merged as the recipe says.
@@ -57,10 +59,14 @@ def build_moe(
         settings: how.
         root: relative locations in the recipe are under it.
         threads: tensors merged at a time; by default one a core that this process may use.
+        memory: bytes of tensors that may be in memory at a time while all but the experts is merged; by default as for
+            `merge_to_directory`. Experts are copied one tensor at a time; routers of kind `hidden` need the base whole.
+        hashes: a directory that remembers hashes of unchanged files.
         progress: told of bytes written and bytes in all.
 
     Raises:
-        InvalidInputError: a setting does not fit the models, or the recipe is illegal or asks for what no mixture has.
+        InvalidInputError: `memory` is too small, a setting does not fit the models, or the recipe is illegal or asks
+            for what no mixture has.
         HashMismatchError: weights are not the ones that the recipe names.
         CheckpointError, ArchitectureError, NonFiniteError: a model cannot be read, or the result not written.
 
@@ -69,18 +75,18 @@ def build_moe(
     """
     names = _names(recipe, out, settings)
     prompts = {} if settings.prompts is None else read_prompts(settings.prompts, names)
-    recipe = pin(recipe, root)
+    recipe = pin(recipe, root, hashes)
     report = {"settings": settings.plain, "prompts": {name: asdict(found) for name, found in prompts.items()}}
     key = hashlib.sha256(json.dumps([fingerprint(recipe, root), report], sort_keys=True).encode()).hexdigest()
     cores = threads or usable_cores()
     with partial(out, key) as at:
-        with open_inputs(recipe, root, lambda path: _nested(path, at.scratch, threads)) as inputs:
+        with open_inputs(recipe, root, lambda path: _nested(path, at.scratch, threads, memory)) as inputs:
             target = target_of(settings.to, inputs.base.config, inputs.architecture)
             inputs = calibrated(inputs, recipe, at.scratch, root=root)
             mlps = mlps_of(inputs.architecture)
             bred = tuple(map(child_name, range(settings.expand)))
             blueprint = Blueprint(target, settings, (*names, *bred), len(names), mlps, prompts, recipe.seed)
-            children = write_weights(recipe, blueprint, inputs, at, cores, progress)
+            children = write_weights(recipe, blueprint, inputs, at, cores, progress, memory)
             _describe(recipe, blueprint, children, inputs, at.model, report)
         at.publish()
     return out
@@ -102,11 +108,13 @@ def _names(recipe: Recipe, out: Path, settings: Settings) -> tuple[str, ...]:
     return names
 
 
-def _nested(path: Path, scratch: Path, threads: int | None) -> Path:
+def _nested(path: Path, scratch: Path, threads: int | None, memory: int | None) -> Path:
     """The model of a recipe that is a source; what a killed build has finished is taken."""
     recipe = load_recipe(path)
     out = scratch / fingerprint(recipe, path.resolve().parent, (path.resolve(),))
-    return out if out.exists() else merge_to_directory(recipe, out, root=path.resolve().parent, threads=threads)
+    if out.exists():
+        return out
+    return merge_to_directory(recipe, out, root=path.resolve().parent, threads=threads, memory=memory)
 
 
 def _describe(

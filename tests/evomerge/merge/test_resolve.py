@@ -7,6 +7,7 @@ import torch
 
 from evomerge.errors import CheckpointError, HashMismatchError, InvalidInputError
 from evomerge.merge.resolve import pin
+from evomerge.models import content
 from evomerge.models.content import content_hash
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.recipe.text import dump_json, dump_yaml
@@ -120,7 +121,8 @@ def test_a_file_that_is_no_recipe_is_refused(root: Path) -> None:
     assert caught.value.field == "sources.math.location"
 
 
-def test_hashes_are_remembered_in_the_cache(root: Path) -> None:
+def test_hashes_are_remembered_in_the_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "SETTLED_NS", -(10**12))  # the files have just been written
     pinned = pin(recipe(math="math"), root, root / "cache")
 
     assert len(list((root / "cache").iterdir())) == 2

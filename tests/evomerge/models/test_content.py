@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from evomerge.models import content
 from evomerge.models.checkpoint import content_hash
 from evomerge.testing.directories import save_tensors
 
@@ -79,6 +81,13 @@ def test_an_adapters_hash_covers_what_changes_its_delta(tmp_path: Path) -> None:
     assert first != content_hash(write_adapter(tmp_path / "d", plain | {"use_rslora": True}))
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were written a moment ago count as old."""
+    monkeypatch.setattr(content, "SETTLED_NS", -(10**12))
+
+
+@pytest.mark.usefixtures("settled")
 def test_the_cache_remembers_and_notices_changes(tmp_path: Path) -> None:
     model, cache = write(tmp_path / "m", TENSORS), tmp_path / "cache" / "hashes"
     first = content_hash(model, cache)
@@ -90,3 +99,69 @@ def test_the_cache_remembers_and_notices_changes(tmp_path: Path) -> None:
     write(model, {**TENSORS, "c.weight": torch.ones(1)})
     assert content_hash(model, cache) not in ("0" * 64, first)
     assert content_hash(model, cache) == content_hash(model)
+
+
+def put_back(path: Path, before: os.stat_result) -> None:
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("how", ["in place", "renamed"])
+def test_a_file_that_is_changed_and_made_to_look_old_does_not_pass(tmp_path: Path, how: str) -> None:
+    """Same place, same size, same time of change."""
+    model, cache = write(tmp_path / "m", TENSORS), tmp_path / "cache"
+    file = model / "model.safetensors"
+    first, before, data = content_hash(model, cache), file.stat(), file.read_bytes()
+    changed = data[:-1] + bytes([data[-1] ^ 1])
+    if how == "in place":
+        with file.open("r+b") as handle:
+            handle.write(changed)
+    else:
+        other = tmp_path / "other"
+        other.write_bytes(changed)
+        put_back(other, before)
+        other.rename(file)
+    put_back(file, before)
+
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    assert content_hash(model, cache) == content_hash(model) != first
+
+
+def test_a_file_that_has_just_been_written_is_not_remembered(tmp_path: Path) -> None:
+    """It could be written to again within the clock tick of its last change."""
+    model, cache = write(tmp_path / "m", TENSORS), tmp_path / "cache"
+
+    assert content_hash(model, cache) == content_hash(model)
+    assert not cache.exists()
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, cache = write(tmp_path / "m", TENSORS), tmp_path / "cache"
+    hashed = content._hash_of
+
+    def meanwhile(*given: Any) -> str:
+        found = hashed(*given)
+        with (model / "model.safetensors").open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\x7f")
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(content, "_hash_of", meanwhile)
+        stale = content_hash(model, cache)
+
+    assert content_hash(model, cache) == content_hash(model) != stale
+
+
+@pytest.mark.usefixtures("settled")
+def test_shards_that_come_and_go_are_noticed(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    model = write(tmp_path / "m", TENSORS, shard_bytes=1)
+    first = content_hash(model, cache)
+    shutil.rmtree(model)
+    write(tmp_path / "m", {**TENSORS, "c.weight": torch.ones(2)}, shard_bytes=1)
+
+    assert content_hash(model, cache) == content_hash(model) != first

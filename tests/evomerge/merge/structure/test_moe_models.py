@@ -221,6 +221,18 @@ def test_a_killed_build_goes_on_from_its_finished_files(models: Models, tmp_path
     assert all(path.read_bytes() == (whole / path.name).read_bytes() for path in out.iterdir())
 
 
+def test_a_limit_of_memory_changes_no_byte_and_one_that_is_too_small_is_refused(models: Models, tmp_path: Path) -> None:
+    recipe, settings = recipe_of(models("llama"), method="iso_c"), Settings("mixtral", gate="random")
+    whole = build_moe(recipe, tmp_path / "whole", settings, root=tmp_path)
+    limited = build_moe(recipe, tmp_path / "limited", settings, root=tmp_path, memory=1 << 24)
+
+    for path in limited.glob("*.safetensors"):
+        assert path.read_bytes() == (whole / path.name).read_bytes()
+    with pytest.raises(InvalidInputError, match=r"iso_c works on whole tensors.*holds \d+ bytes"):
+        build_moe(recipe, tmp_path / "out", settings, root=tmp_path, memory=100)
+    assert not (tmp_path / "out").exists()
+
+
 def mlp_output(path: Path, layer: int, states: Tensor) -> Tensor:
     with torch.no_grad():
         answer = load(path).model.layers[layer].mlp(states)
