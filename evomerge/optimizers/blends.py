@@ -22,7 +22,8 @@ class Blends(Design):
     """The start, the domain's seeds, then genomes made of these; Sobol points where there are no seeds.
 
     A *blend* is w·a + (1 - w)·b of two of them, w uniform in [0, reach]: beyond 1 it lies outside, on the side of a
-    (Feng et al. 2024, Model Swarms, arXiv:2410.11163, where it fills the population). Choices come from either.
+    (Feng et al. 2024, Model Swarms, arXiv:2410.11163, where it fills the population); w ends where a gene would leave
+    [0, 1]. Choices come from either.
 
     A *sparsified* seed has a random half of its genes at the start's value (Zhang et al. 2025, PSO-Merging,
     arXiv:2508.19839, starts with base, experts and sparsified experts; there single weights are dropped, here
@@ -54,11 +55,18 @@ class Blends(Design):
 
     def _blend(self, rng: np.random.Generator) -> Genomes:
         one, other = self._own[rng.choice(len(self._own), size=2, replace=False)]
-        return combine(one, other, rng.uniform(0, self._reach), self._kinds, rng)
+        return combine(one, other, rng.uniform(0, min(self._reach, _longest(one, other))), self._kinds, rng)
 
     def _sparsify(self, rng: np.random.Generator) -> Genomes:
         seed = self._own[rng.integers(1, len(self._own))]
         return np.where(rng.random(len(seed)) < DROPPED, self._own[0], seed)
+
+
+def _longest(one: Genomes, other: Genomes) -> float:
+    """The largest w with w·one + (1 - w)·other in [0, 1], at least 1."""
+    way = one - other
+    room = np.where(way > 0, 1 - one, one)
+    return 1 + float(np.min(room[way != 0] / np.abs(way[way != 0]), initial=np.inf))
 
 
 def combine(one: Genomes, other: Genomes, weight: float, kinds: Genes, rng: np.random.Generator) -> Genomes:

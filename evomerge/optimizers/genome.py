@@ -25,7 +25,7 @@ class GenomeOptions(Options):
 
     population: int = Field(default=20, ge=4, le=10_000, description="members, and answers per generation")
     crossover_rate: float = Field(default=0.7, ge=0, le=1, description="share of children with two parents")
-    mutation_rate: float = Field(default=0.3, ge=0, le=1, description="share of children of two parents that mutate")
+    mutation_rate: float = Field(default=0.6, ge=0, le=1, description="share of children of two parents that mutate")
     gene_mutation_rate: float = Field(default=0.1, gt=0, le=1, description="share of genes that a mutation changes")
     sigma: float = Field(default=0.1, gt=0, le=1, description="standard deviation of mutations, a share of the range")
     elites: float = Field(default=0.1, ge=0, le=1, description="share of members that are kept as the best")

@@ -14,6 +14,9 @@ from evomerge.optimizers.cma_es import MAX_AGE
 from evomerge.optimizers.distribution import Distribution, Settings, Vector
 from evomerge.optimizers.ranking import Matrix, costs
 
+CONVERGED = 0.1
+"""A kernel is done when its widest standard deviation fell to this share of the first: what is finer is noise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -22,12 +25,14 @@ class Sample:
     Attributes:
         kernel: number of the kernel that it was drawn from.
         birth: the kernel's generation then.
-        point: what was drawn (`Distribution`); None for the kernel's mean.
+        point: what was drawn (`Distribution`).
+        mean: whether it is the kernel's mean.
     """
 
     kernel: int
     birth: int
-    point: Vector | None
+    point: Vector
+    mean: bool = False
 
 
 class Kernel:
@@ -38,6 +43,7 @@ class Kernel:
         generation: how often the distribution changed.
         outstanding: samples of this generation without an answer.
         incumbent: what the mean scored when it was last evaluated; None while unknown, failed or infeasible.
+        place: the genome of that mean.
         due: whether the mean is new and was not asked yet.
 
     Args:
@@ -54,6 +60,7 @@ class Kernel:
         self._judged = -1  # the generation of the mean that `incumbent` belongs to
         self.generation = self.outstanding = 0
         self.incumbent: tuple[float, ...] | None = None
+        self.place = settings.start
         self.due = True
 
     @property
@@ -88,14 +95,22 @@ class Kernel:
         return len(self._answered) >= self.size
 
     def judge(self, sample: Sample, evaluation: Evaluation) -> None:
-        """Take in what the mean of `sample.birth` scored."""
-        if sample.birth <= self._judged:
+        """Take in what the mean of `sample.birth` scored, unless a later one is known."""
+        if sample.birth < max(self._restarted, self._judged):
             return
         self._judged = sample.birth
         self.incumbent = None if evaluation.violation else evaluation.values
+        self.place = self.genome(sample.point)
+
+    def begin_again(self, start: Genome) -> None:
+        """Leave for another place, which was evaluated before; what is under way is forgotten."""
+        self._settings = replace(self._settings, start=start)
+        self._distribution = Distribution(self._settings)
+        self._answered, self._restarted = [], self.generation
+        self.incumbent, self.place, self.due, self.outstanding = None, start, False, 0
 
     def close(self, quality: Callable[[Matrix], Vector]) -> bool:
-        """Learn from a full generation, and whether there was anything to learn.
+        """Learn from a full generation, and whether the kernel is done: it converged, or pycma would stop.
 
         Args:
             quality: of values, shape [answers, objectives], larger is better.
@@ -105,16 +120,11 @@ class Kernel:
         if all(e.values is None for e in evaluations):
             return False  # nothing to compare: draw more from where we are
         stale = {i for i, (sample, _) in enumerate(answered) if sample.birth < self.generation}
-        points = [sample.point for sample, _ in answered if sample.point is not None]
+        points = [sample.point for sample, _ in answered]
         numbers, stop = self._distribution.tell(points, costs(evaluations, quality), stale)
         self.generation, self.outstanding, self.due = self.generation + 1, 0, True
-        if stop:
-            # Again from where it is: its place on the front is its own, and another start would give it up.
-            mean = Distribution(self._settings, numbers).genome(np.asarray(numbers["mean"]))
-            self._settings = replace(self._settings, start=tuple(mean.tolist()))
-            self._restarted = self.generation
-        self._distribution = Distribution(self._settings, None if stop else numbers)
-        return True
+        self._distribution = Distribution(self._settings, numbers)
+        return bool(stop) or _widest(numbers) < CONVERGED * self._settings.sigma
 
     def dump(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """JSON and arrays for an optimizer's state."""
@@ -122,6 +132,7 @@ class Kernel:
             "generation": self.generation,
             "outstanding": self.outstanding,
             "incumbent": self.incumbent,
+            "place": self.place,
             "due": self.due,
             "restarted": self._restarted,
             "judged": self._judged,
@@ -131,7 +142,7 @@ class Kernel:
                 for s, e in self._answered
             ],
         }
-        points = [sample.point for sample, _ in self._answered if sample.point is not None]
+        points = [sample.point for sample, _ in self._answered]
         start = np.array(self._settings.start)
         arrays = {"answered": np.reshape(points, (-1, len(start))), "start": start}
         numbers = self._distribution.numbers or {}
@@ -145,6 +156,7 @@ class Kernel:
         kernel = cls(replace(settings, start=tuple(arrays["start"].tolist())), numbers or None)
         kernel.generation, kernel.outstanding = head["generation"], head["outstanding"]
         kernel.incumbent, kernel.due = head["incumbent"] and tuple(head["incumbent"]), head["due"]
+        kernel.place = tuple(head["place"])
         kernel._restarted, kernel._judged = head["restarted"], head["judged"]
         kernel._outcomes.extend(head["outcomes"])
         kernel._answered = [
@@ -155,3 +167,9 @@ class Kernel:
             for a, point in zip(head["answered"], arrays["answered"], strict=True)
         ]
         return kernel
+
+
+def _widest(numbers: Mapping[str, Any]) -> float:
+    """The largest standard deviation of a gene."""
+    variances = np.diag(numbers["sm.C"]) if "sm.C" in numbers else np.ones(1)
+    return float(numbers["sigma"] * np.max(numbers["sigma_vec.scaling"] * np.sqrt(variances)))

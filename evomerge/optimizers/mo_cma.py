@@ -17,6 +17,7 @@ from evomerge.optimizers.checks import check_evaluation, check_problem
 from evomerge.optimizers.cma_es import FULL_GENES, Normal
 from evomerge.optimizers.distribution import Settings, Vector
 from evomerge.optimizers.domain import Problem
+from evomerge.optimizers.genes import as_genome
 from evomerge.optimizers.kernel import Kernel, Sample
 from evomerge.optimizers.options import Option, Options, read
 from evomerge.optimizers.ranking import Matrix, worth
@@ -27,7 +28,7 @@ KERNELS = 5
 """Kernels where the budget is not known."""
 
 UPDATES = 15
-"""So often each kernel can learn within a known budget, if there then are from 3 to 10 kernels."""
+"""So often each kernel can learn within a known budget, if there then are from 3 to 20 kernels."""
 
 
 class ComoCmaEsOptions(Options):
@@ -35,7 +36,7 @@ class ComoCmaEsOptions(Options):
 
     kernels: int | None = Field(
         default=None, ge=1, le=1000,
-        description=f"CMA-ES that share the front; null: so many that each learns {UPDATES} times, 3 to 10",
+        description=f"CMA-ES that share the front; null: so many that each learns {UPDATES} times, 3 to 20",
     )  # fmt: skip
     population: int | None = Field(
         default=None, ge=4, le=100_000, description="samples per generation of a kernel; null: 4 + 3 ln(genes)"
@@ -52,12 +53,12 @@ class ComoCmaEsOptions(Options):
 class Frame:
     """The scale in which improvements of the front are measured; it adapts to what was told.
 
-    Each objective is divided by its range over the front, and the reference lies a tenth of that range below the
-    front's worst. Of the front only its extremes are remembered, besides the kernels' incumbents: so the memory is
-    bounded, and merges that are broken don't shrink the rest.
+    Each objective is divided by its range over all feasible evaluations, and the reference lies `MARGIN` of that range
+    below the front's worst: far enough that it pays to go for the front's ends. Of the front only the best in each
+    objective are remembered, besides the kernels' places: so the memory is bounded.
     """
 
-    MARGIN = 0.1
+    MARGIN = 0.3
 
     def __init__(self, num_objectives: int) -> None:
         self.low = np.full(num_objectives, np.inf)
@@ -74,11 +75,37 @@ class Frame:
         """The uncrowded improvement of each row of values over the others, larger is better."""
         known = np.vstack([self.extremes, others, values])
         front = known[non_dominated(known)]
-        low, high = front.min(axis=0), front.max(axis=0)
-        wide = np.maximum(high - np.minimum(self.low, values.min(axis=0)), 0.0)
-        scale = np.where(high > low, high - low, np.where(wide > 0, wide, 1.0))
-        reference = np.full(len(low), -self.MARGIN)
-        return np.array([worth(point, (others - low) / scale, reference) for point in (values - low) / scale])
+        low, high = np.minimum(self.low, known.min(axis=0)), known.max(axis=0)
+        scale = np.where(high > low, high - low, 1.0)
+        reference = front.min(axis=0) / scale - self.MARGIN
+        return np.array([worth(point, others / scale, reference) for point in values / scale])
+
+    def contributions(self, points: Matrix) -> Vector:
+        """What each point alone adds to the others."""
+        return np.array([self.worth(points[[i]], np.delete(points, i, axis=0))[0] for i in range(len(points))])
+
+
+class Retired:
+    """Where kernels converged: places of the front that are taken; of many the latest.
+
+    Attributes:
+        places: genomes, shape [points, genes].
+        values: shape [points, objectives].
+    """
+
+    MOST = 100
+
+    def __init__(self, genes: int, num_objectives: int) -> None:
+        self.places, self.values = np.empty((0, genes)), np.empty((0, num_objectives))
+
+    def add(self, place: Genome, values: tuple[float, ...]) -> None:
+        """Remember a place, and forget those that are dominated now."""
+        places, points = np.vstack([self.places, [place]]), np.vstack([self.values, [values]])
+        kept = np.flatnonzero(non_dominated(points))[-self.MOST :]
+        self.places, self.values = places[kept], points[kept]
+
+    def genomes(self) -> list[Genome]:
+        return [as_genome(row) for row in self.places]
 
 
 class ComoCmaEs:
@@ -93,7 +120,9 @@ class ComoCmaEs:
       latest incumbents. Nothing waits: when all kernels have their λ samples under way, further ones are drawn from
       the kernel with the fewest. Late answers, failures and constraints are as in `CmaEs`.
     - **First means**: the start (trial 0), the domain's seeds, then normal steps from the start.
-    - **A kernel that pycma would stop** begins again where it is with the first step size.
+    - **A kernel that is done**, because its steps became small or pycma would stop, leaves its incumbent on the front
+      (`Retired`) and begins again at the place that alone adds most hypervolume, which is where the front is thinnest.
+      The paper's kernels converge for good, which suits budgets that are spent when they do.
     - **With one objective** there is one kernel by default: CMA-ES that evaluates its mean.
 
     The framework's authors' own package is not used: its state is a pickle of pycma's objects, it draws from NumPy's
@@ -101,7 +130,7 @@ class ComoCmaEs:
     As in `UncrowdedImprovement`, the distance of dominated points is the maximum norm, and scale and reference adapt.
 
     State is bounded: p times the numbers of a distribution (dominated by genes² each, or genes if diagonal), samples
-    without an answer, answers that wait.
+    without an answer, answers that wait, at most `Retired.MOST` places.
 
     Args:
         problem: real genes.
@@ -128,6 +157,7 @@ class ComoCmaEs:
         self._trials = self._updates = self._turn = 0
         self._asked: dict[int, Sample] = {}
         self._frame = Frame(problem.num_objectives)
+        self._retired = Retired(self._width, problem.num_objectives)
         self._kernels = [Kernel(self._settings(number)) for number in range(self.num_kernels)]
 
     @property
@@ -138,17 +168,21 @@ class ComoCmaEs:
         if self._problem.num_objectives == 1:
             return 1
         budget = self._problem.budget
-        return KERNELS if budget is None else min(10, max(3, budget // (UPDATES * (self.generation_size + 1))))
+        return KERNELS if budget is None else min(20, max(3, budget // (UPDATES * (self.generation_size + 1))))
 
     @property
     def generation_size(self) -> int:
         """λ of each kernel."""
         return self._options.population or 4 + int(3 * math.log(self._problem.domain.dim))
 
+    @property
+    def _width(self) -> int:
+        return max(2, self._problem.domain.dim)  # pycma needs two genes: nobody sees the second one
+
     def _settings(self, number: int) -> Settings:
         start, diagonal = self._first_mean(number), self._options.diagonal
         return Settings(
-            start=start if len(start) > 1 else (*start, 0.5),  # a gene that nobody sees: pycma needs two
+            start=start if len(start) > 1 else (*start, 0.5),
             sigma=self._options.sigma,
             population=self.generation_size,
             diagonal=len(start) > FULL_GENES if diagonal == "auto" else bool(diagonal),
@@ -170,12 +204,12 @@ class ComoCmaEs:
     def _propose(self) -> Proposal:
         trial, self._trials = self._trials, self._trials + 1
         new_means = [number for number, kernel in enumerate(self._kernels) if kernel.due]
-        number = new_means[0] if new_means else self._next()
+        number, mean = (new_means[0], True) if new_means else (self._next(), False)
         kernel = self._kernels[number]
-        self._normal.trial = 0 if new_means else trial  # row 0 is zeros, which give the mean
+        self._normal.trial = 0 if mean else trial  # row 0 is zeros, which give the mean
         point = kernel.draw()
-        self._asked[trial] = Sample(number, kernel.generation, None if new_means else point)
-        if new_means:
+        self._asked[trial] = Sample(number, kernel.generation, point, mean)
+        if mean:
             kernel.due = False
         else:
             kernel.outstanding += 1
@@ -208,14 +242,34 @@ class ComoCmaEs:
         kernel = self._kernels[sample.kernel]
         if evaluation.values is not None and not evaluation.violation:
             self._frame.add(evaluation.values)
-        if sample.point is None:
+        if sample.mean:
             kernel.judge(sample, evaluation)
         elif kernel.receive(sample, evaluation):
-            self._updates += kernel.close(self._quality(sample.kernel))
+            self._updates += 1
+            if self._turn == sample.kernel:
+                self._turn = (sample.kernel + 1) % len(self._kernels)
+            if kernel.close(self._quality(sample.kernel)):
+                self._retire(kernel)
+
+    def _others(self, number: int) -> Matrix:
+        """Values of all that a kernel must improve on, shape [points, objectives]."""
+        incumbents = [k.incumbent for i, k in enumerate(self._kernels) if i != number and k.incumbent is not None]
+        return np.vstack([np.reshape(incumbents, (-1, self._problem.num_objectives)), self._retired.values])
 
     def _quality(self, number: int) -> Callable[[Matrix], Vector]:
-        others = [k.incumbent for i, k in enumerate(self._kernels) if i != number and k.incumbent is not None]
-        return partial(self._frame.worth, others=np.reshape(others, (-1, self._problem.num_objectives)))
+        return partial(self._frame.worth, others=self._others(number))
+
+    def _retire(self, kernel: Kernel) -> None:
+        """Let a kernel that is done begin again where the front is thinnest; its incumbent stays on the front."""
+        if kernel.incumbent is not None:
+            self._retired.add(kernel.place, kernel.incumbent)
+        places = [k.place for k in self._kernels if k.incumbent is not None and k is not kernel]
+        everywhere = [*places, *self._retired.genomes()]
+        if not everywhere:
+            kernel.begin_again(kernel.place)
+            return
+        values = self._others(self._kernels.index(kernel))
+        kernel.begin_again(everywhere[int(self._frame.contributions(values).argmax())])
 
     def state(self) -> bytes:
         dumps = [kernel.dump() for kernel in self._kernels]
@@ -226,14 +280,16 @@ class ComoCmaEs:
             "trials": self._trials,
             "updates": self._updates,
             "turn": self._turn,
-            "asked": [[trial, s.kernel, s.birth, s.point is None] for trial, s in self._asked.items()],
+            "asked": [[trial, s.kernel, s.birth, s.mean] for trial, s in self._asked.items()],
             "kernels": [head for head, _ in dumps],
         }
-        points = [s.point for s in self._asked.values() if s.point is not None]
+        points = [sample.point for sample in self._asked.values()]
         arrays: dict[str, NDArray[Any]] = {
-            "asked": np.reshape(points, (-1, max(2, self._problem.domain.dim))),
+            "asked": np.reshape(points, (-1, self._width)),
             "low": self._frame.low,
             "extremes": self._frame.extremes,
+            "retired.places": self._retired.places,
+            "retired.values": self._retired.values,
         }
         for number, (_, numbers) in enumerate(dumps):
             arrays |= {f"{number}/{name}": value for name, value in numbers.items()}
@@ -248,10 +304,11 @@ class ComoCmaEs:
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self._trials, self._updates, self._turn = head["trials"], head["updates"], head["turn"]
-        points = iter(arrays["asked"])
         self._asked = {
-            trial: Sample(kernel, birth, None if mean else next(points)) for trial, kernel, birth, mean in head["asked"]
+            trial: Sample(kernel, birth, point, mean)
+            for (trial, kernel, birth, mean), point in zip(head["asked"], arrays["asked"], strict=True)
         }
+        self._retired.places, self._retired.values = arrays["retired.places"], arrays["retired.values"]
         self._frame.low, self._frame.extremes = arrays["low"], arrays["extremes"]
         self._kernels = [
             Kernel.load_from(self._settings(number), of_kernel, _under(f"{number}/", arrays))

@@ -184,7 +184,9 @@ class MapSearch:
         if self._fresh < (self.generation_size if self._fits else self.design_size):
             return
         members = self._search(self._surrogates(), generator(self._seed, "map", "search", self._fits))
-        self._list, self._taken = self._order(members.genomes), 0
+        unknown = self._order(members.genomes)
+        self._list = unknown if len(unknown) else members.genomes
+        self._taken = 0 if len(unknown) else len(self._list)  # only steps off it are left to ask
         self._fits, self._fresh = self._fits + 1, 0
 
     def _surrogates(self) -> Callable[[Genomes], Members]:
@@ -228,7 +230,7 @@ class MapSearch:
         while len(distance) and (farthest := int(distance.argmax())) >= 0 and distance[farthest] > NEAR:
             chosen.append(genomes[farthest])
             distance = np.minimum(distance, np.abs(genomes - genomes[farthest]).max(axis=1))
-        return np.reshape(chosen, (-1, genomes.shape[1])) if chosen else genomes[:1]
+        return np.reshape(chosen, (-1, genomes.shape[1]))
 
     def preview(self) -> Preview:
         """The whole front as the answers so far predict it, without an evaluation; empty before the first answer."""

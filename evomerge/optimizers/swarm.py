@@ -28,16 +28,19 @@ Standing = tuple[float, float]
 class SwarmOptions(Options):
     """Options of `Swarm`."""
 
-    particles: int = Field(default=20, ge=2, le=10_000, description="particles, and proposals per generation")
+    particles: int = Field(default=10, ge=2, le=10_000, description="particles, and proposals per generation")
     inertia: float = Field(default=0.4, ge=0, description="φ of a particle's own velocity")
     cognitive: float = Field(default=0.3, ge=0, description="φ of the way to the particle's best place")
     social: float = Field(default=0.3, gt=0, description="φ of the way to the swarm's best place")
-    repel: float = Field(default=0.3, ge=0, description="φ of the way off the swarm's worst place")
+    repel: float = Field(default=0.01, ge=0, description="φ of the way off the swarm's worst place")
     step: float = Field(default=1.0, gt=0, le=10, description="λ, how much of the velocity is moved, at first")
     decay: float = Field(default=0.95, gt=0, le=1, description="λ is multiplied by it each generation")
     least_step: float = Field(default=0.1, gt=0, le=10, description="λ becomes no smaller")
     restart_after: int = Field(
         default=5, ge=1, description="answers without a better place after which a particle goes back to its best"
+    )
+    per_gene: bool = Field(
+        default=True, description="draw r for each gene; false: one r a step, which never leaves the first places' span"
     )
     initial: Filling = Field(
         default="blended", description="after start and seeds: blends of two (Model Swarms), or seeds that lost genes"
@@ -82,6 +85,12 @@ class Swarm:
     with r uniform in [0, 1], p the particle's best place, g the swarm's best and w its worst; λ falls from generation
     to generation. A particle without a better place for `restart_after` answers goes back to its best one and loses its
     velocity. The first velocity points to another particle's first place.
+
+    The paper draws one r for all weights of a model, so its swarm stays in the span of the experts it begins with. That
+    is all of the space when each expert has one coefficient. With more genes (one for each layer group) it would search
+    a few directions only, so here r is drawn for each gene by default.
+
+    The released code's φ_w is 0.3; on merges it keeps the swarm from settling, so the default is small.
 
     The paper moves the weights of experts. All terms are linear in them, so where the merge method is linear, a
     particle can be the coefficients of a merge, and no weights are stored. Places are clipped to [0, 1].
@@ -153,9 +162,10 @@ class Swarm:
             return self._first(rng)
         place, velocity, own, best, worst = (np.asarray(vector) for vector in known)
         chosen = self._options
-        weights = rng.random(4) * (chosen.inertia, chosen.cognitive, chosen.social, chosen.repel)
+        phi = np.array([[chosen.inertia], [chosen.cognitive], [chosen.social], [chosen.repel]])
+        weights = phi * rng.random((4, len(place) if chosen.per_gene else 1))
         pulls = np.array([velocity, own - place, best - place, place - worst])
-        velocity = (weights / weights.sum()) @ pulls
+        velocity = (weights / weights.sum(axis=0) * pulls).sum(axis=0)
         return np.clip(place + step_size(chosen, generation) * velocity, 0.0, 1.0), velocity
 
     def _first(self, rng: np.random.Generator) -> tuple[Vector, Vector]:
