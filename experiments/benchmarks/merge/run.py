@@ -310,8 +310,21 @@ def mergekit_python(given: Path | None, root: Path) -> Iterator[Path]:
     environment = root / "mergekit"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", MERGEKIT], check=True)
+    import torch
+
+    same_torch = f"torch=={torch.__version__.partition('+')[0]}"
+    for wanted in (same_torch, MERGEKIT):  # torch first: mergekit alone would bring the newest, with its CUDA libraries
+        subprocess.run([python, "-m", "pip", "install", "--quiet", wanted], check=True)
     yield python
+
+
+def forget(inputs: list[str]) -> None:
+    """Make files cold: their pages leave the memory. Linux keeps pages that are dirty or mapped by a process."""
+    for path in inputs:
+        file = os.open(path, os.O_RDONLY)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
 
 
 def spread(values: list[float]) -> str:
@@ -345,12 +358,18 @@ def measure(asked: argparse.Namespace, root: Path) -> tuple[dict[str, dict[str, 
                 def add(who: str, row: dict[str, float], rows: dict[str, list[dict[str, float]]] = rows) -> None:
                     rows.setdefault(who, []).append(row)
 
-                add("floor", servers["floor"].run(out, inputs=inputs, bytes=size, fsync=True))
-                add("cached", servers["floor"].run(out, inputs=inputs, bytes=size, fsync=False))
                 warm = recipe_of(case, shapes["tiny"])
-                add("ours", servers["ours"].run(out, recipe=recipe_of(case, paths), warm=warm))
+                jobs = [
+                    ("floor", "floor", {"inputs": inputs, "bytes": size, "fsync": True}),
+                    ("cached", "floor", {"inputs": inputs, "bytes": size, "fsync": False}),
+                    ("ours", "ours", {"recipe": recipe_of(case, paths), "warm": warm}),
+                ]
                 if "mergekit" in servers and (number == 0 or not slow):
-                    add("mergekit", servers["mergekit"].run(out, config=config_for(case, paths)))
+                    jobs.append(("mergekit", "mergekit", {"config": config_for(case, paths)}))
+                for row, server, job in jobs:
+                    if asked.cold:
+                        forget(inputs)
+                    add(row, servers[server].run(out, **job))
                 loads.append(os.getloadavg()[0])
                 print(f"{number + 1}/{asked.rounds} {case.method}", file=sys.stderr, flush=True)
         for server in servers.values():
@@ -358,7 +377,9 @@ def measure(asked: argparse.Namespace, root: Path) -> tuple[dict[str, dict[str, 
     return found, loads
 
 
-def report(found: dict[str, dict[str, list[dict[str, float]]]], loads: list[float], seconds: float) -> None:
+def report(
+    found: dict[str, dict[str, list[dict[str, float]]]], loads: list[float], seconds: float, *, cold: bool
+) -> None:
     """A table in Markdown."""
     from importlib.util import find_spec
 
@@ -366,7 +387,8 @@ def report(found: dict[str, dict[str, list[dict[str, float]]]], loads: list[floa
 
     compiled = "with" if find_spec("numba") else "without"
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, {compiled} numba; "
-          f"load {min(loads):.1f} to {max(loads):.1f}; {seconds:.0f} s in all; median (range)\n")  # fmt: skip
+          f"{'cold' if cold else 'warm'} files; load {min(loads):.1f} to {max(loads):.1f}; {seconds:.0f} s in all; "
+          "median (range)\n")  # fmt: skip
     print("| method | floor s | ours s | ours / floor | without fsync | ours CPU s | mergekit s | mergekit / ours "
           "| mergekit CPU s | peak MB ours | peak MB mergekit |\n" + 11 * "|---" + "|")  # fmt: skip
     for name, rows in found.items():
@@ -391,12 +413,13 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="merge the whole shape with the slow methods too")
     parser.add_argument("--mergekit-python", type=Path, help="an interpreter that imports mergekit")
     parser.add_argument("--without-mergekit", action="store_true")
+    parser.add_argument("--cold", action="store_true", help="every run reads its inputs from the disk")
     parser.add_argument("--scratch", type=Path, help="where five copies of the model fit")
     asked = parser.parse_args()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
         found, loads = measure(asked, Path(scratch))
-    report(found, loads, time.perf_counter() - began)
+    report(found, loads, time.perf_counter() - began, cold=asked.cold)
 
 
 if __name__ == "__main__":
