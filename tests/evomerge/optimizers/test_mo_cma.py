@@ -21,10 +21,12 @@ class TestContract(LearningOptimizerContract):
         return ComoCmaEs(problem, seed=seed, population=4, kernels=2)
 
 
+@pytest.mark.slow
 class TestContractWithThreeObjectives(TestContract):
     num_objectives = 3
 
 
+@pytest.mark.slow
 class TestContractWithOneObjective(TestContract):
     num_objectives = 1
 
@@ -169,6 +171,7 @@ def test_fronts_are_covered_better_than_at_random(function, gain):
     assert min(found) > max(by_chance) + gain
 
 
+@pytest.mark.slow
 def test_a_crowd_of_workers_with_failures_costs_little():
     volumes = []
     for workers, failures in ((1, 0.0), (24, 0.1)):
@@ -179,6 +182,7 @@ def test_a_crowd_of_workers_with_failures_costs_little():
     assert volumes[1] > volumes[0] - 0.03  # of 0.94 at best
 
 
+@pytest.mark.slow
 def test_a_run_restored_all_the_time_is_the_undisturbed_run():
     runs = []
     for every in (0, 7):

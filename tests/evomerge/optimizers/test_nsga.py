@@ -24,12 +24,15 @@ from tests.evomerge.optimizers.known_fronts import REFERENCES, dtlz2, run, two_p
 
 
 class TestContract(LearningOptimizerContract):
+    num_objectives = 2
+
     def make(self, problem, *, seed):
         return Nsga2(problem, seed=seed, population=6)
 
 
-class TestContractWithTwoObjectives(TestContract):
-    num_objectives = 2
+@pytest.mark.slow
+class TestContractWithOneObjective(TestContract):
+    num_objectives = 1
 
 
 class TestContractOfDirections(LearningOptimizerContract):
@@ -39,6 +42,7 @@ class TestContractOfDirections(LearningOptimizerContract):
         return Nsga3(problem, seed=seed, population=6)
 
 
+@pytest.mark.slow
 class TestContractOfDirectionsWithOneObjective(TestContractOfDirections):
     num_objectives = 1
 

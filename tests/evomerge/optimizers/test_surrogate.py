@@ -16,12 +16,15 @@ from tests.evomerge.optimizers.known_fronts import REFERENCES, run, two_peaks, v
 
 
 class TestContract(LearningOptimizerContract):
-    def make(self, problem, *, seed):
-        return MapSearch(problem, seed=seed, design=12, batch=20)
-
-
-class TestContractWithTwoObjectives(TestContract):
     num_objectives = 2
+
+    def make(self, problem, *, seed):
+        return MapSearch(problem, seed=seed, design=12, batch=30)
+
+
+@pytest.mark.slow
+class TestContractWithOneObjective(TestContract):
+    num_objectives = 1
 
 
 def form(genes, seed, scale=1.0):
