@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
@@ -56,6 +56,41 @@ class Entries(Protocol):
         ...
 
 
+class _Known:
+    """Gram matrices of parts of tensors, each computed once.
+
+    Attributes:
+        numbers: tensor, first entry and the one after the last → row.
+        rows: [more than enough, sources, sources].
+    """
+
+    def __init__(self, compute: Callable[[FlatTensor, int, int], FloatArray]) -> None:
+        self.numbers: dict[tuple[str, int, int], int] = {}
+        self.rows: FloatArray = np.empty((0, 0, 0))
+        self._compute = compute
+
+    def of(self, tensor: FlatTensor, begin: int, end: int) -> FloatArray:
+        """The matrix of entries of a tensor."""
+        number = self.number(tensor, begin, end)
+        found: FloatArray = self.rows[number]
+        return found
+
+    def number(self, tensor: FlatTensor, begin: int, end: int) -> int:
+        """Its row."""
+        key = (tensor.name, begin, end)
+        number = self.numbers.get(key)
+        return self._add(key, self._compute(tensor, begin, end)) if number is None else number
+
+    def _add(self, key: tuple[str, int, int], found: FloatArray) -> int:
+        number = self.numbers[key] = len(self.numbers)
+        if number == len(self.rows):
+            wider = np.empty((max(64, 2 * number), *found.shape))
+            wider[:number] = self.rows[:number].reshape(-1, *found.shape)
+            self.rows = wider
+        self.rows[number] = found
+        return number
+
+
 class BlockedVectors:
     """`evomerge.archive.lineage.Vectors` from a table of Gram matrices.
 
@@ -70,7 +105,7 @@ class BlockedVectors:
         self._whole = [
             np.stack([np.add.reduce(blocks[tensor.name], axis=0) for tensor in part.tensors]) for part in parts
         ]
-        self._known: dict[tuple[str, int, int], FloatArray] = {}
+        self._known = _Known(self._sum)
 
     @property
     def starts(self) -> tuple[IntArray, ...]:
@@ -79,30 +114,28 @@ class BlockedVectors:
 
     def grams(self, chromosome: int, edges: IntArray) -> FloatArray:
         """Inner products of the sources between each edge and the next."""
-        part, whole = self._parts[chromosome], self._whole[chromosome]
-        owner = np.searchsorted(edges, part.starts[:-1], side="right") - 1
-        uncut = edges[owner + 1] >= part.starts[1:]
+        starts, whole = self._parts[chromosome].starts, self._whole[chromosome]
+        owner = np.searchsorted(edges, starts[:-1], side="right") - 1
+        uncut = edges[owner + 1] >= starts[1:]
         found = np.zeros((len(edges) - 1, *whole.shape[1:]))
         np.add.at(found, owner[uncut], whole[uncut])
-        for number in np.flatnonzero(~uncut).tolist():
-            self._add_cut(found, part.tensors[number], edges, *map(int, part.starts[number : number + 2]))
+        if not uncut.all():
+            begins = np.union1d(starts[:-1][~uncut], edges[:-1][~np.isin(edges[:-1], starts)])
+            numbers = np.searchsorted(starts, begins, side="right") - 1
+            ends = np.minimum(starts[numbers + 1], np.append(begins[1:], starts[-1]))
+            parts = self._pieces(chromosome, numbers, begins - starts[numbers], ends - starts[numbers])
+            np.add.at(found, np.searchsorted(edges, begins, side="right") - 1, parts)
         return found
 
-    def _add_cut(self, found: FloatArray, tensor: FlatTensor, edges: IntArray, begin: int, end: int) -> None:
-        """Add a tensor that lies in several segments to each of them."""
-        first = int(np.searchsorted(edges, begin, side="right")) - 1
-        last = int(np.searchsorted(edges, end, side="left"))
-        places = [begin, *edges[first + 1 : last].tolist(), end]
-        for number in range(last - first):
-            found[first + number] += self._part(tensor, places[number] - begin, places[number + 1] - begin)
-
-    def _part(self, tensor: FlatTensor, begin: int, end: int) -> FloatArray:
-        key = (tensor.name, begin, end)
-        if key not in self._known:
-            if len(self._known) >= _KNOWN:
-                self._known.clear()
-            self._known[key] = self._sum(tensor, begin, end)
-        return self._known[key]
+    def _pieces(self, chromosome: int, numbers: IntArray, begins: IntArray, ends: IntArray) -> FloatArray:
+        """Gram matrices of parts of tensors."""
+        tensors = self._parts[chromosome].tensors
+        known = self._known
+        if len(known.numbers) > _KNOWN:
+            known = self._known = _Known(self._sum)
+        pieces = zip(numbers.tolist(), begins.tolist(), ends.tolist(), strict=True)
+        rows = [known.number(tensors[number], begin, end) for number, begin, end in pieces]
+        return known.rows[rows]
 
     def _sum(self, tensor: FlatTensor, begin: int, end: int) -> FloatArray:
         """Whole blocks from the table, what is cut of others from the entries, remembered by itself."""
@@ -111,9 +144,9 @@ class BlockedVectors:
             return self._entries.gram(tensor.name, begin, end)
         total: FloatArray = np.add.reduce(self._blocks[tensor.name][first:last], axis=0)
         if begin < first * BLOCK:
-            total = total + self._part(tensor, begin, first * BLOCK)
+            total = total + self._known.of(tensor, begin, first * BLOCK)
         if last * BLOCK < end:
-            total = total + self._part(tensor, last * BLOCK, end)
+            total = total + self._known.of(tensor, last * BLOCK, end)
         return total
 
     def blocks(self, chromosome: int, begin: int, end: int, noise: Sequence[Noise]) -> Iterator[FloatArray]:
