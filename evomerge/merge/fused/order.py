@@ -19,9 +19,10 @@ from evomerge.merge.fused.kernels import TILE, bits_of_deltas, compiled
 LANES = 16
 """Magnitudes that are compared at a time."""
 EDGE_BITS = 15
-"""Brackets end at magnitudes without the lowest bits: entries of bfloat16 that lie near each other differ by such."""
-_EDGES = 1 << (31 - EDGE_BITS)
-_DEVIATIONS = 4.5
+"""Lower bits that a sample is not counted by at first."""
+_DEVIATIONS = 3.5
+_LARGEST = (1 << 31) - 1
+_BINS = 1 << 11
 
 U0 = np.uint32(0)
 U1 = np.uint32(1)
@@ -68,60 +69,108 @@ _lowest = intrinsic(_lowest_typed)
 
 
 @compiled
-def sample(base_N: Any, raw_N: Any, at_C: Any, bits_CL: Any) -> None:  # pragma: no cover  # compiled
-    """Bits of |θ − θ0| in chunks."""
+def sample(base_N: Any, base_at_C: Any, raw_N: Any, at_C: Any, bits_CL: Any) -> None:  # pragma: no cover  # compiled
+    """Bits of |θ − θ0| in chunks that begin at given places."""
     length = bits_CL.shape[1]
     for c in range(len(at_C)):
-        bits_of_deltas(base_N[at_C[c] :], raw_N[at_C[c] :], length, bits_CL[c])
+        bits_of_deltas(base_N[base_at_C[c] :], raw_N[at_C[c] :], length, bits_CL[c])
+
+
+@compiled
+def _gather(keys: Any, number: int, low: Any, high: Any, out: Any) -> int:  # pragma: no cover  # compiled
+    """Those between low and high, both left out; returns how many there are."""
+    found = 0
+    for first in range(0, number, LANES):
+        mask = _between(keys, first, low, high)
+        while mask != NOTHING:
+            out[found] = keys[first + _lowest(mask)]
+            found += 1
+            mask &= mask - np.uint16(1)
+    return found
+
+
+@compiled
+def kth_largest(keys_N: Any, rank: int, low: int, high: int) -> int:  # pragma: no cover  # compiled
+    """The entry of a rank from above, 1 for the largest, among some from `low` to `high`; their order is lost."""
+    counts = np.empty(_BINS, np.int32)
+    number = len(keys_N)
+    while low < high:
+        shift = 0
+        while ((high - low) >> shift) >= _BINS:
+            shift += 1
+        counts[:] = 0
+        first, by = np.int32(low), np.int32(shift)
+        for i in range(number):
+            counts[(keys_N[i] - first) >> by] += 1
+        at = (high - low) >> shift
+        while counts[at] < rank:
+            rank -= counts[at]
+            at -= 1
+        if shift:
+            inside = 0
+            for i in range(number):
+                key = keys_N[i]
+                keys_N[inside] = key
+                inside += int(((key - first) >> by) == at)
+            number = inside
+        high = min(high, low + ((at + 1) << shift) - 1)
+        low += at << shift
+    return low
+
+
+@compiled
+def _of_rank(keys: Any, counts: Any, highest: int, rank: int, room: Any) -> int:  # pragma: no cover  # compiled
+    """The entry of a rank from above; 0 if there are fewer."""
+    above, at = 0, highest
+    while at > 0 and above + counts[at] < rank:
+        above += counts[at]
+        at -= 1
+    if above + counts[at] < rank:
+        return 0
+    low = at << EDGE_BITS
+    high = min((at + 1) << EDGE_BITS, _LARGEST)
+    found = _gather(keys, len(keys), np.int32(low - 1), np.int32(high), room)
+    return int(kth_largest(room[:found], rank - above, low, high))
 
 
 @compiled
 def brackets(sample_CL: Any, shares_T: Any, edges_T2: Any, counts: Any) -> None:  # pragma: no cover  # compiled
-    """Magnitudes between which those of some ranks surely lie, judged by a sample.
+    """Magnitudes between which those of some ranks surely lie, judged by a sample: entries of it, so that where many
+    are equal, as differences of bfloat16 are, hardly any lies between.
 
     Args:
-        sample_CL: bits of magnitudes, in chunks that are drawn apart from each other.
+        sample_CL: bits of magnitudes, in chunks that are drawn apart from each other; whole LANES.
         shares_T: the ranks from above as shares of all entries.
         edges_T2: lower and upper edge as bits; overwritten.
-        counts: memory for as many int32 as there are edges.
+        counts: memory for as many int32 as there are patterns of upper bits.
     """
     chunks, length = sample_CL.shape
     number = chunks * length
-    top = U0
-    for c in range(chunks):
-        for i in range(length):
-            top = max(top, sample_CL[c, i] >> np.uint32(EDGE_BITS))
-    highest = int(top)
+    keys = sample_CL.reshape(number).view(np.int32)
+    room = np.empty(number, np.int32)
+    most = I0
+    for i in range(number):
+        most = max(most, keys[i])
+    highest = int(most) >> EDGE_BITS
     counts[: highest + 1] = 0
-    for c in range(chunks):
-        for i in range(length):
-            counts[sample_CL[c, i] >> np.uint32(EDGE_BITS)] += 1
+    for i in range(number):
+        counts[keys[i] >> np.int32(EDGE_BITS)] += 1
     for t in range(len(shares_T)):
-        middle = np.uint32(_down_to(counts, highest, shares_T[t] * number) << EDGE_BITS)
+        rank = shares_T[t] * number
+        middle = np.uint32(_of_rank(keys, counts, highest, max(int(rank), 1), room))
         squares, mean = 0.0, 0.0
         for c in range(chunks):
-            reach = 0
+            reach = I0
             for i in range(length):
-                reach += int(sample_CL[c, i] >= middle)
+                reach += np.int32(sample_CL[c, i] >= middle)
             mean += reach
-            squares += reach * reach
+            squares += float(reach) * float(reach)
         mean /= chunks
         spread = max(squares / chunks - mean * mean, 0.0)  # of the chunks' counts: they may differ more than entries do
         margin = _DEVIATIONS * np.sqrt(spread * chunks) + 3.0
-        edges_T2[t, 0] = _down_to(counts, highest, shares_T[t] * number + margin) << EDGE_BITS
-        above = shares_T[t] * number - margin
-        high = _down_to(counts, highest, above) + 1 if above > 0 else 1 << (31 - EDGE_BITS)
-        edges_T2[t, 1] = min(high << EDGE_BITS, (1 << 31) - 1)
-
-
-@compiled
-def _down_to(counts: Any, highest: int, wanted: float) -> int:  # pragma: no cover  # compiled
-    """The edge down to which there are `wanted` entries; the lowest if there are fewer."""
-    found, at = 0.0, highest + 1
-    while at > 0 and found < wanted:
-        at -= 1
-        found += counts[at]
-    return at if found >= wanted else 0
+        edges_T2[t, 0] = _of_rank(keys, counts, highest, int(rank + margin) + 1, room)
+        above = int(rank - margin)
+        edges_T2[t, 1] = _of_rank(keys, counts, highest, above, room) if above > 0 else _LARGEST
 
 
 @compiled
@@ -161,17 +210,6 @@ def census(
             if found_T[t] + here <= room:
                 _gather(keys, number, low, high, inside_TM[t, found_T[t] :])
             found_T[t] += here
-
-
-@compiled
-def _gather(keys: Any, number: int, low: Any, high: Any, out: Any) -> None:  # pragma: no cover  # compiled
-    found = 0
-    for first in range(0, number, LANES):
-        mask = _between(keys, first, low, high)
-        while mask != NOTHING:
-            out[found] = keys[first + _lowest(mask)]
-            found += 1
-            mask &= mask - np.uint16(1)
 
 
 @compiled

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from evomerge.merge.fused.reading import Raw, memory, stored
 from evomerge.merge.primitives.measure import LOW_BITS, Gathered, bin_of
 
 if TYPE_CHECKING:
-    from evomerge.merge.blocks import Span, TensorWork
+    from evomerge.merge.blocks import Fresh, Span, TensorWork
 
 Piece = tuple["TensorWork", int, int]
 Counts = npt.NDArray[np.int64]
@@ -30,7 +31,7 @@ Steps = Callable[["Span"], Iterable["Span"]]
 CHUNK = 64
 """Entries beside each other that a sample takes: two lines of a cache."""
 LEAST_CHUNKS, MOST_CHUNKS = 512, 1 << 14
-ENTRIES_A_CHUNK = 1 << 15
+ENTRIES_A_CHUNK = 1 << 16
 MOST_GATHERED = 1 << 23
 """Entries between two edges that are kept, at most."""
 _GOLDEN = 0.6180339887498949
@@ -60,9 +61,10 @@ class _Target:
         if over_high < self.rank <= (size if high == 0 else from_high):
             return high
         if from_high < self.rank <= over_low and not self.lost:
-            between = np.concatenate(self.parts)
-            at = len(between) - (self.rank - from_high)
-            return int(np.partition(between, at)[at])
+            from evomerge.merge.fused import order
+
+            between = self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
+            return int(order.kth_largest(between, self.rank - from_high, low + 1, high - 1))
         return low if over_low < self.rank <= (size if low == 0 else from_low) else None
 
 
@@ -155,25 +157,21 @@ class Thresholds:
         for work, end in zip(self._works, ends, strict=True):
             last = int(np.searchsorted(at, end))
             local = at[first:last] - (end - work.base.numel())
-            for source in sources if last > first else ():
-                if source in work.operands:
-                    self._sample(work, source, local, result[source][first:last])
+            here = {s: result[s][first:last] for s in sources if s in work.operands}
+            if last > first and here:
+                self._sample(work, local, here)
             first = last
         return result
 
-    def _sample(self, work: TensorWork, source: str, at: npt.NDArray[np.int64], out: npt.NDArray[np.uint32]) -> None:
-        operand, size = work.operands[source], work.base.numel()
+    def _sample(self, work: TensorWork, at: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[np.uint32]]) -> None:
+        size = work.base.numel()
         length = min(CHUNK, size)
         at = np.minimum(at, size - length)
-        if operand.fresh is None and work.fresh is None:
-            base, row = stored(work.base, None, 0, size, ""), stored(operand.tensor, None, 0, size, source)
-        else:
-            base, row = (
-                np.concatenate([stored(tensor, fresh, i, i + length, name).copy() for i in at.tolist()])
-                for tensor, fresh, name in ((work.base, work.fresh, ""), (operand.tensor, operand.fresh, source))
-            )
-            at = np.arange(len(at)) * length
-        self._order.sample(base, row, at, out[:, :length])
+        base, base_at = _chunks(work.base, work.fresh, at, length)
+        for source, bits in out.items():
+            operand = work.operands[source]
+            row, row_at = _chunks(operand.tensor, operand.fresh, at, length)
+            self._order.sample(base, base_at, row, row_at, bits[:, :length])
 
     def _counted(self, ranks: Mapping[str, tuple[str, int]]) -> dict[str, int]:
         """The same in two passes, whatever the magnitudes are: upper bits first, then the lower ones of the one bin
@@ -216,3 +214,13 @@ class Thresholds:
         if bins:
             self._mapped(work)
         return found
+
+
+def _chunks(
+    tensor: Tensor, fresh: Fresh | None, at: npt.NDArray[np.int64], length: int
+) -> tuple[Raw, npt.NDArray[np.int64]]:
+    """Bits, and where among them each chunk begins: what is in memory stays where it is."""
+    if fresh is None:
+        return stored(tensor, None, 0, tensor.numel(), ""), at
+    taken = [stored(tensor, fresh, i, i + length, "").copy() for i in at.tolist()]
+    return np.concatenate(taken), np.arange(len(at)) * length
