@@ -16,6 +16,7 @@ from evomerge.merge.combined import unmeasured
 from evomerge.merge.fused.measure import measured_of
 from evomerge.merge.fused.reading import bits_of, memory
 from evomerge.merge.fused.run import Loop, fused
+from evomerge.merge.fused.takeover import takes_over
 from evomerge.merge.method import Block, Blocks
 from evomerge.merge.plan import Plan, TensorJob, columns_of
 from evomerge.models.factors import Factors
@@ -299,7 +300,7 @@ def merged_pieces(
         yield from _copied(source.tensor, source.fresh, work.job, place, span or (0, work.base.numel()), device)
         return
     if measured is None:
-        if device.type == "cpu" and plan.method.measures(work.job.shared) == "tensor":
+        if device.type == "cpu" and (plan.method.measures(work.job.shared) == "tensor" or takes_over(plan, work)):
             work = _held(work)
         measured = measure_tensor(plan, work, device)
     loop = fused(plan, work, measured, work.job.dtype) if device.type == "cpu" else None

@@ -15,6 +15,7 @@ from evomerge.merge.fused.reading import Raw, look, memory, stored
 from evomerge.merge.methods.arcee_fusion import QUARTILES, divergences, least_of, rank
 from evomerge.merge.plan import Plan, columns_of
 from evomerge.merge.primitives import weights
+from evomerge.merge.primitives.divergence import Floats
 from evomerge.merge.primitives.measure import LOW_BITS, Gathered, bin_of
 
 if TYPE_CHECKING:
@@ -66,8 +67,19 @@ class Fusion:
 
     def _divergences(self, begin: int, end: int) -> npt.NDArray[np.float32]:
         base, model = (_wide(row).view(-1, self._columns) for row in self._stored(begin, end))
-        found: npt.NDArray[np.float32] = divergences(base, model.sub_(base)).numpy()
+        delta = model.sub_(base)
+        found: npt.NDArray[np.float32] = divergences(base, delta, self._exponentials, self._terms).numpy()
         return found
+
+    def _exponentials(self, x: npt.NDArray[np.float32]) -> Floats:
+        result = np.empty(x.shape, np.float64)
+        self._loops.exponentials(x, result)
+        return result
+
+    def _terms(self, a: Floats, of_a: Floats, b: Floats, of_b: Floats) -> Floats:
+        result = np.empty(a.shape, np.float64)
+        self._loops.terms(a, of_a, b, of_b, result)
+        return result
 
     def _of_rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
         return self._divergence[begin // self._columns : end // self._columns]
