@@ -1,4 +1,4 @@
-"""First populations that lie between the sources: blends of two, or sources of which a part was dropped."""
+"""First populations that know where models work: between the sources, around the start."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ Filling = Literal["blended", "sparsified"]
 
 DROPPED = 0.5
 """Share of the genes that a sparsified seed loses."""
+
+DRAWN_ANEW = 0.1
+"""Share of the choices that a genome near the start draws anew."""
 
 
 class Blends(Design):
@@ -60,6 +63,33 @@ class Blends(Design):
     def _sparsify(self, rng: np.random.Generator) -> Genomes:
         seed = self._own[rng.integers(1, len(self._own))]
         return np.where(rng.random(len(seed)) < DROPPED, self._own[0], seed)
+
+
+class Nearby(Design):
+    """The start, the domain's seeds, then normal steps from the start; a tenth of the choices is drawn anew.
+
+    Args:
+        domain: with genes of any kind.
+        seed: of everything random.
+        drawn: how many genomes were drawn before.
+        spread: standard deviation of a step, a share of the range.
+    """
+
+    def __init__(self, domain: Domain, seed: int, drawn: int = 0, *, spread: float) -> None:
+        super().__init__(domain, seed, drawn)
+        self._seed, self._spread, self._domain = seed, spread, domain
+        self._kinds = Genes(domain)
+
+    def next(self) -> Genome:
+        if self.drawn <= len(self._domain.seeds):
+            return super().next()
+        rng = generator(self._seed, "nearby", self.drawn)
+        self.drawn += 1
+        near = self._kinds.start + self._spread * self._kinds.steps * rng.standard_normal(self._domain.dim)
+        anew = self._kinds.chosen[rng.random(len(self._kinds.chosen)) < DRAWN_ANEW]
+        near[anew] = rng.random(len(anew))
+        near[np.setdiff1d(self._kinds.chosen, anew)] = self._kinds.start[np.setdiff1d(self._kinds.chosen, anew)]
+        return as_genome(self._kinds.canonical(near[None])[0])
 
 
 def _longest(one: Genomes, other: Genomes) -> float:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from evomerge.optimizers.blends import Nearby
 from evomerge.optimizers.checks import check_problem
 from evomerge.optimizers.domain import Problem
-from evomerge.optimizers.genes import Genomes
+from evomerge.optimizers.genes import Design, Genomes
 from evomerge.optimizers.options import Option, Options
 from evomerge.optimizers.steady_state import Members, SteadyState
 from evomerge.optimizers.survival import Niches, by_crowding, reference_directions, standing, survivors
@@ -32,6 +33,10 @@ class NsgaOptions(Options):
     population: int | None = Field(
         default=None, ge=4, le=10_000,
         description=f"members, and answers per generation; null: a {GENERATIONS}th of the budget, from 12 to 100",
+    )  # fmt: skip
+    spread: float | None = Field(
+        default=None, gt=0, le=1,
+        description="standard deviation of the first population around the start; null: Sobol points everywhere",
     )  # fmt: skip
     crossover_index: float | None = Field(
         default=None, ge=0, le=200, description="children are the closer to parents the larger it is; null: 15, or 30"
@@ -62,6 +67,11 @@ class _Nsga(SteadyState):
         budget, population = self._problem.budget, self._options.population
         default = POPULATION if budget is None else min(100, max(12, budget // GENERATIONS))
         return int(population or default)
+
+    def _begin(self, drawn: int = 0) -> Design:
+        if self._options.spread is None:
+            return super()._begin(drawn)
+        return Nearby(self._problem.domain, self._seed, drawn, spread=self._options.spread)
 
     def _child(self, rng: np.random.Generator) -> Genomes:
         genomes = self._members.genomes

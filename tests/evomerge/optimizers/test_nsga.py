@@ -318,6 +318,19 @@ def test_populations_follow_the_budget():
     assert sizes == [40, 12, 50, 100]
 
 
+def test_the_first_population_may_stay_near_the_start():
+    optimizer = Nsga2(Problem(MIXED, 2), seed=0, spread=0.1, population=100)
+    first = np.array([p.genome for p in optimizer.ask(100)])
+    again = Nsga2.from_state(optimizer.state()).ask(3)
+    changed = np.mean(first[2:, [1, 3]] != np.array(MIXED.start)[[1, 3]])
+
+    assert np.array_equal(first[:2], [MIXED.start, MIXED.seeds[0]])
+    assert 0.08 < first[2:, 0].std() < 0.12
+    assert 0.02 < changed < 0.12  # a tenth is drawn anew, and may be what it was
+    assert np.array_equal(Genes(MIXED).canonical(first), first)
+    assert again == optimizer.ask(3)
+
+
 def test_lineages_are_refused():
     for kind in (Nsga2, Nsga3):
         with pytest.raises(InvalidInputError, match="lineages"):
