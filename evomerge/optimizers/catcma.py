@@ -14,6 +14,9 @@ from evomerge.optimizers.options import Options
 from evomerge.optimizers.ranking import Vector
 from evomerge.optimizers.restarts import Regime
 
+CHANGES = 4.0
+"""Categories that a first candidate changes on average."""
+
 
 class CatCmaOptions(EvolutionOptions):
     """Options of `CatCma`."""
@@ -77,4 +80,4 @@ class CatCma(EvolutionStrategy):
 
     def _sample(self, trial: int) -> Vector:
         self._normal.trial = trial
-        return self._distribution.sample() if trial else self._distribution.point(self._start)
+        return self._distribution.sample()

@@ -86,6 +86,15 @@ class Settings:
     steps: tuple[float, ...] = ()
     grid: tuple[float, ...] = ()
 
+    def open(self, numbers: Mapping[str, Any] | None = None) -> Distribution:
+        """The first distribution, or the next after one that left `numbers`."""
+        return Distribution(self, numbers)
+
+    def widest(self, numbers: Mapping[str, Any]) -> float:
+        """The largest standard deviation of a gene."""
+        variances = np.diag(numbers["sm.C"]) if "sm.C" in numbers else np.ones(1)
+        return float(numbers["sigma"] * np.max(numbers["sigma_vec.scaling"] * np.sqrt(variances)))
+
 
 class Distribution:
     """Where the next genomes are drawn from.

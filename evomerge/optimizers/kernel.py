@@ -11,7 +11,8 @@ import numpy as np
 
 from evomerge.candidate import Evaluation, Genome
 from evomerge.optimizers.cma_es import MAX_AGE
-from evomerge.optimizers.distribution import Distribution, Settings, Vector
+from evomerge.optimizers.distribution import Settings, Vector
+from evomerge.optimizers.mixed import MixedSettings
 from evomerge.optimizers.ranking import Matrix, costs
 
 CONVERGED = 0.1
@@ -25,7 +26,7 @@ class Sample:
     Attributes:
         kernel: number of the kernel that it was drawn from.
         birth: the kernel's generation then.
-        point: what was drawn (`Distribution`).
+        point: what was drawn (`SearchDistribution`).
         mean: whether it is the kernel's mean.
     """
 
@@ -36,7 +37,7 @@ class Sample:
 
 
 class Kernel:
-    """A CMA-ES whose objective changes while the others move.
+    """A CMA-ES, or a relative for mixed genes, whose objective changes while the others move.
 
     Attributes:
         size: λ, answers that make a generation.
@@ -51,9 +52,9 @@ class Kernel:
         numbers: of a distribution to go on from.
     """
 
-    def __init__(self, settings: Settings, numbers: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, settings: Settings | MixedSettings, numbers: Mapping[str, Any] | None = None) -> None:
         self._settings = settings
-        self._distribution = Distribution(settings, numbers)
+        self._distribution = settings.open(numbers)
         self._answered: list[tuple[Sample, Evaluation]] = []
         self._outcomes: deque[bool] = deque(maxlen=2 * self.size)  # True: no failure
         self._restarted = 0
@@ -105,7 +106,7 @@ class Kernel:
     def begin_again(self, start: Genome) -> None:
         """Leave for another place, which was evaluated before; what is under way is forgotten."""
         self._settings = replace(self._settings, start=start)
-        self._distribution = Distribution(self._settings)
+        self._distribution = self._settings.open()
         self._answered, self._restarted = [], self.generation
         self.incumbent, self.place, self.due, self.outstanding = None, start, False, 0
 
@@ -123,8 +124,8 @@ class Kernel:
         points = [sample.point for sample, _ in answered]
         numbers, stop = self._distribution.tell(points, costs(evaluations, quality), stale)
         self.generation, self.outstanding, self.due = self.generation + 1, 0, True
-        self._distribution = Distribution(self._settings, numbers)
-        return bool(stop) or _widest(numbers) < CONVERGED * self._settings.sigma
+        self._distribution = self._settings.open(numbers)
+        return bool(stop) or self._settings.widest(numbers) < CONVERGED * self._settings.sigma
 
     def dump(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """JSON and arrays for an optimizer's state."""
@@ -149,7 +150,9 @@ class Kernel:
         return head, arrays | {f"distribution.{name}": np.asarray(value) for name, value in numbers.items()}
 
     @classmethod
-    def load_from(cls, settings: Settings, head: Mapping[str, Any], arrays: Mapping[str, Any]) -> Kernel:
+    def load_from(
+        cls, settings: Settings | MixedSettings, head: Mapping[str, Any], arrays: Mapping[str, Any]
+    ) -> Kernel:
         """What `dump` wrote."""
         prefix = "distribution."
         numbers = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
@@ -167,9 +170,3 @@ class Kernel:
             for a, point in zip(head["answered"], arrays["answered"], strict=True)
         ]
         return kernel
-
-
-def _widest(numbers: Mapping[str, Any]) -> float:
-    """The largest standard deviation of a gene."""
-    variances = np.diag(numbers["sm.C"]) if "sm.C" in numbers else np.ones(1)
-    return float(numbers["sigma"] * np.max(numbers["sigma_vec.scaling"] * np.sqrt(variances)))

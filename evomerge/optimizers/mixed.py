@@ -30,6 +30,9 @@ from evomerge.optimizers.ranking import Vector
 CONVERGED = 1e-8
 """Standard deviation of real genes below which nothing changes any more; far finer than any grid of merge weights."""
 
+LIKELY = 0.75
+"""Of even odds, so much of a category's other choices at most: the start's choice stays the likeliest at first."""
+
 _GAUSSIAN: dict[str, Callable[[Any], Any]] = {
     # The covariance as eigenvectors and scales: of nearly equal scales, decomposing it anew would find other vectors.
     "_mean": np.array, "_sigma": float, "_B": np.array, "_D": np.array, "_p_sigma": np.array,
@@ -61,6 +64,15 @@ class MixedSettings:
     changes: float
     normal: Normal
 
+    def open(self, numbers: Numbers | None = None) -> MixedDistribution:
+        """The first distribution, or the next after one that left `numbers`."""
+        return MixedDistribution(self, numbers)
+
+    def widest(self, numbers: Numbers) -> float:
+        """The largest standard deviation of a gene; not less than the first one while a category is undecided."""
+        undecided = self.sigma if "_q" in numbers and not _decided(numbers) else 0.0
+        return max(undecided, float(_deviations(numbers).max(initial=0.0)))
+
 
 class _Stream:
     """What the library calls of a generator."""
@@ -78,8 +90,8 @@ class _Stream:
 class MixedDistribution:
     """Normal for real genes and ordered choices, categorical for the others; see `SearchDistribution`.
 
-    A point holds the real genes and ordered ones as drawn, neither clipped nor rounded, then numbers of categories.
-    Genes with two choices are categories, as the library advises.
+    In a point, real genes and ordered ones stand as drawn, neither clipped nor rounded, categories as the numbers of
+    their choices. Genes with two choices are categories, as the library advises.
 
     Args:
         settings: of this restart.
@@ -125,7 +137,7 @@ class MixedDistribution:
         """Shape [categories, most choices]: the start's choice is likely, the others share the rest."""
         q = np.zeros((len(self._named), int(self._counts.max())))
         chosen = _choices(self._start[self._named], self._counts)
-        change = np.minimum(self._settings.changes / len(self._named), 1 - 1 / self._counts)
+        change = np.minimum(self._settings.changes / len(self._named), LIKELY * (1 - 1 / self._counts))
         for row, (count, choice, p) in enumerate(zip(self._counts, chosen, change, strict=True)):
             q[row, :count] = p / (count - 1)
             q[row, int(choice)] = 1 - p
@@ -141,25 +153,34 @@ class MixedDistribution:
         return gaussian | (_INTEGER if self._integers else {}) | (_CATEGORICAL if self._named else {})
 
     def sample(self) -> Vector:
-        """A new point, shape [real genes + ordered + categories]; a function of the present trial's numbers."""
+        """A new point, shape [genes], a function of the present trial's numbers; for trial 0 the mean and the likeliest
+        choices."""
+        if not self._settings.normal.trial:
+            raw = self._es._mean if self._numeric else []
+            return self._joined(raw, self._es._q.argmax(axis=1) if self._named else [])
         drawn = self._es.ask()
-        raw = drawn._v_raw if self._numeric else np.empty(0)
-        return np.concatenate([raw, drawn.c.argmax(axis=1) if self._named else []])
+        return self._joined(drawn._v_raw, drawn.c.argmax(axis=1) if self._named else [])
 
     def point(self, genome: Genome) -> Vector:
         """The point that stands for a given genome."""
         genes = np.array(genome)
-        return np.concatenate([genes[self._numeric], _choices(genes[self._named], self._counts)])
+        return self._joined(genes[self._numeric], _choices(genes[self._named], self._counts))
 
     def genome(self, point: Vector) -> Vector:
         """The genome of a point: clipped, and choices at their places. Gates are the caller's."""
-        raw, named = np.split(point, [len(self._numeric)])
         genes = self._start.copy()
-        genes[self._reals] = np.clip(raw[: len(self._reals)], 0.0, 1.0)
-        genes[self._named] = (named + 0.5) / self._counts
+        genes[self._reals] = np.clip(point[self._reals], 0.0, 1.0)
+        genes[self._named] = (point[self._named] + 0.5) / self._counts
         if self._integers:
-            genes[self._integers] = self._es._discretization(raw[len(self._reals) :])
+            genes[self._integers] = self._es._discretization(point[self._integers])
         return genes
+
+    def _joined(self, raw: Any, named: Any) -> Vector:
+        point = self._start.copy()
+        if self._numeric:
+            point[self._numeric] = raw
+        point[self._named] = named
+        return point
 
     def tell(self, points: Sequence[Vector], costs: Vector, stale: Collection[int]) -> tuple[Numbers, list[str]]:
         """Learn from one generation of exactly λ points; this object is spent afterwards.
@@ -177,11 +198,10 @@ class MixedDistribution:
         return numbers | {"generation": self._es._g, "flat": self._flat}, self._stop(numbers)
 
     def _solution(self, point: Vector, clip: bool) -> Any:
-        raw, named = np.split(point, [len(self._numeric)])
-        chosen = None
+        raw, chosen = point[self._numeric], None
         if self._named:
             chosen = np.zeros(self._es._q.shape, dtype=bool)
-            chosen[np.arange(len(named)), named.astype(np.intp)] = True
+            chosen[np.arange(len(self._named)), point[self._named].astype(np.intp)] = True
         return CatCMAwM.Solution(None, None, chosen, self._clipped(raw) if clip and self._numeric else raw)
 
     def _clipped(self, raw: Vector) -> Vector:
@@ -210,14 +230,23 @@ class MixedDistribution:
         return reasons
 
     def _settled(self, numbers: Numbers) -> bool:
-        count = len(self._reals)
-        deviations = numbers["_sigma"] * numbers["_A"] * np.sqrt(np.diag(_covariance(numbers)))
-        if deviations[:count].max() > CONVERGED:
-            return False
-        if not self._named:
-            return True
-        floor = self._es._qmin * (self._counts - 1)
-        return bool(np.all(1 - numbers["_q"].max(axis=1) < 2 * floor))
+        widest = _deviations(numbers)[: len(self._reals)].max()
+        return bool(widest < CONVERGED and (not self._named or _decided(numbers)))
+
+
+def _deviations(numbers: Numbers) -> Vector:
+    """Standard deviations of real genes and ordered ones; none where there are no such genes."""
+    if "_sigma" not in numbers:
+        return np.empty(0)
+    return np.asarray(numbers["_sigma"] * numbers["_A"] * np.sqrt(np.diag(_covariance(numbers))))
+
+
+def _decided(numbers: Numbers) -> bool:
+    """Whether one choice of every category is about as likely as its margin lets it be."""
+    q = numbers["_q"]
+    ordered = len(numbers["_pmut"]) if "_pmut" in numbers else 0
+    margin = 1 - 0.73 ** (1 / (len(q) + ordered))  # the paper's α, which the library shares among the other choices
+    return bool(np.all(1 - q.max(axis=1) < 2 * margin))
 
 
 def _covariance(numbers: Numbers) -> Vector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
@@ -19,6 +20,7 @@ from evomerge.optimizers.distribution import Settings, Vector
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import as_genome
 from evomerge.optimizers.kernel import Kernel, Sample
+from evomerge.optimizers.mixed import MixedSettings
 from evomerge.optimizers.options import Option, Options, read
 from evomerge.optimizers.ranking import Matrix, worth
 from evomerge.optimizers.state import pack, unpack
@@ -31,8 +33,8 @@ UPDATES = 15
 """So often each kernel can learn within a known budget, if there then are from 3 to 20 kernels."""
 
 
-class ComoCmaEsOptions(Options):
-    """Options of `ComoCmaEs`."""
+class ComoOptions(Options):
+    """Options of every search by kernels."""
 
     kernels: int | None = Field(
         default=None, ge=1, le=1000,
@@ -45,6 +47,11 @@ class ComoCmaEsOptions(Options):
     spread: float = Field(
         default=0.15, ge=0, le=1.0, description="standard deviation of the kernels' first means around the start"
     )
+
+
+class ComoCmaEsOptions(ComoOptions):
+    """Options of `ComoCmaEs`."""
+
     diagonal: bool | Literal["auto"] = Field(
         default="auto", description=f"learn variances only; auto: with more than {FULL_GENES} genes"
     )
@@ -108,57 +115,38 @@ class Retired:
         return [as_genome(row) for row in self.places]
 
 
-class ComoCmaEs:
-    """COMO-CMA-ES in the order of arrival: p CMA-ES (pycma), each to one place of the front.
+class Como(ABC):
+    """Kernels that share a front, whatever they draw from; `ComoCmaEs` says how it goes."""
 
-    Each kernel samples λ candidates and ranks them by the uncrowded hypervolume improvement over the *incumbents* (the
-    evaluated means) of the other kernels: what it would add to the front that they make together. After each of its
-    generations its new mean is evaluated, too. So p means converge to p points whose hypervolume is the largest, each
-    with a covariance of its own.
-
-    - **Order**: means that are new first, then the kernels in turn, a generation each, so that each learns against the
-      latest incumbents. Nothing waits: when all kernels have their λ samples under way, further ones are drawn from
-      the kernel with the fewest. Late answers, failures and constraints are as in `CmaEs`.
-    - **First means**: the start (trial 0), the domain's seeds, then normal steps from the start.
-    - **A kernel that is done**, because its steps became small or pycma would stop, leaves its incumbent on the front
-      (`Retired`) and begins again at the place that alone adds most hypervolume, which is where the front is thinnest.
-      The paper's kernels converge for good, which suits budgets that are spent when they do.
-    - **With one objective** there is one kernel by default: CMA-ES that evaluates its mean.
-
-    The framework's authors' own package is not used: its state is a pickle of pycma's objects, it draws from NumPy's
-    global generator, and it wants whole generations. Here the kernels stand on `distribution`, whose state is exact.
-    As in `UncrowdedImprovement`, the distance of dominated points is the maximum norm, and scale and reference adapt.
-
-    State is bounded: p times the numbers of a distribution (dominated by genes² each, or genes if diagonal), samples
-    without an answer, answers that wait, at most `Retired.MOST` places.
-
-    Args:
-        problem: real genes.
-        seed: of the normal numbers.
-        options: see `ComoCmaEsOptions`.
-
-    Raises:
-        InvalidInputError: an unknown option, a value out of range, or genes that are no real numbers.
-        ValueError: `start` is empty or leaves [0, 1].
-
-    Source: Touré, Hansen, Auger, Brockhoff 2019, Uncrowded Hypervolume Improvement: COMO-CMA-ES and the Sofomore
-    Framework, arXiv:1904.08823, algorithms 1 and 2.
-    """
-
-    Options: ClassVar[type[Options]] = ComoCmaEsOptions
-    SCHEMA: ClassVar[str] = "evomerge.optimizer.como_cma_es/1"
+    Options: ClassVar[type[Options]]
+    SCHEMA: ClassVar[str]
     uses_responses: ClassVar[bool] = False
 
+    _options: ComoOptions
+
     def __init__(self, problem: Problem, *, seed: int, **options: Option) -> None:
-        check_problem("como_cma_es", problem)
-        self._problem, self._seed = problem, seed
-        self._options = read(ComoCmaEsOptions, options)
+        self._check(problem)
+        read_options = read(self.Options, options)
+        assert isinstance(read_options, ComoOptions)
+        self._problem, self._seed, self._options = problem, seed, read_options
         self._normal = Normal(derive(seed, "como_cma_es"))
         self._trials = self._updates = self._turn = 0
         self._asked: dict[int, Sample] = {}
         self._frame = Frame(problem.num_objectives)
         self._retired = Retired(self._width, problem.num_objectives)
         self._kernels = [Kernel(self._settings(number)) for number in range(self.num_kernels)]
+
+    @abstractmethod
+    def _check(self, problem: Problem) -> None:
+        """Refuse what these kernels do not solve."""
+
+    @abstractmethod
+    def _settings(self, number: int) -> Settings | MixedSettings:
+        """Where a kernel begins."""
+
+    def _legal(self, genome: Genome) -> Genome:
+        """What is proposed for a genome that a kernel drew."""
+        return genome[: self._problem.domain.dim]
 
     @property
     def num_kernels(self) -> int:
@@ -177,17 +165,8 @@ class ComoCmaEs:
 
     @property
     def _width(self) -> int:
-        return max(2, self._problem.domain.dim)  # pycma needs two genes: nobody sees the second one
-
-    def _settings(self, number: int) -> Settings:
-        start, diagonal = self._first_mean(number), self._options.diagonal
-        return Settings(
-            start=start if len(start) > 1 else (*start, 0.5),
-            sigma=self._options.sigma,
-            population=self.generation_size,
-            diagonal=len(start) > FULL_GENES if diagonal == "auto" else bool(diagonal),
-            normal=self._normal,
-        )
+        """Length of a point."""
+        return self._problem.domain.dim
 
     def _first_mean(self, number: int) -> Genome:
         domain = self._problem.domain
@@ -213,7 +192,7 @@ class ComoCmaEs:
             kernel.due = False
         else:
             kernel.outstanding += 1
-        genome = kernel.genome(point)[: self._problem.domain.dim]
+        genome = self._legal(kernel.genome(point))
         # The boundary's fold and its inverse round; the start must come back as it was given.
         return Proposal(trial, genome if trial else tuple(map(float, self._problem.start)), self._generation)
 
@@ -314,6 +293,66 @@ class ComoCmaEs:
             Kernel.load_from(self._settings(number), of_kernel, _under(f"{number}/", arrays))
             for number, of_kernel in enumerate(head["kernels"])
         ]
+
+
+class ComoCmaEs(Como):
+    """COMO-CMA-ES in the order of arrival: p CMA-ES (pycma), each to one place of the front.
+
+    Each kernel samples λ candidates and ranks them by the uncrowded hypervolume improvement over the *incumbents* (the
+    evaluated means) of the other kernels: what it would add to the front that they make together. After each of its
+    generations its new mean is evaluated, too. So p means converge to p points whose hypervolume is the largest, each
+    with a covariance of its own.
+
+    - **Order**: means that are new first, then the kernels in turn, a generation each, so that each learns against the
+      latest incumbents. Nothing waits: when all kernels have their λ samples under way, further ones are drawn from
+      the kernel with the fewest. Late answers, failures and constraints are as in `CmaEs`.
+    - **First means**: the start (trial 0), the domain's seeds, then normal steps from the start.
+    - **A kernel that is done**, because its steps became small or pycma would stop, leaves its incumbent on the front
+      (`Retired`) and begins again at the place that alone adds most hypervolume, which is where the front is thinnest.
+      The paper's kernels converge for good, which suits budgets that are spent when they do.
+    - **With one objective** there is one kernel by default: CMA-ES that evaluates its mean.
+
+    The framework's authors' own package is not used: its state is a pickle of pycma's objects, it draws from NumPy's
+    global generator, and it wants whole generations. Here the kernels stand on `distribution`, whose state is exact.
+    As in `UncrowdedImprovement`, the distance of dominated points is the maximum norm, and scale and reference adapt.
+
+    State is bounded: p times the numbers of a distribution (dominated by genes² each, or genes if diagonal), samples
+    without an answer, answers that wait, at most `Retired.MOST` places.
+
+    Args:
+        problem: real genes.
+        seed: of the normal numbers.
+        options: see `ComoCmaEsOptions`.
+
+    Raises:
+        InvalidInputError: an unknown option, a value out of range, or genes that are no real numbers.
+        ValueError: `start` is empty or leaves [0, 1].
+
+    Source: Touré, Hansen, Auger, Brockhoff 2019, Uncrowded Hypervolume Improvement: COMO-CMA-ES and the Sofomore
+    Framework, arXiv:1904.08823, algorithms 1 and 2.
+    """
+
+    Options: ClassVar[type[Options]] = ComoCmaEsOptions
+    SCHEMA: ClassVar[str] = "evomerge.optimizer.como_cma_es/1"
+
+    _options: ComoCmaEsOptions
+
+    def _check(self, problem: Problem) -> None:
+        check_problem("como_cma_es", problem)
+
+    @property
+    def _width(self) -> int:
+        return max(2, self._problem.domain.dim)  # pycma needs two genes: nobody sees the second one
+
+    def _settings(self, number: int) -> Settings:
+        start, diagonal = self._first_mean(number), self._options.diagonal
+        return Settings(
+            start=start if len(start) > 1 else (*start, 0.5),
+            sigma=self._options.sigma,
+            population=self.generation_size,
+            diagonal=len(start) > FULL_GENES if diagonal == "auto" else bool(diagonal),
+            normal=self._normal,
+        )
 
 
 def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

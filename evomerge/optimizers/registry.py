@@ -8,6 +8,7 @@ from evomerge.optimizers.cma_es import CmaEs
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genome import GenomeSearch
 from evomerge.optimizers.m2n2 import M2n2
+from evomerge.optimizers.mo_catcma import ComoCatCma
 from evomerge.optimizers.mo_cma import ComoCmaEs
 from evomerge.optimizers.nevergrad import NevergradSearch
 from evomerge.optimizers.nsga import Nsga2, Nsga3
@@ -22,6 +23,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "cma_es": CmaEs,
     "catcma": CatCma,
     "como_cma_es": ComoCmaEs,
+    "como_catcma": ComoCatCma,
     "nsga2": Nsga2,
     "nsga3": Nsga3,
     "m2n2": M2n2,
