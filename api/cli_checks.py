@@ -85,14 +85,14 @@ def cite(
     recipes: Annotated[list[Path], typer.Argument(help="Recipe files (YAML or JSON).")],
 ) -> None:
     """Print BibTeX of the papers whose methods the recipes use."""
-    from evomerge.merge.literature import cited
+    from evomerge.merge.literature import cited_by
     from evomerge.merge.methods import method_of
     from evomerge.recipe.text import load_recipe
 
-    merges = [load_recipe(path).merge for path in recipes]
-    for merge in merges:
-        method_of(merge)  # an unknown name is an error, not an empty list
-    sys.stdout.write("".join(f"{paper.bibtex}\n\n" for paper in cited(merges)).rstrip("\n") + "\n")
+    asked = [load_recipe(path) for path in recipes]
+    for recipe in asked:
+        method_of(recipe.merge)  # an unknown name is an error, not an empty list
+    sys.stdout.write("".join(f"{paper.bibtex}\n\n" for paper in cited_by(asked)).rstrip("\n") + "\n")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from evomerge import __version__
 from evomerge.merge.licence import Licence, licence_of
 from evomerge.merge.lineage import PAPER, TITLE
-from evomerge.merge.literature import cited, papers
+from evomerge.merge.literature import PATHS, cited, papers
 from evomerge.merge.methods import method_of
 from evomerge.models.hub import HUB
 from evomerge.recipe.document import dump_yaml_data
@@ -154,7 +154,8 @@ def _lineage(segments: Segments) -> str:
 
 def _citations(recipe: Recipe) -> Iterator[str]:
     if recipe.path is not None:
-        yield f"## Data flow\n\nA path through layers of several models: {DATA_FLOW}."
+        (paper,) = (paper for paper in papers() if paper.key == PATHS)
+        yield f"## Data flow\n\nA path through layers of several models: {DATA_FLOW}.\n\n```bibtex\n{paper.bibtex}\n```"
         if not recipe.path.uses_merged:
             return
     if recipe.segments is not None:

@@ -16,8 +16,10 @@ from typing import Any, Literal
 
 from evomerge.merge.methods import METHODS
 from evomerge.merge.stages import STAGES
-from evomerge.recipe.schema import Merge
+from evomerge.recipe.schema import Merge, Recipe
 
+PATHS = "akiba2024evolutionary"
+"""The paper of paths through layers."""
 Status = Literal["working", "partly", "open"]
 
 
@@ -109,3 +111,11 @@ def cited(merges: Iterable[Merge]) -> tuple[Paper, ...]:
     return tuple(
         paper for paper in papers() if set(paper.methods) & set(names) or paper.place.removeprefix("arXiv:") in numbers
     )
+
+
+def cited_by(recipes: Iterable[Recipe]) -> tuple[Paper, ...]:
+    """The papers behind recipes, each once: of their methods where these count, and of paths."""
+    asked = list(recipes)
+    found = set(cited(recipe.merge for recipe in asked if recipe.path is None or recipe.path.uses_merged))
+    paths = any(recipe.path is not None for recipe in asked)
+    return tuple(paper for paper in papers() if paper in found or (paths and paper.key == PATHS))
