@@ -167,7 +167,11 @@ class Drive:
                 _new_row(number, "baseline", label, recipe, 0, ())
                 for number, (label, recipe) in enumerate(self.search.baselines.items())
             ]
-            self.ledger.put([*self.machine.start(), *(_proposed_event(row, {"genome": []}) for row in rows)], rows)
+            note = getattr(self.machine.optimizer, "explanation", None)
+            said = [Event("run.note", {"text": note})] if note else []
+            self.ledger.put(
+                [*self.machine.start(), *said, *(_proposed_event(row, {"genome": []}) for row in rows)], rows
+            )
         while events := self.machine.advance():
             self.ledger.put(events)
         if self.machine.phase == "verifying" and self.machine.winners and not self.machine.open:

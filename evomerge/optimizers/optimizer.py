@@ -18,11 +18,14 @@ class Optimizer(Protocol):
 
     Attributes:
         Options: its own options, each with default, range and description.
-        uses_responses: whether it learns from scores on single items (`Evaluation.responses`).
     """
 
     Options: ClassVar[type[Options]]
-    uses_responses: ClassVar[bool] = False
+
+    @property
+    def uses_responses(self) -> bool:
+        """Whether it learns from scores on single items (`Evaluation.responses`)."""
+        ...
 
     def __init__(self, problem: Problem, *, seed: int, **options: Option) -> None:
         """A fresh optimizer.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evomerge.errors import InvalidInputError
+from evomerge.optimizers.auto import Auto
 from evomerge.optimizers.catcma import CatCma
 from evomerge.optimizers.cma_es import CmaEs
 from evomerge.optimizers.domain import Problem
@@ -19,6 +20,7 @@ from evomerge.optimizers.surrogate import MapSearch
 from evomerge.optimizers.swarm import Swarm
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "auto": Auto,
     "random": SobolSearch,
     "cma_es": CmaEs,
     "catcma": CatCma,

@@ -48,7 +48,7 @@ class Constraint(_Frozen):
 class OptimizerSpec(_Frozen):
     """An optimizer by name, with its own options (`evomerge.optimizers`)."""
 
-    name: str = "cma_es"
+    name: str = "auto"
     options: dict[str, float | int | bool | str] = Field(default_factory=dict)
 
 

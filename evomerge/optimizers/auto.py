@@ -1,0 +1,104 @@
+"""The default: picks an optimizer by what there is to search, and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+
+from evomerge.candidate import Evaluation, Proposal
+from evomerge.optimizers.domain import Problem
+from evomerge.optimizers.optimizer import Optimizer
+from evomerge.optimizers.options import Option, Options, read
+from evomerge.optimizers.state import pack, unpack
+
+FEW = 20
+"""Evaluations a gene below which a full covariance matrix is not learnt in time (Ros and Hansen 2008)."""
+
+
+class AutoOptions(Options):
+    """`Auto` has no options: whoever wants some names the optimizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An optimizer, its options, and why it was picked, as a person says it."""
+
+    name: str
+    options: dict[str, Option]
+    why: str
+
+
+def choose(problem: Problem) -> Choice:
+    """What `auto` takes for a problem."""
+    domain, objectives = problem.domain, problem.num_objectives
+    if domain.lineage is not None:
+        return Choice(
+            "m2n2", {}, "candidates descend from each other, and m2n2 chooses parents that complement each other"
+        )
+    several = f"{objectives} objectives"
+    if not domain.real:
+        if objectives > 2:
+            return Choice("nsga3", {}, f"not all genes are real numbers, and there are {several}")
+        beside = f", {several}" if objectives > 1 else ""
+        return Choice(
+            "catcma", {}, f"not all genes are real numbers{beside}: categories need probabilities of their own"
+        )
+    if objectives > 2:
+        return Choice("nsga3", {}, f"{several}: reference directions spread over the front")
+    few = problem.budget is not None and problem.budget < FEW * domain.dim
+    if few:
+        why = f"{problem.budget} candidates are less than {FEW} for each of {domain.dim} genes: variances only"
+    else:
+        why = f"{domain.dim} real genes"
+    return Choice("cma_es", {"diagonal": True} if few else {}, f"{why}{f', {several}' if objectives > 1 else ''}")
+
+
+class Auto:
+    """The optimizer that suits the space, the objectives and the budget; the run's log says which, and why.
+
+    Args:
+        problem: decides (see `choose`).
+        seed: handed on.
+
+    Raises:
+        InvalidInputError: an option was given.
+        ValueError: the start leaves [0, 1].
+    """
+
+    Options: ClassVar[type[Options]] = AutoOptions
+    SCHEMA: ClassVar[str] = "evomerge.optimizer.auto/1"
+
+    def __init__(self, problem: Problem, *, seed: int, **options: Option) -> None:
+        from evomerge.optimizers.registry import make  # which knows this class, too
+
+        read(AutoOptions, options)
+        choice = choose(problem)
+        self._name, self.explanation = choice.name, f"auto took {choice.name}: {choice.why}"
+        self._chosen: Optimizer = make(choice.name, problem, seed=seed, **choice.options)
+
+    @property
+    def uses_responses(self) -> bool:
+        return self._chosen.uses_responses
+
+    def ask(self, n: int) -> list[Proposal]:
+        return self._chosen.ask(n)
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        self._chosen.tell(evaluations)
+
+    def state(self) -> bytes:
+        head = {"name": self._name, "explanation": self.explanation}
+        return pack(self.SCHEMA, head, {"state": np.frombuffer(self._chosen.state(), np.uint8)})
+
+    @classmethod
+    def from_state(cls, state: bytes) -> Self:
+        from evomerge.optimizers.registry import restore
+
+        head, arrays = unpack(cls.SCHEMA, state)
+        auto = cls.__new__(cls)
+        auto._name, auto.explanation = head["name"], head["explanation"]
+        auto._chosen = restore(head["name"], arrays["state"].tobytes())
+        return auto

@@ -1,0 +1,53 @@
+"""The default optimizer: what it picks, and that it is its pick in everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evomerge.errors import InvalidInputError
+from evomerge.optimizers import make
+from evomerge.optimizers.auto import Auto, choose
+from evomerge.optimizers.domain import Domain, GeneKind, LineageDomain, Problem, real
+from evomerge.testing.optimizer import LearningOptimizerContract
+
+BITS = Domain((0.25, 0.5), genes=(GeneKind(choices=2), GeneKind()))
+LINEAGE = Domain((), lineage=LineageDomain(3, (10,)))
+
+
+class TestContract(LearningOptimizerContract):
+    def make(self, problem: Problem, *, seed: int) -> Auto:
+        return Auto(problem, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("problem", "name"),
+    [
+        (real((0.5,) * 4, budget=200), "cma_es"),
+        (real((0.5,) * 4, 2, 200), "cma_es"),
+        (real((0.5,) * 4, 3, 200), "nsga3"),
+        (Problem(BITS, 1, 200), "catcma"),
+        (Problem(BITS, 2, 200), "catcma"),
+        (Problem(BITS, 3, 200), "nsga3"),
+        (Problem(LINEAGE, 1, 200), "m2n2"),
+        (Problem(LINEAGE, 2, 200), "m2n2"),
+    ],
+)
+def test_the_pick_follows_from_the_problem_and_is_explained(problem: Problem, name: str) -> None:
+    auto = Auto(problem, seed=3)
+
+    assert choose(problem).name == name
+    assert auto.explanation.startswith(f"auto took {name}: ")
+    assert auto.ask(5) == make(name, problem, seed=3, **choose(problem).options).ask(5)
+
+
+def test_few_evaluations_for_many_genes_learn_variances_only() -> None:
+    options: list[dict[str, Any]] = [choose(real((0.5,) * 20, budget=budget)).options for budget in (399, 400)]
+
+    assert options == [{"diagonal": True}, {}]
+
+
+def test_it_has_no_options() -> None:
+    with pytest.raises(InvalidInputError, match=r"optimizer\.options\.sigma"):
+        Auto(real((0.5,)), seed=0, sigma=0.1)
