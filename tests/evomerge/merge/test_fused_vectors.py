@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evomerge.errors import InvalidInputError
+from evomerge.errors import InvalidInputError, NonFiniteError
 from evomerge.merge import blocks
-from evomerge.merge.blocks import Operand, TensorWork, measure_model, measure_tensor, merge_into
+from evomerge.merge.blocks import Fresh, Operand, TensorWork, measure_model, measure_tensor, merge_into
 from evomerge.merge.fused import measure as fused_measure
 from evomerge.merge.fused import run
 from evomerge.merge.methods import METHODS
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.merge.primitives.gram import LANES, Gram
+from evomerge.models.weights import Place
 
 CPU = torch.device("cpu")
 WEIGHTS = st.sampled_from([0.0, 1.0, 0.5, 0.3, -0.4, 1e-50, 1.7])
@@ -74,6 +78,23 @@ def tensors(seed: int, size: int, kinds: tuple[str, ...], zero: float) -> tuple[
     return base.bfloat16().view(shape), models
 
 
+class Files:
+    """Tensors in files that nobody has looked at."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._handles = folder, list[int]()
+
+    def fresh(self, tensor: Tensor, name: str) -> Fresh:
+        path = self._folder / name
+        path.write_bytes(tensor.contiguous().view(torch.int16).numpy().tobytes())
+        self._handles.append(os.open(path, os.O_RDONLY))
+        return Fresh("w", f"source {name!r}", Place(self._handles[-1], 0, tensor.nbytes))
+
+    def close(self) -> None:
+        for handle in self._handles:
+            os.close(handle)
+
+
 def merged(
     method: str,
     base: Tensor,
@@ -83,6 +104,7 @@ def merged(
     *,
     compiled: bool,
     block: int = 3001,
+    files: Files | None = None,
 ) -> tuple[Tensor, Mapping[str, float]]:
     """One tensor through a method, and the coefficients that were measured."""
     found = METHODS[method]
@@ -90,11 +112,15 @@ def merged(
     per_source = {
         s: {p.name: own.get(s, {}).get(p.name, p.default) for p in found.parameters if p.per_source} for s in models
     }
-    operands = {s: Operand("weights", m) for s, m in models.items() if m is not None}
+    given = {s: m for s, m in models.items() if m is not None}
+    operands = {s: Operand("weights", m, files.fresh(m, s) if files else None) for s, m in given.items()}
     job = TensorJob("w", torch.bfloat16, False, False, values, per_source, tuple(operands))
     if found.check is not None:
         found.check(values, per_source)
-    plan, work = Plan(found, tuple(models), (job,), 5), TensorWork(job, base, operands)
+    plan, work = (
+        Plan(found, tuple(models), (job,), 5),
+        TensorWork(job, base, operands, fresh=files.fresh(base, "base") if files else None),
+    )
     with pytest.MonkeyPatch.context() as patch:
         for module in (run, fused_measure):
             patch.setattr(module, "worth_it", lambda num_entries: compiled)
@@ -145,6 +171,31 @@ def test_compiled_loops_give_the_bytes_of_the_torch_path(asked: dict[str, Any], 
     if asked["size"] < 100 * block:
         assert bytes_of(compiled=True, block=block) == slow
         assert bytes_of(compiled=False, block=block) == slow
+
+
+@pytest.mark.parametrize("method", [*COMBINATIONS, *MEANS])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_bad_entry_of_a_source_is_named_whatever_it_counts_for(
+    method: str, value: float, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiled:
+        pytest.importorskip("numba")
+    number = min(METHODS[method].num_sources[1] or 3, 3)
+    base, models = tensors(1, 9000, ("near",) * number, 0.0)
+    own = {name: {"weight": float(name != "a" or number == 1)} for name in models}
+    with closing(Files(tmp_path)) as files:
+        asked: dict[str, Any] = {"own": own, "shared": {}, "compiled": compiled, "files": files}
+        whole, _ = merged(method, base, models, **asked)
+        monkeypatch.setattr(blocks, "HELD_BYTES", 0)  # read again for every pass
+        again, _ = merged(method, base, models, **asked)
+        bad = models["a"]
+        assert bad is not None
+        bad.view(-1)[4321] = value
+
+        assert torch.equal(again, whole)
+        with pytest.raises(NonFiniteError, match=r"source 'a'.*'w' holds NaN or infinity in 1 of 9000"):
+            merged(method, base, models, **asked)
 
 
 @settings(deadline=None)
