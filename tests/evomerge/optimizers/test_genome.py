@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.candidate import Evaluation
@@ -35,6 +35,7 @@ def filled(optimizer, genomes, values):
     return optimizer
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_a_child_of_two_is_their_average_weighted_by_fitness(seed):
     optimizer = filled(
@@ -79,6 +80,7 @@ def test_mutation_changes_a_tenth_of_the_genes_and_one_at_least():
     assert 5 < np.mean(changed) < 8
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 2)), min_size=1, max_size=20), st.integers(0, 99))
 def test_the_best_survive_and_nobody_twice(scores, seed):
     optimizer = GenomeSearch(real((0.5,)), seed=0, population=4, elites=0.5)

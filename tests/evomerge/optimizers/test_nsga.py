@@ -5,7 +5,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -90,6 +90,7 @@ SURVIVALS = {
 
 
 @pytest.mark.parametrize("survival", sorted(SURVIVALS))
+@settings(deadline=None)
 @given(grids, st.data())
 def test_survival_takes_whole_fronts_before_it_splits_one(survival, values, data):
     size = data.draw(st.integers(1, len(values)))
@@ -104,6 +105,7 @@ def test_survival_takes_whole_fronts_before_it_splits_one(survival, values, data
         kept -= taken
 
 
+@settings(deadline=None)
 @given(grids, st.data())
 def test_infeasible_members_come_last_and_by_violation(values, data):
     violations = data.draw(st.lists(st.integers(0, 3), min_size=len(values), max_size=len(values)))
@@ -113,6 +115,7 @@ def test_infeasible_members_come_last_and_by_violation(values, data):
     assert sorted(kept.violations) == sorted(violations)[:size]
 
 
+@settings(deadline=None)
 @given(grids)
 def test_standing_is_the_front_by_brute_force(values):
     rank, _ = standing(members(values))
@@ -196,7 +199,7 @@ def wanted(genome):
 
 @pytest.mark.parametrize("kind", [Nsga2, Nsga3])
 def test_mixed_genes_stand_at_their_places_and_are_learnt(kind):
-    optimizer = kind(Problem(MIXED, 2, 400), seed=1)
+    optimizer = kind(Problem(MIXED, 2, 400), seed=1, spread=None)
     values, proposals = run(optimizer, wanted, 400, workers=4, failures=0.1)
 
     assert proposals[0].genome == MIXED.start
@@ -223,6 +226,7 @@ def test_crossed_children_take_each_gene_from_between_or_about_their_parents():
     assert children[:, 0].std() < 0.12
 
 
+@settings(deadline=None)
 @given(st.integers(2, 9), st.booleans(), st.integers(0, 100))
 def test_another_choice_is_another_one_and_a_neighbour_where_order_matters(count, ordered, seed):
     now = np.arange(count)[:, None]
@@ -242,14 +246,14 @@ def test_equal_children_are_made_again():
     assert len(values) == 20
 
 
-# searches
+# searches; these fronts lie at the edges of the space, so the first population fills it
 
 
 @pytest.mark.parametrize(
     ("kind", "function", "genes", "gain"), [(Nsga2, zdt1, 8, 0.8), (Nsga2, two_peaks, 8, 0.05), (Nsga3, dtlz2, 7, 0.15)]
 )
 def test_fronts_are_covered_better_than_at_random(kind, function, genes, gain):
-    found = [volume(kind, function, genes, 500, seed) for seed in range(2)]
+    found = [volume(kind, function, genes, 500, seed, spread=None) for seed in range(2)]
     by_chance = [volume(SobolSearch, function, genes, 500, seed) for seed in range(2)]
 
     assert min(found) > max(by_chance) + gain
@@ -259,7 +263,7 @@ def test_fronts_are_covered_better_than_at_random(kind, function, genes, gain):
 def test_a_crowd_of_workers_with_failures_costs_little(kind):
     volumes = []
     for workers, failures in ((1, 0.0), (24, 0.1)):
-        optimizer = kind(real((0.5,) * 8, 2, 600), seed=3)
+        optimizer = kind(real((0.5,) * 8, 2, 600), seed=3, spread=None)
         values, _ = run(optimizer, zdt1, 600, workers=workers, failures=failures)
         volumes.append(hypervolume(values, REFERENCES[zdt1]))
 
@@ -329,6 +333,12 @@ def test_the_first_population_may_stay_near_the_start():
     assert 0.02 < changed < 0.12  # a tenth is drawn anew, and may be what it was
     assert np.array_equal(Genes(MIXED).canonical(first), first)
     assert again == optimizer.ask(3)
+
+
+def test_the_first_population_may_fill_the_space():
+    first = np.array([p.genome for p in Nsga2(real((0.1, 0.1), 2), seed=0, spread=None, population=64).ask(65)][1:])
+
+    assert np.histogram2d(*first.T, bins=4, range=[[0, 1]] * 2)[0].tolist() == [[4] * 4] * 4
 
 
 def test_lineages_are_refused():
