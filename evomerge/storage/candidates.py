@@ -43,9 +43,10 @@ def write(connection: Connection, run: str, rows: Sequence[CandidateRow]) -> Non
 @cache
 def _upsert(dialect: str) -> Insert:
     """Made once: SQLAlchemy needs longer to make this statement than the database to carry it out."""
-    upsert = (sqlite if dialect == "sqlite" else postgresql).insert(CandidateTable)
+    upsert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(CandidateTable)
     others = {name: upsert.excluded[name] for name in _NAMES if name != "number"}
-    return upsert.on_conflict_do_update(index_elements=["run", "number"], set_=others)
+    statement: Insert = upsert.on_conflict_do_update(index_elements=["run", "number"], set_=others)
+    return statement
 
 
 def read(connection: Connection, run: str, number: int) -> CandidateRow | None:

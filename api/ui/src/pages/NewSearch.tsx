@@ -152,7 +152,7 @@ objectives:
     eval_sets: [${evalSet}]
     metric: accuracy
 optimizer:
-  name: cma_es
+  name: auto
 budget:
   candidates: 60
 seed: 1
