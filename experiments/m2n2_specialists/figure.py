@@ -63,7 +63,7 @@ def draw(found: dict[str, list[Run]]) -> None:
     ):
         axis.set(title=title, xlabel="evaluations", xscale="log", xlim=(40, 12_000))
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=8, loc="upper left")
     figure.tight_layout()
     figure.savefig(HERE / "curves.png", dpi=110)
 
