@@ -109,8 +109,13 @@ for line in sys.stdin:
     said = method.workspace(Extent(shape, role == "attention.query", number, shared))
     print(json.dumps([taken, said]))
 """
-SLACK = 4 << 20
-"""Bytes: blocks of fixed size, Python objects."""
+
+
+def slack(name: str) -> int:
+    """Bytes: blocks of fixed size, Python objects. Products of factors take some MiB at a time."""
+    return 4 << 20 if METHODS[name].cost in ("svd", "solve") else 8 << 20
+
+
 SQUARE, WIDE, TALL = (768, 768), (512, 1536), (1536, 512)
 
 
@@ -146,7 +151,7 @@ def check(found: list[tuple[list[Any], int, int]]) -> None:
     one = {tuple(case[1]): 4 * case[1][0] * case[1][1] for case, _, _ in found}
     for case, taken, said in found:
         unit = one[tuple(case[1])]
-        assert taken <= said + SLACK, f"{case}: {taken / unit:.1f} tensors taken, {said / unit:.1f} declared"
+        assert taken <= said + slack(case[0]), f"{case}: {taken / unit:.1f} tensors taken, {said / unit:.1f} declared"
 
 
 def of_proc() -> bool:
@@ -177,7 +182,7 @@ def test_every_method_holds_what_it_declares(name: str) -> None:
     found = run(cases)
 
     check(found)
-    assert any(said <= 2 * (taken + SLACK) for _, taken, said in found)
+    assert any(said <= 2 * (taken + slack(name)) for _, taken, said in found)
 
 
 @linux
