@@ -62,7 +62,7 @@ class Blends(Design):
 
     def _sparsify(self, rng: np.random.Generator) -> Genomes:
         seed = self._own[rng.integers(1, len(self._own))]
-        return np.where(rng.random(len(seed)) < DROPPED, self._own[0], seed)
+        return np.asarray(np.where(rng.random(len(seed)) < DROPPED, self._own[0], seed))
 
 
 class Nearby(Design):

@@ -14,6 +14,7 @@ from pydantic import Field
 from evomerge.archive import non_dominated
 from evomerge.candidate import Evaluation, Genome, Proposal
 from evomerge.errors import InvalidInputError
+from evomerge.optimizers.blends import Nearby
 from evomerge.optimizers.checks import check_evaluation, check_problem
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import Design, Genes, Genomes, as_genome
@@ -30,6 +31,9 @@ MOST_GENES = 12
 
 MEMORY = 1000
 """So many of the latest answers are fitted."""
+
+FOCUS = 3.0
+"""An answer at the bottom counts as if its error were e³ times as large: the fit must be good near the front."""
 
 POPULATION, GENERATIONS = 100, 40
 """Of the search on the surrogates."""
@@ -48,6 +52,10 @@ class MapOptions(Options):
         default=None, ge=2,
         description="answers to space-filling points before the first fit; null: 1.5 for each coefficient of a "
         "surrogate, at most half of the budget",
+    )  # fmt: skip
+    spread: float | None = Field(
+        default=0.15, gt=0, le=1,
+        description="standard deviation of space-filling points around the start; null: Sobol points everywhere",
     )  # fmt: skip
     batch: int = Field(default=8, ge=1, description="answers after which the surrogates are fitted anew")
     explore: float = Field(default=0.2, ge=0, le=1, description="share of proposals that go on filling the space")
@@ -94,17 +102,18 @@ class Answers:
 class MapSearch:
     """MAP: a quadratic surrogate for each objective, for up to 12 coefficients and any number of objectives.
 
-    - **Design**: the start (trial 0), the domain's seeds, Sobol points.
+    - **Design**: the start (trial 0), the domain's seeds, then steps from the start, or Sobol points everywhere.
     - **Then** f(c) = sigmoid(e + bᵀc + cᵀAc) is fitted to each objective (to the violation, too, where there was any),
       NSGA-II searches the surrogates (NSGA-III from three objectives on), and what it finds is evaluated, farthest from
       what is known first. A share of the proposals goes on filling the space, which keeps the fit honest.
     - **Order of arrival**: surrogates are fitted anew after each batch of answers, whatever answers they are. Until
       then proposals go down the list; past its end they are steps off it. Failures are left out.
-    - **Errors** of evaluations weigh them.
+    - **Weights**: answers count by their errors where these are known, and less the farther they lie below the front
+      (`FOCUS`): far from it merges break in ways that no quadratic describes.
     - **`preview`** is the whole predicted front at once, without another evaluation.
 
-    The paper evaluates the design, fits once and returns NSGA-III's front; it leaves the link to the metric. Here the
-    loop goes on, and values outside [0, 1] are fitted without a link.
+    The paper draws the design uniformly, fits once with equal weights and returns NSGA-III's front; it leaves the link
+    to the metric. Here the loop goes on, and values outside [0, 1] are fitted without a link.
 
     State is bounded: the latest `MEMORY` answers, the list of the present batch, proposals without an answer. Fits are
     functions of the answers and are not stored.
@@ -133,7 +142,7 @@ class MapSearch:
             raise InvalidInputError("optimizer.name", "map", f"{allowed}quadratics are fitted to {MOST_GENES} at most")
         self._problem, self._seed = problem, seed
         self._options = read(MapOptions, options)
-        self._design = Design(problem.domain, seed)
+        self._design = self._begin()
         self._trials = self._fits = self._fresh = self._taken = 0
         self._asked: dict[int, Genome] = {}
         self._answers = Answers.none(problem.domain.dim, problem.num_objectives)
@@ -150,6 +159,11 @@ class MapSearch:
         needed = -(-3 * num_coefficients(self._problem.domain.dim) // 2)
         budget = self._problem.budget
         return self._options.design or (needed if budget is None else max(2, min(needed, budget // 2)))
+
+    def _begin(self, drawn: int = 0) -> Design:
+        if self._options.spread is None:
+            return Design(self._problem.domain, self._seed, drawn)
+        return Nearby(self._problem.domain, self._seed, drawn, spread=self._options.spread)
 
     def ask(self, n: int) -> list[Proposal]:
         if n < 0:
@@ -192,12 +206,13 @@ class MapSearch:
     def _surrogates(self) -> Callable[[Genomes], Members]:
         """Genomes → what they would score."""
         answers, fits = self._answers, []
+        doubt = np.exp(FOCUS * below_front(answers.values))
         for values, errors in zip(answers.values.T, answers.errors.T, strict=True):
             shares = bool(((values >= 0) & (values <= 1)).all())
             auto: Literal["sigmoid", "identity"] = "sigmoid" if shares else "identity"
             link = auto if self._options.link == "auto" else self._options.link
             values = np.clip(values, 0.0, 1.0) if link == "sigmoid" else values
-            fits.append(Quadratic.fit(answers.genomes, values, _known(errors), link))
+            fits.append(Quadratic.fit(answers.genomes, values, _known(errors) * doubt, link))
         excess = Quadratic.fit(answers.genomes, answers.violations, np.ones(len(answers.violations)), "identity")
 
         def predict(genomes: Genomes) -> Members:
@@ -275,10 +290,19 @@ class MapSearch:
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self._trials, self._fits = head["trials"], head["fits"]
         self._fresh, self._taken = head["fresh"], head["taken"]
-        self._design = Design(self._problem.domain, self._seed, head["drawn"])
+        self._design = self._begin(head["drawn"])
         self._asked = {t: as_genome(row) for t, row in zip(head["asked"], arrays["asked"], strict=True)}
         self._list = arrays["list"]
         self._answers = Answers(arrays["genomes"], arrays["values"], arrays["errors"], arrays["violations"])
+
+
+def below_front(values: Matrix) -> Vector:
+    """By how much all objectives must rise to reach the front, as a share of the largest such rise, shape [answers]."""
+    spread = np.ptp(values, axis=0)
+    scaled = values / np.where(spread > 0, spread, 1.0)
+    front = scaled[non_dominated(scaled)]
+    depth = np.max(np.min(front[None] - scaled[:, None], axis=2), axis=1, initial=0.0)
+    return np.asarray(depth / (depth.max() or 1.0))
 
 
 def _known(errors: Vector) -> Vector:

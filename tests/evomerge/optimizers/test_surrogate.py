@@ -10,7 +10,7 @@ from evomerge.errors import InvalidInputError
 from evomerge.optimizers.domain import Domain, GeneKind, Problem, real
 from evomerge.optimizers.quadratic import Quadratic, num_coefficients
 from evomerge.optimizers.random import SobolSearch
-from evomerge.optimizers.surrogate import MEMORY, MOST_GENES, MapSearch
+from evomerge.optimizers.surrogate import MEMORY, MOST_GENES, MapSearch, below_front
 from evomerge.testing.optimizer import LearningOptimizerContract
 from tests.evomerge.optimizers.known_fronts import REFERENCES, run, two_peaks, volume
 
@@ -83,6 +83,25 @@ def test_few_answers_give_a_flat_fit_not_a_wild_one():
 def shares(genome):
     """Two accuracies that MAP's form describes exactly; the front is the line between the peaks."""
     return tuple(float(expit(2 - 12 * sum((gene - peak) ** 2 for gene in genome))) for peak in (0.3, 0.6))
+
+
+def test_how_far_answers_lie_below_the_front():
+    values = np.array([[0.0, 10.0], [1.0, 0.0], [0.5, 5.0], [0.25, 2.5], [0.0, 0.0]])
+
+    np.testing.assert_allclose(below_front(values), [0, 0, 0, 0.5, 1])
+    assert below_front(np.zeros((3, 2))).tolist() == [0, 0, 0]
+
+
+def test_broken_merges_do_not_bend_the_fit():
+    """Off a ridge everything scores 0, which no quadratic describes; the predicted best is on the ridge even so."""
+    optimizer = MapSearch(real((0.5, 0.5)), seed=0, spread=None, design=40)
+    run(
+        optimizer,
+        lambda g: (0.0 if abs(g[0] - 0.45) > 0.25 else 0.9 - 2 * ((g[0] - 0.4) ** 2 + (g[1] - 0.6) ** 2),),
+        41,
+    )
+
+    np.testing.assert_allclose(optimizer.preview().genomes[0], (0.4, 0.6), atol=0.04)
 
 
 def test_the_preview_is_the_front():
