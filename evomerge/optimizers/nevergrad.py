@@ -28,7 +28,7 @@ ALGORITHMS = (
 """Those that were seen to take answers out of order and to leave some out, with the installed packages."""
 
 BROKEN = ("MetaModel", "NGOpt", "NGOptRW")
-"""Those that fail with NumPy 2.4 and newer, with which arrays of one element don't become numbers any more."""
+"""Those that fail with NumPy 2.4 and newer, whose arrays of one element don't become numbers any more."""
 
 UNKNOWN_BUDGET = 1000
 """Evaluations that an algorithm is told to expect where nobody knows."""
@@ -56,7 +56,7 @@ class NevergradSearch:
     - **Several objectives** are told as such; nevergrad reduces them to hypervolume.
 
     State is the log of what was asked and told, and restoring does all of it again: nevergrad's own state is a pickle,
-    and no list of attributes would be right for nine algorithms. So, other than elsewhere, state grows with the run: 32
+    and no list of attributes would be right for nine algorithms. So, other than elsewhere, state grows with the run: 24
     bytes an answer with one objective, and restoring takes as long as the calls did (docs/adr/0019-mixed-genes.md has
     the times). Every call runs with NumPy's and Python's global generators seeded for it and put back after it: some
     algorithms read them.
