@@ -212,9 +212,9 @@ class CrossingSpace:
     def _individual(self, recipe: Recipe, where: str) -> Individual:
         if recipe.segments is None:
             raise InvalidInputError(f"{where}.segments", None, "segments: a recipe of a lineage")
-        for field in ("base", "sources", "dtype", "seed"):
-            if (found := getattr(recipe, field)) != (expected := getattr(self._frame, field)):
-                raise InvalidInputError(f"{where}.{field}", str(found), f"{expected} in this search space")
+        for field, expected in _meaning(self._frame).items():
+            if (found := _meaning(recipe)[field]) != expected:
+                raise InvalidInputError(f"{where}.{field}", found, f"{expected} in this search space")
         groups = [part.roles for part in recipe.segments.chromosomes]
         if groups != list(self._groups):
             allowed = f"chromosomes of {[list(group) for group in self._groups]} in this search space"
@@ -223,3 +223,9 @@ class CrossingSpace:
             return individual_of(recipe.segments, self._parts, self._sources)
         except InvalidInputError as error:
             raise InvalidInputError(f"{where}.{error.field}", error.value, error.allowed) from error
+
+
+def _meaning(recipe: Recipe) -> dict[str, object]:
+    """What recipes of one space share; models count by their content, wherever they lie."""
+    models = {name: ref.sha256 or ref.location for name, ref in {"base": recipe.base, **recipe.sources}.items()}
+    return {"sources": models, "dtype": recipe.dtype, "seed": recipe.seed}

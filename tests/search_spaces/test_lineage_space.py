@@ -177,5 +177,7 @@ def test_recipes_of_elsewhere_are_no_parents(models: Recipe) -> None:
     with pytest.raises(InvalidInputError) as caught:
         of.descend(Descent(parents=(0, 1), splits=(1,), mix=0.5), [mine, strangers["recipe.seed"]], 3)
     assert caught.value.field == "parents[1].seed"
+    moved = {name: ref.model_copy(update={"location": "elsewhere"}) for name, ref in mine.sources.items()}
+    assert of.encode(mine.model_copy(update={"sources": moved})) == ()  # the hashes say that they are the same
     with pytest.raises(InvalidInputError, match="begins with its sources"):
         of.nearest(mine)
