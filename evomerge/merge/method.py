@@ -38,6 +38,7 @@ class Parameter:
         per_source: one value a source, or one for all.
         choices: for a choice, its options.
         legal: bounds outside which a recipe is refused, both included; None where any float is.
+        whole: whether it counts something: searches try whole numbers.
         text: one line for people.
     """
 
@@ -49,6 +50,7 @@ class Parameter:
     per_source: bool = False
     choices: tuple[str, ...] = ()
     legal: tuple[float, float] | None = None
+    whole: bool = False
     text: str = ""
 
 
@@ -104,7 +106,6 @@ Kind = Literal["matrix", "vocabulary", "vector"]
 """A linear map inside the model; a table with a row for each token or position; all else (norms, biases, …)."""
 VOCABULARY = ("embedding", "head", "position")
 """Roles whose matrices are tables of tokens or positions."""
-
 
 
 def kind_of(shape: tuple[int, ...], role: str) -> Kind:

@@ -19,12 +19,14 @@ class GeneKind:
         gate: number of the gene with two choices that must have the second one for this gene to matter; None: it
             always matters. A closed gate makes a gene stand at the start's value.
         step: the share of the usual step that suits this gene, > 0: small where small changes do much.
+        group: what the gene is about (`weight`, `density`, …), for searches that take one group after another.
     """
 
     choices: int | None = None
     ordered: bool = False
     gate: int | None = None
     step: float = 1.0
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,12 @@ RANK = Parameter(
     high=256.0,
     scale="log",
     legal=(1.0, 65536.0),
+    whole=True,
     text="shared components (k), at most the sum of the ranks",
 )
-ITERATIONS = Parameter("iterations", 10.0, low=1.0, high=100.0, legal=(1.0, 10000.0), text="rounds of alternation")
+ITERATIONS = Parameter(
+    "iterations", 10.0, low=1.0, high=100.0, legal=(1.0, 10000.0), whole=True, text="rounds of alternation"
+)
 FORM = Parameter(
     "form",
     "full",

@@ -70,7 +70,9 @@ KARCHER = Method(
         Parameter(
             "weight", 1.0, low=0.0, high=1.5, per_source=True, legal=(0.0, float("inf")), text="pull of a source"
         ),
-        Parameter("max_iter", 10.0, low=1.0, high=20.0, legal=(0.0, 1000.0), text="most steps of the iteration"),
+        Parameter(
+            "max_iter", 10.0, low=1.0, high=20.0, legal=(0.0, 1000.0), whole=True, text="most steps of the iteration"
+        ),
         Parameter(
             "tol", 1e-5, low=1e-8, high=1e-3, scale="log", legal=(0.0, 1.0), text="a step so short ends the iteration"
         ),

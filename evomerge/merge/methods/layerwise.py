@@ -151,7 +151,7 @@ RECALL = Method(
     merge=_recall,
     parameters=(
         TEMPERATURE,
-        Parameter("clusters", 20.0, low=1.0, high=100.0, scale="log", legal=(1.0, 1e6),
+        Parameter("clusters", 20.0, low=1.0, high=100.0, scale="log", legal=(1.0, 1e6), whole=True,
                   text="items that are looked at: one for each group of alike ones"),
     ),
     requires=frozenset({"hidden"}),

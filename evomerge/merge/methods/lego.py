@@ -19,9 +19,12 @@ RANK = Parameter(
     low=4.0,
     high=64.0,
     legal=(0.0, 65536.0),
+    whole=True,
     text="clusters, the rank of the result (k); 0: the adapters' mean rank",
 )
-ITERATIONS = Parameter("iterations", 10.0, low=1.0, high=50.0, legal=(1.0, 1000.0), text="most rounds of k-means")
+ITERATIONS = Parameter(
+    "iterations", 10.0, low=1.0, high=50.0, legal=(1.0, 1000.0), whole=True, text="most rounds of k-means"
+)
 SIGNS = Parameter(
     "canonical_signs", True, text="turn (a, b) and (−a, −b), which are one unit, the same way before clustering"
 )

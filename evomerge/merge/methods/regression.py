@@ -137,7 +137,7 @@ MATS = Method(
         SHARE,
         Parameter("off_diagonal", 1.0, low=0.0, high=1.0, legal=(0.0, 1.0),
                   text="factor of the Gram matrices off their diagonal"),
-        Parameter("steps", 100.0, low=10.0, high=200.0, scale="log", legal=(0.0, 1e5),
+        Parameter("steps", 100.0, low=10.0, high=200.0, scale="log", legal=(0.0, 1e5), whole=True,
                   text="steps of conjugate gradient; few of them stay near the start"),
         Parameter("start", 0.3, low=0.0, high=1.0, text="the start: θ0 + start · Σ δ"),
         Parameter("objective", "fisher", choices=("fisher", "inputs"),

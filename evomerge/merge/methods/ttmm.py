@@ -35,7 +35,13 @@ TAU = Parameter(
     "tau", 0.01, low=0.0, high=0.2, legal=(0.0, 1.0), text="sources whose share is not above this are dropped"
 )
 MOST = Parameter(
-    "most", 50.0, low=1.0, high=50.0, legal=(1.0, 1e6), text="most sources that are merged, the nearest ones"
+    "most",
+    50.0,
+    low=1.0,
+    high=50.0,
+    legal=(1.0, 1e6),
+    whole=True,
+    text="most sources that are merged, the nearest ones",
 )
 
 

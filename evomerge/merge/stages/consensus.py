@@ -25,6 +25,7 @@ MIN_COUNT = Parameter(
     low=1.0,
     high=4.0,
     legal=(0.0, math.inf),
+    whole=True,
     text="sources that must need an entry for it to stay (k)",
 )
 

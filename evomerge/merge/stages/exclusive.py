@@ -20,6 +20,7 @@ GROUP = Parameter(
     high=512.0,
     scale="log",
     legal=(1.0, 2.0**20),
+    whole=True,
     text="m of n:m, consecutive entries of which each source keeps the same number, row by row; n is density · m",
 )
 OVERLAP = Parameter(

@@ -161,7 +161,7 @@ OFF_FEATURES = Stage(
     text="take out of each task vector the directions that the other sources' inputs take most",
     apply=_off_features,
     parameters=(
-        Parameter("directions", 8.0, low=1.0, high=64.0, scale="log", legal=(0.0, 1e6),
+        Parameter("directions", 8.0, low=1.0, high=64.0, scale="log", legal=(0.0, 1e6), whole=True,
                   text="at most so many directions are taken out"),
         Parameter("features", "item", choices=("source", "item"),
                   text="the other sources' inputs as one mean a source (the authors' code), or one an item"),

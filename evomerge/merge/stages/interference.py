@@ -43,6 +43,7 @@ STEPS = Parameter(
     high=10000.0,
     scale="log",
     legal=(0.0, 1e9),
+    whole=True,
     text="with filter: landweber, the number of steps, each of half the largest stable size",
 )
 TIME = Parameter(

@@ -26,7 +26,14 @@ def start(default: float) -> Parameter:
 def steps(default: float) -> Parameter:
     """How long it is learned."""
     return Parameter(
-        "steps", default, low=min(10.0, default), high=2000.0, scale="log", legal=(0.0, 1e6), text="steps of learning"
+        "steps",
+        default,
+        low=min(10.0, default),
+        high=2000.0,
+        scale="log",
+        legal=(0.0, 1e6),
+        whole=True,
+        text="steps of learning",
     )
 
 
@@ -38,7 +45,7 @@ def rate(default: float) -> Parameter:
 
 def batch(default: float) -> Parameter:
     """From how much a step learns."""
-    return Parameter("batch", default, low=1.0, high=16.0, scale="log", legal=(1.0, 1e6),
+    return Parameter("batch", default, low=1.0, high=16.0, scale="log", legal=(1.0, 1e6), whole=True,
                      text="items of every source that a step looks at")  # fmt: skip
 
 
@@ -137,7 +144,7 @@ CHUNKED_SUM = Stage(
     (
         replace(start(0.1), low=0.01, high=0.9, legal=(1e-3, 0.999)),
         steps(5.0), rate(0.5), batch(1.0), temperature(1.0), decay(0.01),
-        Parameter("chunks", 1.0, low=1.0, high=16.0, scale="log", legal=(1.0, 1e6),
+        Parameter("chunks", 1.0, low=1.0, high=16.0, scale="log", legal=(1.0, 1e6), whole=True,
                   text="parts of a tensor with a coefficient each; rules may give some tensors more"),
         Parameter("hidden", 1.0, low=0.1, high=10.0, scale="log", legal=(0.0, 1e6),
                   text="how much hidden states count beside logits"),
