@@ -6,11 +6,11 @@
 CatCMA for one generation, and the numbers that outlive it) and `ranking` (constraints, failures and several objectives
 as one number). `nevergrad` does a library's calls again. `m2n2` searches lineages as well as genomes: `niches` is its
 competition for items, `niche_archive` who stays, `breeding` who comes. `nsga` and `genome` are populations in a
-`steady_state`; `survival` says who stays (pymoo's sorting, crowding and niching on arrays), `variation` how children are
-made, `genes` how genomes of mixed genes are written, `blends` where they begin. `mo_cma` and `mo_catcma` let several
-`kernel`s share a front, `swarm` moves particles, `surrogate` searches `quadratic` fits and can show the front that they
-predict. `options`, `checks` and `state` are what all share: options read once, arguments
-refused early, state as npz.
+`steady_state`; `survival` says who stays (pymoo's sorting, crowding and niching on arrays), `variation` how children
+are made, `genes` how genomes of mixed genes are written, `blends` where they begin. `mo_cma` and `mo_catcma` let
+several `kernel`s share a front, `swarm` moves particles, `surrogate` searches `quadratic` fits and can show the front
+that they predict. `options`, `checks` and `state` are what all share: options read once, arguments refused early, state
+as npz.
 """
 
 from evomerge.optimizers.registry import OPTIMIZERS, make, restore

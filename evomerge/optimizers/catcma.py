@@ -38,8 +38,8 @@ class CatCma(EvolutionStrategy):
     - **The start's choices** are likely at first: of all categories a first candidate changes `changes` on average. Far
       from the start little works in a search over many bits, such as which layers of a host model stay on.
     - **Genes behind a closed gate** stand at the start's value in the genome. The distribution learns from the value
-      that was drawn: as it had no effect, selection by it is pure chance and moves the distribution nowhere on average.
-      Putting the start's or the mean's value in its place would shrink the gene's variance without reason.
+      that was drawn: as it had no effect, selection by it is pure chance. The gene's mean walks at random, without
+      drift, and its variance stays; told at the mean instead, the gene's variance would shrink without reason.
 
     State is exact and bounded, as that of `CmaEs`: the numbers of `MixedDistribution`, points without an answer, and
     answers that wait.

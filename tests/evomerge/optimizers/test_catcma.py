@@ -125,18 +125,20 @@ def test_seeds_follow_the_start_and_a_good_one_is_learnt_from():
 
 
 def test_a_gene_behind_a_closed_gate_keeps_its_spread():
-    """The gate never pays, so the gene never matters: its variance must not collapse, nor its mean run away."""
+    """The gate never pays, so the gene never matters: its spread must not collapse, and its mean has no drift."""
     domain = Domain((0.5, 0.25, 0.5), (GeneKind(), BIT, GeneKind(gate=1)))
-    means = []
-    for seed in range(5):
+    ratios, means = [], []
+    for seed in range(8):
         optimizer = CatCma(Problem(domain), seed=seed, sigma=0.1)
         for _ in range(15):
             optimizer.tell(told(optimizer.ask(7), lambda g: -((g[0] - 0.8) ** 2) - (g[1] > 0.5)))
         numbers = optimizer._distribution.numbers
         spread = np.sqrt(np.diag(_covariance(numbers)))
-        assert spread[1] > spread[0]
+        ratios.append(spread[1] / spread[0])
         means.append(numbers["_mean"][1])
 
+    assert np.median(ratios) > 1.5
+    assert np.mean(means) == pytest.approx(0.5, abs=0.15)
     assert all(0.0 <= mean <= 1.0 for mean in means)
 
 
