@@ -1,8 +1,9 @@
 """Genomes to recipes and back. A search space never sees a score.
 
 `make_space` turns a run's `space` into a `SearchSpace` (`space`, the contract). Kinds (`kinds`): `parameter`, built
-from `groups` (which tensors share a gene), `scale` (gene ↔ value) and `template` (a recipe with holes); `lineage`,
-whose candidates descend from each other.
+from `groups` (which tensors share a gene), `scale` (gene ↔ value) and `template` (a recipe with holes);
+`data_flow`, paths (`paths`) through layers that two encodings lay out (`slots`); `hybrid`, both in one genome;
+`lineage`, whose candidates descend from each other.
 """
 
 from __future__ import annotations

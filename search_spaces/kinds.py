@@ -12,6 +12,8 @@ from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import TensorInfo
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.schema import Dtype, ModelRef
+from search_spaces.data_flow import DataFlowSpec, data_flow_space
+from search_spaces.hybrid import HybridSpec, hybrid_space
 from search_spaces.lineage import LineageSpec, lineage_space
 from search_spaces.parameter import ParameterSpec, parameter_space
 from search_spaces.setting import Setting
@@ -38,6 +40,16 @@ KINDS: dict[str, Kind] = {
         "one merge method; a weight (and more) per source, group of layers and group of roles",
         parameter_space,
         ParameterSpec.model_json_schema,
+    ),
+    "data_flow": Kind(
+        "paths: which layers of which models a token goes through, each with a scale",
+        data_flow_space,
+        DataFlowSpec.model_json_schema,
+    ),
+    "hybrid": Kind(
+        "both in one genome: paths may visit the layers of the merge",
+        hybrid_space,
+        HybridSpec.model_json_schema,
     ),
     "lineage": Kind(
         "descendants of the sources by crossings at split points (M2N2)",

@@ -172,7 +172,7 @@ class TemplateSpace:
         data = recipe.canonical()
         genome = tuple(gene.scale.gene(_read(data, gene)) for gene in self.genes)
         steps = {place: gene.scale for gene in self.genes for place in gene.places}
-        for place, expected, found in _differences(self.recipe(genome).canonical(), data):
+        for place, expected, found in differences(self.recipe(genome).canonical(), data):
             scale = steps.get(place)
             if scale is None or not _close(expected, found, scale):
                 raise InvalidInputError(f"recipe.{path_text(place)}", found, f"{expected!r} in this search space")
@@ -213,13 +213,13 @@ def _close(expected: object, found: object, scale: Scale) -> bool:
     return abs(expected - found) <= scale.step(expected)
 
 
-def _differences(expected: Any, found: Any, place: Place = ()) -> Iterator[tuple[Place, Any, Any]]:
+def differences(expected: Any, found: Any, place: Place = ()) -> Iterator[tuple[Place, Any, Any]]:
     """Where two JSON values differ: place, what was expected, what was found (None: nothing)."""
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in {**expected, **found}:
-            yield from _differences(expected.get(key), found.get(key), (*place, key))
+            yield from differences(expected.get(key), found.get(key), (*place, key))
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         for number, (a, b) in enumerate(zip(expected, found, strict=True)):
-            yield from _differences(a, b, (*place, number))
+            yield from differences(a, b, (*place, number))
     elif expected != found:
         yield place, expected, found
