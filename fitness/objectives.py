@@ -52,6 +52,7 @@ class ObjectivePlan:
         self.subset = spec.subset
         self.seed = spec.seed
         self.eval_sets = dict(eval_sets)
+        self._whole: dict[tuple[str, Split], Subset] = {}
         self._drawn: dict[tuple[str, int, float], Subset] = {}
         self._targets = {o.name: _Target(o.eval_sets, metric(o.metric), o.items) for o in spec.objectives}
         self._targets |= {c.name: _Target((c.eval_set,), metric(c.metric), c.items) for c in spec.constraints}
@@ -213,7 +214,10 @@ class ObjectivePlan:
         return self._drawn[key]
 
     def _everything(self, eval_set: str, split: Split) -> Subset:
-        return draw(self._population(eval_set, split), None, policy=self.subset.policy, seed=0, generation=0)
+        if (eval_set, split) not in self._whole:
+            population = self._population(eval_set, split)
+            self._whole[eval_set, split] = draw(population, None, policy=self.subset.policy, seed=0, generation=0)
+        return self._whole[eval_set, split]
 
     def _split_of(self, responses: Mapping[str, Responses], eval_set: str) -> Split:
         if eval_set not in responses or not responses[eval_set].item_ids:

@@ -7,6 +7,7 @@ crash nothing but the evaluations in flight is done again.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,9 @@ log = logging.getLogger(__name__)
 LEASE_S = 10.0
 """A dead controller's run is taken over after this long; a live one renews its lease every third of it."""
 WAIT_S = 0.25
-"""How long one turn of the loop waits for results: commands are seen at least this often."""
+"""How long one turn of the loop waits for results."""
+COMMANDS_S = 0.1
+"""Commands are looked for this often, however many results come in."""
 RETRIED = (FailureReason.WORKER_LOST, FailureReason.TIMEOUT)
 
 PoolFactory = Callable[[WorkerSpec, RunSpec], Pool]
@@ -78,7 +81,7 @@ class Drive:
         self.digests: dict[tuple[str, int, float], int] = {}
         self.control = list(self.search.baselines).index(CONTROL)
         self.baseline_responses: dict[int, dict[str, Responses]] = {}
-        self.began = time.monotonic()
+        self.began, self.listened = time.monotonic(), -math.inf
         self.ledger = Ledger(store, lease, self.machine, row.last_seq, stop)
         self._recall(row)
         self.worked_before_s = self.machine.elapsed_s
@@ -141,6 +144,9 @@ class Drive:
     # -- steps --------------------------------------------------------------------------------------------------
 
     def _obey(self) -> None:
+        if time.monotonic() < self.listened + COMMANDS_S:
+            return
+        self.listened = time.monotonic()
         for number, verb in self.ledger.patiently(lambda: self.store.pending_commands(self.lease.run)):
             events = self.machine.command(verb)
             cancelled = list(self.machine.open) if verb == "cancel" and events else []
@@ -203,7 +209,7 @@ class Drive:
         recipe = self._recipe(proposal)
         asked = (recipe.digest, proposal.generation, proposal.fidelity)
         twin = self.digests.get(asked)
-        row = _new_row(number, "search", "", recipe, proposal.generation, proposal.genome)
+        row = _new_row(number, "search", "", recipe, proposal.generation, proposal.genome, digest=asked[0])
         self.digests.setdefault(asked, number)
         self.ledger.put([_proposed_event(row, proposed(proposal))], [row])
         if twin is not None and twin in self.machine.scores:
@@ -229,9 +235,13 @@ class Drive:
         plan = self.search.plan
         if task != "subset":
             return plan.split_items(task)
+        asked = plan.items(row.generation, self.machine.fidelity(row.number))
         # Guards compare every later generation with the base's answers, estimates with the control's.
-        once = {0: plan.guard_items(), self.control: plan.control_items()}
-        return plan.items(row.generation, self.machine.fidelity(row.number)) | once.get(row.number, {})
+        if row.number == 0:
+            asked |= plan.guard_items()
+        if row.number == self.control:
+            asked |= plan.control_items()
+        return asked
 
     def _finish(self, result: JobResult) -> None:
         task = self.submitted.pop(result.number, None)
@@ -311,11 +321,18 @@ def all_events(store: Store, run: str) -> list[Event]:
 
 
 def _new_row(
-    number: int, kind: Any, label: str, recipe: Recipe, generation: int, genome: tuple[float, ...]
+    number: int,
+    kind: Any,
+    label: str,
+    recipe: Recipe,
+    generation: int,
+    genome: tuple[float, ...],
+    *,
+    digest: str | None = None,
 ) -> CandidateRow:
     return CandidateRow(
         number=number, kind=kind, label=label, state=CandidateState.PROPOSED, generation=generation, genome=genome,
-        digest=recipe.digest, recipe=recipe.model_dump(mode="json", by_alias=True),
+        digest=digest or recipe.digest, recipe=recipe.model_dump(mode="json", by_alias=True),
     )  # fmt: skip
 
 
