@@ -57,7 +57,7 @@ class CatCma(EvolutionStrategy):
     """
 
     Options: ClassVar[type[Options]] = CatCmaOptions
-    SCHEMA: ClassVar[str] = "evomerge.optimizer.catcma/1"
+    SCHEMA: ClassVar[str] = "evomerge.optimizer.catcma/2"
 
     _options: CatCmaOptions
 

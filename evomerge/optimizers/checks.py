@@ -58,8 +58,18 @@ def check_evaluation(evaluation: Evaluation, asked: int, num_objectives: int) ->
     trial, values, violation = evaluation.trial, evaluation.values, evaluation.violation
     if not 0 <= trial < asked:
         raise ValueError(f"trial {trial!r} was never proposed: {asked} proposals so far, numbered from 0")
-    if values is None:
-        return
+    if values is not None:
+        _check_values(trial, values, violation, num_objectives)
+
+
+def check_foreign(evaluation: Evaluation, num_objectives: int) -> None:
+    """Raises ValueError unless somebody else's evaluation can be learnt from."""
+    if evaluation.values is None:
+        raise ValueError("expected an evaluation with values, got a failure: it teaches others nothing")
+    _check_values(evaluation.trial, evaluation.values, evaluation.violation, num_objectives)
+
+
+def _check_values(trial: int, values: tuple[float, ...], violation: float, num_objectives: int) -> None:
     if not (math.isfinite(violation) and violation >= 0):
         raise ValueError(f"trial {trial}: expected a finite violation of 0 or more, got {violation!r}")
     if len(values) != num_objectives:

@@ -57,7 +57,7 @@ class CmaEs(EvolutionStrategy):
     """
 
     Options: ClassVar[type[Options]] = CmaEsOptions
-    SCHEMA: ClassVar[str] = "evomerge.optimizer.cma_es/3"
+    SCHEMA: ClassVar[str] = "evomerge.optimizer.cma_es/4"
 
     _options: CmaEsOptions
 

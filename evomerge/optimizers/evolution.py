@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from evomerge.candidate import Evaluation, Genome, Proposal
-from evomerge.optimizers.checks import check_evaluation
+from evomerge.optimizers.checks import check_evaluation, check_foreign
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import Genes, as_genome
 from evomerge.optimizers.noise import RankNoise
@@ -26,6 +26,9 @@ from evomerge.seeds import derive
 
 MAX_AGE = 3
 """An evaluation of a proposal that is older than so many generations teaches nothing any more."""
+
+GUESTS = 5
+"""One in so many answers of a generation may be somebody else's, and one at least."""
 
 Numbers = Mapping[str, Any]
 """What outlives one generation of a distribution: name → array or number."""
@@ -138,6 +141,8 @@ class EvolutionStrategy(ABC):
     - **Restarts**: where the distribution says stop, again from the start (see `Restarts`), not from a random point:
       most merges far from any average are broken. Answers to older proposals are dropped.
     - **Noise**: proposals ask for more items while standard errors blur the ranks (see `RankNoise`).
+    - **Others' evaluations** (`learn`) count as answers, their steps clipped as those of seeds are, up to a fifth of a
+      generation; of more the latest stay.
     """
 
     Options: ClassVar[type[Options]]
@@ -154,7 +159,7 @@ class EvolutionStrategy(ABC):
         self._start, self._num_objectives = tuple(map(float, problem.start)), problem.num_objectives
         self._seeds = [tuple(map(float, genome)) for genome in problem.domain.seeds]
         self._genes = Genes(problem.domain)
-        self._trials = self._generation = 0
+        self._trials = self._generation = self._guests = 0
         self._restarted = 0  # the generation of the latest restart: what was asked before teaches nothing
         default = 4 + int(3 * math.log(len(self._start)))
         self._restarts = Restarts(
@@ -216,6 +221,15 @@ class EvolutionStrategy(ABC):
             if (asked := self._asked.pop(evaluation.trial, None)) is not None:
                 self._receive(asked, evaluation)
 
+    def learn(self, genome: Genome, evaluation: Evaluation) -> None:
+        check_foreign(evaluation, self._num_objectives)
+        self._guests += 1
+        guest = replace(evaluation, trial=-self._guests)  # a number that no proposal has
+        present = [i for i, answer in enumerate(self._answered) if answer.evaluation.trial < 0]
+        if len(present) >= max(1, self.generation_size // GUESTS):
+            self._remember(self._answered.pop(present[0]).evaluation)
+        self._accept(Asked(self._distribution.point(genome), self._generation), guest)
+
     def _receive(self, asked: Asked, evaluation: Evaluation) -> None:
         failed = evaluation.values is None
         self._outcomes.append(not failed)
@@ -225,6 +239,9 @@ class EvolutionStrategy(ABC):
         if asked.birth < max(self._restarted, self._generation - MAX_AGE):
             self._remember(evaluation)
             return
+        self._accept(asked, evaluation)
+
+    def _accept(self, asked: Asked, evaluation: Evaluation) -> None:
         self._answered.append(Answered(asked, evaluation))
         if len(self._answered) >= self.generation_size:
             self._close_generation()
@@ -256,7 +273,8 @@ class EvolutionStrategy(ABC):
 
     def _foreign(self, answer: Answered) -> bool:
         """Whether it was drawn from an earlier distribution, or from none."""
-        return answer.asked.birth < self._generation or 0 < answer.evaluation.trial <= len(self._seeds)
+        trial = answer.evaluation.trial
+        return answer.asked.birth < self._generation or trial < 0 or 0 < trial <= len(self._seeds)
 
     def _quality(self, values: Matrix) -> Vector:
         return values[:, 0] if self._num_objectives == 1 else self._progress(values)
@@ -272,6 +290,7 @@ class EvolutionStrategy(ABC):
             "options": self._options.model_dump(),
             "trials": self._trials,
             "generation": self._generation,
+            "guests": self._guests,
             "restarts": self._restarts.dump(),
             "restarted": self._restarted,
             "fidelity": self._noise.fidelity,
@@ -304,7 +323,7 @@ class EvolutionStrategy(ABC):
         return optimizer
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._trials, self._generation = head["trials"], head["generation"]
+        self._trials, self._generation, self._guests = head["trials"], head["generation"], head["guests"]
         self._restarts.load(head["restarts"])
         self._restarted = head["restarted"]
         self._noise.fidelity, self._noise.share = head["fidelity"], head["doubtful"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from pydantic import Field
 from evomerge.candidate import Evaluation, Genome, Proposal
 from evomerge.errors import InvalidInputError
 from evomerge.optimizers.breeding import Breeder, Child, Crossing, Genomes, Lineages
-from evomerge.optimizers.checks import check_evaluation, check_problem, check_responses
+from evomerge.optimizers.checks import check_evaluation, check_foreign, check_problem, check_responses
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.niche_archive import Member, NicheArchive
 from evomerge.optimizers.niches import Rules
@@ -92,6 +92,9 @@ class M2n2:
     - **New items** (`epoch`): the members, and the best by mean if it is none, are proposed again before anything else.
       Until their answers are in, parents come from the old archive; what enters that one late is proposed again, too.
     - **Constraints**: infeasible members leave first and have children only where nobody is feasible.
+    - **Others' evaluations** (`learn`) of genomes come into the archive as children do, if they have scores on as many
+      items as its members; in lineages, and with `epoch`, after which the same number is other items, they teach
+      nothing.
 
     It differs from the authors' program in that nobody is crossed with itself, and in what is done where nobody
     attracts (`NicheArchive.parents`).
@@ -112,7 +115,7 @@ class M2n2:
     """
 
     Options: ClassVar[type[Options]] = M2n2Options
-    SCHEMA: ClassVar[str] = "evomerge.optimizer.m2n2/1"
+    SCHEMA: ClassVar[str] = "evomerge.optimizer.m2n2/2"
     uses_responses: ClassVar[bool] = True
 
     def __init__(self, problem: Problem, *, seed: int, **options: Option) -> None:
@@ -124,7 +127,7 @@ class M2n2:
             self._options.alpha, self._options.capacity, self._options.baseline, self._options.attraction
         )
         self._breeder = self._make_breeder()
-        self._trials = self._scored = 0
+        self._trials = self._scored = self._guests = 0
         self._asked: dict[int, Asked] = {}
         self._again: deque[Member] = deque()
         self._archive = NicheArchive(self._options.population, self._rules, generation=0)
@@ -204,6 +207,16 @@ class M2n2:
             if (asked := self._asked.pop(evaluation.trial, None)) is not None:
                 self._receive(asked, evaluation)
 
+    def learn(self, genome: Genome, evaluation: Evaluation) -> None:
+        check_foreign(evaluation, self._problem.num_objectives)
+        fits = self._archive.layout in (None, _layout(evaluation))
+        if self._options.epoch or self._problem.domain.lineage is not None or not fits:
+            return
+        check_responses(evaluation, self._problem.num_objectives, None)
+        self._guests += 1
+        guest = replace(evaluation, trial=-self._guests)  # a number that no proposal has
+        self._enter(self._archive, Asked(genome, self._archive.generation, again=False), guest)
+
     @property
     def _archives(self) -> list[NicheArchive]:
         return [self._archive] if self._next is None else [self._archive, self._next]
@@ -241,6 +254,7 @@ class M2n2:
             "options": self._options.model_dump(),
             "trials": self._trials,
             "scored": self._scored,
+            "guests": self._guests,
             "asked": [[trial, asked.generation, asked.again] for trial, asked in self._asked.items()],
             "again": [[m.trial, m.violation, m.mean] for m in self._again],
             "archives": [],
@@ -263,7 +277,7 @@ class M2n2:
         return optimizer
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._trials, self._scored = head["trials"], head["scored"]
+        self._trials, self._scored, self._guests = head["trials"], head["scored"], head["guests"]
         for (trial, generation, again), genome in zip(head["asked"], arrays["asked"].tolist(), strict=True):
             self._asked[trial] = Asked(tuple(genome), generation, again)
         for (trial, violation, mean), genome in zip(head["again"], arrays["again"].tolist(), strict=True):

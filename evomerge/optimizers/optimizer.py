@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
-from evomerge.candidate import Evaluation, Proposal
+from evomerge.candidate import Evaluation, Genome, Proposal
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.options import Option, Options
 
@@ -55,5 +55,22 @@ class Optimizer(Protocol):
 
         Raises:
             EvomergeError: the bytes are not a state of this optimizer and version.
+        """
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """An optimizer that also learns from evaluations of genomes that it did not propose."""
+
+    def learn(self, genome: Genome, evaluation: Evaluation) -> None:
+        """Learn from what somebody else proposed.
+
+        Args:
+            genome: legal in the problem's domain: choices at their places, closed gates at the start's value.
+            evaluation: of a candidate that did not fail; its trial is the other's number and means nothing here.
+
+        Raises:
+            ValueError: values that cannot be compared.
         """
         ...

@@ -15,6 +15,7 @@ from evomerge.optimizers.nevergrad import NevergradSearch
 from evomerge.optimizers.nsga import Nsga2, Nsga3
 from evomerge.optimizers.optimizer import Optimizer
 from evomerge.optimizers.options import Option
+from evomerge.optimizers.portfolio import Portfolio
 from evomerge.optimizers.random import SobolSearch
 from evomerge.optimizers.surrogate import MapSearch
 from evomerge.optimizers.swarm import Swarm
@@ -33,6 +34,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "swarm": Swarm,
     "genome": GenomeSearch,
     "map": MapSearch,
+    "portfolio": Portfolio,
 }
 """Every optimizer that a run may name."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.candidate import Evaluation, Genome, Proposal
-from evomerge.optimizers.checks import check_evaluation
+from evomerge.optimizers.checks import check_evaluation, check_foreign
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import Design, Genes, Genomes, as_genome
 from evomerge.optimizers.options import Option, Options, read
@@ -103,6 +103,7 @@ class SteadyState(ABC):
       one that is asked or waits is made again.
     - **Survival** comes when as many answers wait as the population has members, whatever generation they were asked
       in: nobody waits for a slow candidate. A generation is the time between two survivals.
+    - **Others' evaluations** (`learn`) count as answers, unless the genome is known.
 
     Random numbers of trial t and of survival g are functions of the seed and t or g (Philox), so there is no generator
     to save, and proposals are the same in whatever portions they are asked for. The state is the population, the
@@ -181,6 +182,12 @@ class SteadyState(ABC):
             if genome is not None and evaluation.values is not None:
                 self._waiting.add(genome, evaluation.values, evaluation.violation)
                 self._close()
+
+    def learn(self, genome: Genome, evaluation: Evaluation) -> None:
+        check_foreign(evaluation, self._problem.num_objectives)
+        if evaluation.values is not None and not self._is_known(genome):
+            self._waiting.add(genome, evaluation.values, evaluation.violation)
+            self._close()
 
     def _close(self) -> None:
         if len(self._waiting) < self.generation_size:

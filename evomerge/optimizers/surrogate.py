@@ -15,7 +15,7 @@ from evomerge.archive import non_dominated
 from evomerge.candidate import Evaluation, Genome, Proposal
 from evomerge.errors import InvalidInputError
 from evomerge.optimizers.blends import Nearby
-from evomerge.optimizers.checks import check_evaluation, check_problem
+from evomerge.optimizers.checks import check_evaluation, check_foreign, check_problem
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import Design, Genes, Genomes, as_genome
 from evomerge.optimizers.options import Option, Options, read
@@ -110,6 +110,7 @@ class MapSearch:
       then proposals go down the list; past its end they are steps off it. Failures are left out.
     - **Weights**: answers count by their errors where these are known, and less the farther they lie below the front
       (`FOCUS`): far from it merges break in ways that no quadratic describes.
+    - **Others' evaluations** (`learn`) are fitted, too, and count as answers.
     - **`preview`** is the whole predicted front at once, without another evaluation.
 
     The paper draws the design uniformly, fits once with equal weights and returns NSGA-III's front; it leaves the link
@@ -193,6 +194,12 @@ class MapSearch:
                 self._answers.add(genome, evaluation)
                 self._fresh += 1
                 self._refit()
+
+    def learn(self, genome: Genome, evaluation: Evaluation) -> None:
+        check_foreign(evaluation, self._problem.num_objectives)
+        self._answers.add(genome, evaluation)
+        self._fresh += 1
+        self._refit()
 
     def _refit(self) -> None:
         if self._fresh < (self.generation_size if self._fits else self.design_size):

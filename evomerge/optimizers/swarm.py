@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from evomerge.candidate import Evaluation, Proposal
+from evomerge.candidate import Evaluation, Genome, Proposal
 from evomerge.optimizers.blends import Blends, Filling
-from evomerge.optimizers.checks import check_evaluation, check_problem
+from evomerge.optimizers.checks import check_evaluation, check_foreign, check_problem
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import as_genome
 from evomerge.optimizers.options import Option, Options, read
@@ -84,7 +84,8 @@ class Swarm:
 
     with r uniform in [0, 1], p the particle's best place, g the swarm's best and w its worst; λ falls from generation
     to generation. A particle without a better place for `restart_after` answers goes back to its best one and loses its
-    velocity. The first velocity points to another particle's first place.
+    velocity. The first velocity points to another particle's first place. Others' evaluations (`learn`) may become the
+    swarm's best or worst place.
 
     The paper draws one r for all weights of a model, so its swarm stays in the span of the experts it begins with. That
     is all of the space when each expert has one coefficient. With more genes (one for each layer group) it would search
@@ -181,6 +182,11 @@ class Swarm:
                 value = 0.0 if evaluation.violation else evaluation.values[0]
                 self._learn(move, (-evaluation.violation, value))
 
+    def learn(self, genome: Genome, evaluation: Evaluation) -> None:
+        check_foreign(evaluation, 1)
+        value = 0.0 if evaluation.violation or evaluation.values is None else evaluation.values[0]
+        self._place(np.array(genome), (-evaluation.violation, value))
+
     def _learn(self, move: Move, standing: Standing) -> None:
         particle = self._particles[move.particle]
         particle.place, particle.velocity = move.place, move.velocity
@@ -189,10 +195,14 @@ class Swarm:
             particle.best, particle.standing, particle.idle = move.place, standing, 0
         if particle.best is not None and particle.idle >= self._options.restart_after:
             particle.place, particle.velocity, particle.idle = particle.best, np.zeros_like(move.velocity), 0
+        self._place(move.place, standing)
+
+    def _place(self, place: Vector, standing: Standing) -> None:
+        """Remember a place if it is the swarm's best or worst."""
         if standing > self._best.standing:
-            self._best.best, self._best.standing = move.place, standing
+            self._best.best, self._best.standing = place, standing
         if standing < self._worst.standing:
-            self._worst.best, self._worst.standing = move.place, standing
+            self._worst.best, self._worst.standing = place, standing
 
     def state(self) -> bytes:
         everyone = [*self._particles, self._best, self._worst]

@@ -302,5 +302,5 @@ def test_the_lineage_of_the_contract_is_what_it_says():
 
 
 def test_the_state_of_another_optimizer_is_refused():
-    with pytest.raises(EvomergeError, match="m2n2/1"):
+    with pytest.raises(EvomergeError, match="m2n2/2"):
         M2n2.from_state(SobolSearch(real((0.5,)), seed=0).state())
