@@ -86,7 +86,8 @@ def table(found: dict[str, list[dict[int, dict[str, float]]]]) -> None:
             rows = [run[n] for run in runs if n in run]
             test, train = ([row[key] for row in rows] for key in ("test", "train"))
             lone = f" [{len(rows)}]" if rows and len(rows) < len(runs) else ""
-            cells.append(f"{np.mean(test):.1f} ± {np.std(test):.1f} ({np.mean(train):.1f}){lone}" if rows else "")
+            spread = f" ± {np.std(test):.1f}" if len(rows) > 1 else ""
+            cells.append(f"{np.mean(test):.1f}{spread} ({np.mean(train):.1f}){lone}" if rows else "")
         print(f"| {NAMES[variant]} | {len(runs)} | " + " | ".join(cells) + " |")
         if variant in PAPER:
             points = [str(PAPER[variant].get(n // 1000, "")) for n in SHOWN]
