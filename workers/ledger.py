@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY = 25
 """Told candidates between two optimizer snapshots: they only make a resume faster, the events alone suffice."""
-ROWS = 1000
-"""Candidates kept in memory; what is open is asked for several times."""
+ROWS = 5000
+"""Candidates kept in memory, some 10 kB each; what is open is asked for several times."""
 TOLD = ("candidate.scored", "candidate.failed")
 
 T = TypeVar("T")
