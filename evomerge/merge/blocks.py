@@ -180,12 +180,12 @@ def _steps(span: Span, device: torch.device) -> Iterator[Span]:
 
 
 def row_steps(span: Span, columns: int, device: torch.device) -> Iterator[Span]:
-    """A span of rows of so many entries in blocks of whole rows."""
+    """A span of rows of so many entries in blocks of whole rows, at least one."""
     if not columns:
         yield span
         return
     length = max(1, (BLOCK if device.type == "cpu" else DEVICE_BLOCK) // columns) * columns
-    for begin in range(span[0], span[1], length):
+    for begin in range(span[0], max(span[1], span[0] + 1), length):
         yield begin, min(begin + length, span[1])
 
 

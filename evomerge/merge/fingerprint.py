@@ -11,7 +11,7 @@ from evomerge.models.hub import locate
 from evomerge.recipe.schema import ModelRef, Recipe
 from evomerge.recipe.text import load_recipe
 
-VERSION = 1
+VERSION = 2
 """Changes when the bytes that a recipe gives change."""
 
 

@@ -16,6 +16,9 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from evomerge.merge.primitives import philox
+from evomerge.merge.primitives.philox import GROUP, LANES, ROUNDS
+
 TILE = 2048
 """Entries whose float32 sums stay in a core's first-level cache."""
 LOW_BITS = 17
@@ -27,9 +30,10 @@ U16 = np.uint32(16)
 HALF = np.uint32(0x7FFF)
 ONE = np.uint32(1)
 
-M0, M1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
-W0, W1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
-"""Multipliers and key increments of Philox-4x64."""
+M0, M1 = np.uint64(philox.MULTIPLIERS[0]), np.uint64(philox.MULTIPLIERS[1])
+W0, W1 = np.uint64(philox.INCREMENTS[0]), np.uint64(philox.INCREMENTS[1])
+LOW = np.uint64(philox.RESOLUTION - 1)
+U32 = np.uint64(philox.BITS)
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
@@ -109,34 +113,30 @@ def is_finite(raw_N: Any) -> bool:  # pragma: no cover  # compiled
     return bool(found == 0)
 
 
-def _high_typed(context: Any, a: Any, b: Any) -> Any:
-    """The upper 64 bits of a product: its type, and the instructions for it."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        wide = ir.IntType(128)
-        product = builder.mul(builder.zext(values[0], wide), builder.zext(values[1], wide))
-        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
-
-    return types.uint64(types.uint64, types.uint64), generate
-
-
-_high = intrinsic(_high_typed)
-
-
 @compiled
-def philox(key0: Any, key1: Any, first: Any, out: Any) -> None:  # pragma: no cover  # compiled
-    """Philox-4x64-10 for the counters first + 1, first + 2, …, four numbers each: NumPy's stream.
+def drawn(key: Any, group: int, out: Any) -> None:  # pragma: no cover  # compiled
+    """Random numbers as of `primitives.philox`, in whole groups.
 
-    Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3.
+    Words lie in 64 bits each, of which those above the lowest 32 do not matter: this way a vector unit multiplies them.
+
+    Args:
+        key: 128 bits, lower half first.
+        group: the first.
+        out: 32-bit numbers, overwritten.
     """
-    for i in range(len(out) // 4):
-        x0, x1, x2, x3 = first + np.uint64(i) + np.uint64(1), np.uint64(0), np.uint64(0), np.uint64(0)
-        a, b = key0, key1
-        for _ in range(10):
-            high0, low0, high1, low1 = _high(M0, x0), M0 * x0, _high(M1, x2), M1 * x2
-            x0, x1, x2, x3 = high1 ^ x1 ^ a, low1, high0 ^ x3 ^ b, low0
-            a, b = a + W0, b + W1
-        out[4 * i] = x0
-        out[4 * i + 1] = x1
-        out[4 * i + 2] = x2
-        out[4 * i + 3] = x3
+    key0, key1, third, fourth = key[0] & LOW, key[0] >> U32, key[1] & LOW, key[1] >> U32
+    for begin in range(0, len(out), GROUP):
+        part = out[begin : begin + GROUP]
+        first = np.uint64(group * LANES + begin // 4)
+        for lane in range(LANES):
+            counter = first + np.uint64(lane)
+            x0, x1, x2, x3 = counter, counter >> U32, third, fourth
+            a, b = key0, key1
+            for _ in range(ROUNDS):
+                product, other = (x0 & LOW) * M0, (x2 & LOW) * M1
+                x0, x1, x2, x3 = (other >> U32) ^ x1 ^ a, other, (product >> U32) ^ x3 ^ b, product
+                a, b = (a + W0) & LOW, (b + W1) & LOW
+            part[lane] = np.uint32(x0)
+            part[LANES + lane] = np.uint32(x1)
+            part[2 * LANES + lane] = np.uint32(x2)
+            part[3 * LANES + lane] = np.uint32(x3)

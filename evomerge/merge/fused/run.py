@@ -19,6 +19,7 @@ from evomerge.merge.fused.form import Form, Vote, form_of
 from evomerge.merge.fused.reading import Raw, address, look, stored
 from evomerge.merge.fused.takeover import Fusion, takes_over
 from evomerge.merge.plan import Plan, columns_of
+from evomerge.merge.primitives.philox import RESOLUTION
 from evomerge.merge.primitives.sparsify import bounds_by_rank, mask_key
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ LEAST_ENTRIES = 1 << 18
 """Models without a tensor of this size are merged before the compiled loops would even be loaded."""
 MOST_COLUMNS = 1 << 16
 """Entries of a row whose ranks the loops count."""
-_RESOLUTION = 2**32
 
 
 @cache
@@ -52,7 +52,7 @@ class Fused:
             for scale, vote in zip(self._scales, form.votes.values(), strict=True):
                 scale[:] = vote.low, vote.high, vote.factor, vote.weight
                 if vote.keeps == "drawn":
-                    scale.view(np.uint32)[votes.LOW] = round(vote.density * _RESOLUTION)
+                    scale.view(np.uint32)[votes.LOW] = round(vote.density * RESOLUTION)
             self._divide = np.array([*(form.divide or {}).values()], np.float32)
             self._scale, self._tie = np.float32(form.scale), np.float32(form.tie)
         ranked = any(vote.keeps == "ranked" for vote in form.votes.values())

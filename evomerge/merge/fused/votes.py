@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from evomerge.merge.fused.kernels import F0, F1, HALF, ONE, U16, compiled, entries_at, philox, wide_of
+from evomerge.merge.fused.kernels import F0, F1, HALF, ONE, U16, compiled, drawn, entries_at, wide_of
 from evomerge.merge.fused.order import bounds_by_rank
+from evomerge.merge.primitives.philox import GROUP
 
 TILE = 512
 """Entries whose votes, of a few sources, stay in a core's first-level cache."""
-DRAWS = 8
-"""32-bit numbers for one count of the generator, as in `evomerge.merge.primitives.sparsify`."""
 
 ALL, BAND, DRAWN, RANKED, RANKED_INVERSE = 0, 1, 2, 3, 4
 """What is kept of a task vector: all; magnitudes from `low` to `high`; entries whose random number is below a bound;
@@ -72,7 +71,7 @@ def merge(
         np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32),
     )  # fmt: skip
     vote_KT = np.empty((sources, TILE), np.float32)
-    draws = np.empty((TILE // DRAWS + 1) * DRAWS // 2, np.uint64)
+    draws = np.empty(TILE + GROUP, np.uint32)
     bounds_KC = np.empty((sources, columns), np.uint32)
     bits = total.view(np.uint32)
     row = columns if columns else size
@@ -128,7 +127,7 @@ def majority(
     base_N = carray(entries_at(base_at), size)
     center, sign = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     vote_KT = np.empty((sources, TILE), np.float32)
-    draws = np.empty((TILE // DRAWS + 1) * DRAWS // 2, np.uint64)
+    draws = np.empty(TILE + GROUP, np.uint32)
     bounds_KC = np.empty((sources, columns), np.uint32)
     row = columns if columns else size
     worst, count = np.uint16(0), 0
@@ -188,23 +187,23 @@ def _vote(
             kept = delta if (size >= low) & (size <= high) else F0
             vote[i] = kept * factor * weight
         return worst
-    count = at // DRAWS
-    philox(key[0], key[1], np.uint64(count), draws[: ((at + number - 1) // DRAWS + 1 - count) * DRAWS // 2])
-    drawn = draws.view(np.uint32)[at - count * DRAWS :]
+    group = at // GROUP
+    drawn(key, group, draws[: ((at + number - 1) // GROUP + 1 - group) * GROUP])
+    draw = draws[at - group * GROUP :]
     if rule == DRAWN:
         bound = scale.view(np.uint32)[LOW]
         for i in range(number):
-            keep = F1 if drawn[i] < bound else F0
+            keep = F1 if draw[i] < bound else F0
             vote[i] = ((wide_of(raw_T[i]) - center[i]) * keep * factor) * weight
         return worst
     bounds = bounds_C[column:]
     if rule == RANKED:
         for i in range(number):
-            keep = F1 if drawn[i] < bounds[i] else F0
+            keep = F1 if draw[i] < bounds[i] else F0
             vote[i] = ((wide_of(raw_T[i]) - center[i]) * keep * factor) * weight
         return worst
     for i in range(number):
-        keep = F1 if drawn[i] < bounds[i] else F0
+        keep = F1 if draw[i] < bounds[i] else F0
         vote[i] = (((wide_of(raw_T[i]) - center[i]) * keep) / (np.float32(bounds[i]) * _STEP)) * weight
     return worst
 

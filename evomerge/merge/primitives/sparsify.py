@@ -6,13 +6,13 @@ import hashlib
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-DRAWS_PER_COUNT = 8
-"""32-bit numbers in one Philox-4x64 counter value."""
-_RESOLUTION = 2**32
+from evomerge.merge.primitives import philox
+from evomerge.merge.primitives.philox import RESOLUTION
+
+CPU = torch.device("cpu")
 
 
 def trim(delta: Tensor, threshold: float) -> Tensor:
@@ -54,7 +54,7 @@ def band(delta: Tensor, low: float, high: float) -> Tensor:
 
 def resolved(density: float) -> float:
     """The probability that a mask of this density really has: a whole number of 2⁻³²."""
-    return round(density * _RESOLUTION) / _RESOLUTION
+    return round(density * RESOLUTION) / RESOLUTION
 
 
 def mask_key(seed: int, source: str, tensor: str) -> int:
@@ -63,11 +63,12 @@ def mask_key(seed: int, source: str, tensor: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
 
 
-def bernoulli(key: int, density: float, offset: int, length: int) -> Tensor:
+def bernoulli(key: int, density: float, offset: int, length: int, device: torch.device = CPU) -> Tensor:
     """A mask that keeps each entry with probability `resolved(density)`.
 
-    Entry i of a tensor reads the i-th 32-bit number of Philox-4x64 under `key`, whatever block it is asked for in; an
-    entry kept at one density is kept at every higher one.
+    Entry i of a tensor has the i-th 32-bit number of `evomerge.merge.primitives.philox` under `key`, whatever block it
+    is asked for in and on whatever device; it is kept where that is below density · 2³². So an entry kept at one
+    density is kept at every higher one.
 
     Args:
         key: from `mask_key`.
@@ -76,21 +77,15 @@ def bernoulli(key: int, density: float, offset: int, length: int) -> Tensor:
         length: number of entries.
 
     Returns:
-        float32 tensor of 0 and 1, of shape [length], on the CPU.
-
-    Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3 (Philox); the raw stream is one that NumPy
-    promises to keep.
+        float32 tensor of 0 and 1, of shape [length].
     """
-    bound = round(resolved(density) * _RESOLUTION)
-    if bound >= _RESOLUTION:
-        return torch.ones(length)
-    return torch.from_numpy((_draws(key, offset, length) < np.uint32(bound)).astype(np.float32))
-
-
-def _draws(key: int, offset: int, length: int) -> npt.NDArray[np.uint32]:
-    first, skipped = divmod(offset, DRAWS_PER_COUNT)
-    raw = np.random.Philox(key=key, counter=first).random_raw((skipped + length + 1) // 2)
-    return raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + length]
+    bound = round(resolved(density) * RESOLUTION)
+    if bound in (0, RESOLUTION):
+        return torch.full((length,), float(bound > 0), device=device)
+    mask = torch.empty(length, device=device)
+    for part, drawn in philox.numbers(key, offset, length, device):
+        mask[part] = drawn < bound
+    return mask
 
 
 def probabilities_by_rank(delta: Tensor, density: float, epsilon: float) -> Tensor:
@@ -107,7 +102,7 @@ def probabilities_by_rank(delta: Tensor, density: float, epsilon: float) -> Tens
     Source: Deep et al. 2024, DELLA-Merging, arXiv:2406.11617, section 3.1 (window size = 2 epsilon).
     """
     order = _ascending(delta)
-    bounds = bounds_by_rank(delta.shape[1], density, epsilon).to(delta.device) / _RESOLUTION
+    bounds = bounds_by_rank(delta.shape[1], density, epsilon).to(delta.device) / RESOLUTION
     return torch.empty_like(delta, dtype=torch.float64).scatter_(1, order, bounds.expand_as(delta))
 
 
@@ -123,19 +118,19 @@ def bounds_by_rank(columns: int, density: float, epsilon: float) -> Tensor:
     """
     position = torch.arange(columns, dtype=torch.float64) / max(columns - 1, 1)
     by_rank = density + epsilon * (2 * position - 1 if columns > 1 else position)
-    return (by_rank * _RESOLUTION).round()
+    return (by_rank * RESOLUTION).round()
 
 
 def _ascending(delta: Tensor) -> Tensor:
     """Indices that sort the magnitudes of every row, equal ones in memory order."""
     columns = delta.shape[1]
-    if delta.device.type != "cpu" or columns > _RESOLUTION:
+    if delta.device.type != "cpu" or columns > RESOLUTION:
         return delta.abs().argsort(dim=1, stable=True)
     # bits of non-negative floats order like the floats; NumPy sorts such keys several times faster than indices
     keys = delta.abs().view(torch.int32).numpy().astype(np.int64) << 32
     keys |= np.arange(columns, dtype=np.int64)
     keys.sort(axis=1)
-    return torch.from_numpy(keys & (_RESOLUTION - 1))
+    return torch.from_numpy(keys & (RESOLUTION - 1))
 
 
 def bernoulli_of(key: int, probabilities: Tensor, offset: int) -> Tensor:
@@ -144,10 +139,12 @@ def bernoulli_of(key: int, probabilities: Tensor, offset: int) -> Tensor:
     Returns:
         float32 tensor of 0 and 1, of the probabilities' shape, where they are.
     """
-    drawn = _draws(key, offset, probabilities.numel()).astype(np.float64).reshape(tuple(probabilities.shape))
-    return (torch.from_numpy(drawn).to(probabilities.device) < probabilities * _RESOLUTION).float()
+    mask = torch.empty(probabilities.numel(), device=probabilities.device)
+    for part, drawn in philox.numbers(key, offset, mask.numel(), mask.device):
+        mask[part] = drawn < probabilities.reshape(-1)[part] * RESOLUTION
+    return mask.view(probabilities.shape)
 
 
 def drop(delta: Tensor, keep: Tensor) -> Tensor:
     """Zero the entries that a mask of 0 and 1 does not keep; new memory."""
-    return delta * keep.to(delta.device)
+    return delta * keep

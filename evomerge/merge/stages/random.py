@@ -31,7 +31,7 @@ def _bernoulli(state: State, source: str, delta: Tensor) -> Tensor:
     density = weights.number(state.of(source), "density")
     if resolved(density) == 0:
         return torch.zeros_like(delta)
-    mask = bernoulli(_key(state, source), density, state.block.offset, delta.numel())
+    mask = bernoulli(_key(state, source), density, state.block.offset, delta.numel(), delta.device)
     kept = drop(delta, mask.view(delta.shape))
     return kept.mul_(inverse(resolved(density))) if state.shared["rescale"] == "inverse" else kept
 

@@ -20,6 +20,7 @@ from evomerge.merge.fused import run, thresholds
 from evomerge.merge.fused.form import chain_of
 from evomerge.merge.methods import METHODS, method_of
 from evomerge.merge.plan import Plan, TensorJob
+from evomerge.merge.primitives import philox
 from evomerge.recipe.schema import Merge
 
 pytest.importorskip("numba")
@@ -241,10 +242,12 @@ def test_a_sum_that_overflows_is_an_error_here_too(method: str) -> None:
                {s: {"weight": 1e3, "density": 0.5} for s in models}, compiled=True)  # fmt: skip
 
 
-def test_random_numbers_are_those_of_numpy() -> None:
+@pytest.mark.parametrize("group", [0, 7, 2**27 + 3])
+def test_random_numbers_are_those_of_the_torch_path(group: int) -> None:
     from evomerge.merge.fused import kernels
 
-    key, first, out = 2**127 + 12345, 2**40 + 7, np.empty(4096, np.uint64)
-    kernels.philox(np.uint64(key % 2**64), np.uint64(key >> 64), np.uint64(first), out)
+    key, out = 2**127 + 12345, np.empty(4096, np.uint32)
+    kernels.drawn(np.array([key % 2**64, key >> 64], np.uint64), group, out)
+    (found,) = (drawn for _, drawn in philox.numbers(key, group * philox.GROUP, 4096, CPU))
 
-    assert np.array_equal(out, np.random.Philox(key=key, counter=first).random_raw(4096))
+    assert np.array_equal(out, found.numpy())
