@@ -105,6 +105,10 @@ class Client:
         """The run's Pareto front."""
         return self._json("GET", f"/runs/{run_id}/front")
 
+    def elites(self, run_id: str, bins: int = 15) -> dict[str, Any]:
+        """For each objective the best candidate at each level of the others."""
+        return self._json("GET", f"/runs/{run_id}/elites", params={"bins": bins})
+
     def recipe(
         self, run_id: str, number: int | None = None, format: Literal["yaml", "json", "mergekit"] = "yaml"
     ) -> str:

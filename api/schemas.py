@@ -87,6 +87,39 @@ class Front(_Wire):
     members: list[CandidateListed]
 
 
+class EliteAxis(_Wire):
+    """An objective that cells are told apart by."""
+
+    objective: str
+    low: float = Field(description="lower edge of the first bin, in the objective's unit")
+    high: float = Field(description="upper edge of the last bin, which it belongs to")
+
+
+class EliteCell(_Wire):
+    """The best candidate of a cell."""
+
+    bins: list[int] = Field(description="the bin on each axis, from 0")
+    number: int
+    quality: float
+
+
+class EliteGrid(_Wire):
+    """Who is best at one objective, for each level of the others; empty cells are left out."""
+
+    quality: str = Field(description="the objective that elites are best at")
+    axes: list[EliteAxis]
+    coverage: float = Field(description="share of cells that have an elite")
+    cells: list[EliteCell]
+
+
+class Elites(_Wire):
+    """A run's feasible candidates as quality-diversity archives, one an objective."""
+
+    last_seq: int
+    bins: int
+    grids: list[EliteGrid]
+
+
 class Points(_Wire):
     """Every candidate as columns of equal length, for plots."""
 

@@ -1,9 +1,11 @@
 """What a run remembers: Pareto fronts and hypervolume.
 
 `pareto` has the geometry (`non_dominated`, `hypervolume`, `improvement`) and the front that grows point by point
-(`ParetoArchive`, `FrontChange`). Objectives are maximised everywhere.
+(`ParetoArchive`, `FrontChange`). Objectives are maximised everywhere. `elites` shows the best of each kind: for every
+objective a grid over the others (`elite_grids`).
 """
 
+from evomerge.archive.elites import EliteGrid, elite_grids
 from evomerge.archive.pareto import FrontChange, ParetoArchive, hypervolume, improvement, non_dominated
 
-__all__ = ["FrontChange", "ParetoArchive", "hypervolume", "improvement", "non_dominated"]
+__all__ = ["EliteGrid", "FrontChange", "ParetoArchive", "elite_grids", "hypervolume", "improvement", "non_dominated"]

@@ -146,6 +146,29 @@ def test_the_front_has_its_members_and_hypervolume(client: TestClient, run: Scri
     assert front["hypervolume"] == pytest.approx(0.3 * 0.8 + 0.4 * 0.7)
 
 
+def test_elites_are_the_best_at_each_objective_for_each_level_of_the_other(
+    client: TestClient, run: ScriptedRun
+) -> None:
+    elites = client.get(f"/api/v1/runs/{run.id}/elites?bins=2").json()
+    rows = {one: {name: score["mean"] for name, score in row.scores.items()} for one, row in run.rows.items()}
+    ja, math = elites["grids"]
+
+    assert (elites["bins"], ja["quality"], [axis["objective"] for axis in ja["axes"]]) == (2, "ja", ["math"])
+    assert [cell["number"] for cell in ja["cells"]] == [3, 5]
+    assert [cell["number"] for cell in math["cells"]] == [6, 5]
+    for grid in (ja, math):
+        assert grid["coverage"] == 1.0
+        assert all(cell["quality"] == rows[cell["number"]][grid["quality"]] for cell in grid["cells"])
+        (axis,) = grid["axes"]
+        means = [row[axis["objective"]] for row in rows.values() if row]
+        assert (axis["low"], axis["high"]) == (min(means), max(means))
+
+
+@pytest.mark.parametrize("bins", ["0", "101", "many"])
+def test_bins_that_make_no_grid_are_refused(client: TestClient, problem: Any, run: ScriptedRun, bins: str) -> None:
+    problem(client.get(f"/api/v1/runs/{run.id}/elites?bins={bins}"), 422, "invalid")
+
+
 def test_points_are_columns_of_one_length(client: TestClient, run: ScriptedRun) -> None:
     points = client.get(f"/api/v1/runs/{run.id}/points").json()
 

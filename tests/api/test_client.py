@@ -44,6 +44,7 @@ def test_a_run_is_read_commanded_and_followed_to_its_end(service: Client, run: S
     assert [one["number"] for one in service.candidates(run.id, **{"min.ja": 0.5})] == [2, 3, 5]
     assert service.candidate(run.id, 5)["scores"] == run.rows[5].scores
     assert [one["number"] for one in service.front(run.id)["members"]] == [5, 6]
+    assert [grid["quality"] for grid in service.elites(run.id, bins=4)["grids"]] == ["ja", "math"]
     service.command(run.id, "stop")
     assert run.store.pending_commands(run.id)[0][1] == "stop"
     threading.Thread(target=run.finish).start()

@@ -20,7 +20,8 @@ def test_a_run_shows_its_state_and_summary(client: TestClient, run: ScriptedRun)
 
 
 def test_an_unknown_run_is_a_problem(client: TestClient, problem: Any) -> None:
-    for path in ("", "/candidates", "/candidates/0", "/front", "/points", "/history", "/events", "/best/recipe"):
+    below = "candidates candidates/0 front points elites history events best/recipe"
+    for path in ("", *(f"/{name}" for name in below.split())):
         assert "run_nobody" in problem(client.get(f"/api/v1/runs/run_nobody{path}"), 404, "not-found")["detail"]
 
 
@@ -56,7 +57,7 @@ def test_a_made_up_cursor_is_a_bad_request(client: TestClient, problem: Any, run
     problem(client.get(f"/api/v1/runs/{run.id}/candidates?cursor={cursor}"), 400, "bad-cursor")
 
 
-@pytest.mark.parametrize("what", ["", "/points", "/front", "/history"])
+@pytest.mark.parametrize("what", ["", "/points", "/elites", "/front", "/history"])
 def test_an_etag_spares_the_body_until_something_changes(client: TestClient, run: ScriptedRun, what: str) -> None:
     path = f"/api/v1/runs/{run.id}{what}"
     first = client.get(path)
