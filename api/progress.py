@@ -54,6 +54,8 @@ class RunView:
             case "run.state":
                 self.state = data["state"]
                 self._say(f"run {data['state']}" + (f": {data['reason']}" if data.get("reason") else ""))
+            case "run.note":
+                self._say(data["text"])
             case "candidate.scored":
                 self._scored(data)
             case "candidate.failed":

@@ -48,6 +48,7 @@ class RunMachine:
 
     Attributes:
         phase: the run's state.
+        note: what the optimizer said of itself.
         open: (candidate number, task) → attempts begun, in the order in which they were opened.
         scores: number → objective or constraint name → {mean, se, n}, on the candidate's subset.
         verified: task → number → the same, on all search or holdout items.
@@ -60,6 +61,7 @@ class RunMachine:
         self.spec, self.optimizer, self.baselines = spec, optimizer, tuple(baselines)
         self.phase: RunState = "queued"
         self.reason: str | None = None
+        self.note: str | None = None
         self.open: dict[tuple[int, Task], int] = {}
         self.scores: dict[int, dict[str, dict[str, float]]] = {}
         self.violations: dict[int, float] = {}
@@ -183,6 +185,8 @@ class RunMachine:
         match event.type:
             case "run.state":
                 self._enter(data["state"], data.get("reason"))
+            case "run.note":
+                self.note = data["text"]
             case "candidate.proposed":
                 self._proposed(data, ask_and_tell)
             case "candidate.requeued":
@@ -235,6 +239,7 @@ class RunMachine:
             "reference": list(self.archive.reference or ()),
             "baselines": {label: number for number, label in enumerate(self.baselines)},
             "winners": list(self.winners),
+            "note": self.note,
             "result": self.result,
         }
 

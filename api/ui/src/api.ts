@@ -24,6 +24,7 @@ export interface Summary {
   budget?: number; proposed?: number; scored?: number; failed?: number; generation?: number;
   objectives?: Objective[]; constraints?: Constraint[]; best?: Record<string, Best>; front?: number[];
   hypervolume?: number | null; reference?: number[]; baselines?: Record<string, number>; result?: Result | null;
+  note?: string | null;
 }
 export interface RunListed {
   id: string; name: string; state: RunState; reason: string | null; created: string; updated: string;

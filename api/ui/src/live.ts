@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from "react";
 import { get, isOver, ROOT, type Best, type History, type Points, ProblemError, type Result, type Run, type RunState, type Scores } from "./api";
 
 const EVENT_TYPES = [
-  "run.state", "candidate.proposed", "candidate.started", "candidate.scored", "candidate.requeued", "candidate.failed",
+  "run.state", "run.note", "candidate.proposed", "candidate.started", "candidate.scored", "candidate.requeued", "candidate.failed",
   "front.updated", "candidate.verified", "verification.started", "run.result",
 ] as const;
 /** Events that come faster are drawn together. */
@@ -14,7 +14,7 @@ const REOPEN_MS = 2000;
 interface EventData {
   number: number; kind: string; label: string; generation: number; task?: string; violation?: number; scores: Scores;
   front: number[]; hypervolume: number | null; reference: number[]; best: Record<string, Best>; scored: number;
-  state: RunState; reason: string | null;
+  state: RunState; reason: string | null; text: string;
 }
 
 /** A run's live data. Mutable; `version` grows with every change that is worth drawing. */
@@ -40,6 +40,7 @@ export class LiveRun {
     this.points.last_seq = Math.max(seq, this.points.last_seq);
     this.history.last_seq = Math.max(seq, this.history.last_seq);
     if (type === "run.state") this.run = { ...this.run, state: data.state, reason: data.reason };
+    if (type === "run.note") this.run = { ...this.run, summary: { ...this.run.summary, note: data.text } };
     if (type === "run.result") this.result = data as unknown as Result;
     if (type === "candidate.verified") this.verified += 1;
   }

@@ -61,6 +61,7 @@ function RunHeader({ live, refresh }: { live: LiveRun; refresh: () => void }) {
         <span title={exactTime(run.created)}>created {ago(run.created)}</span>
         <Link to={`/new?from=${run.id}`}>use as a template</Link>
       </p>
+      {run.summary.note && <p className="muted small">{run.summary.note}</p>}
       {run.reason && <p className={run.state === "failed" ? "reason bad" : "reason"}>{run.reason}</p>}
       <div className="progress-row">
         <Progress done={scored + failed} total={budget} label={`${scored + failed} of ${budget} candidates`} />
