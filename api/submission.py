@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from api.problems import FieldError, Problem, at, field_error, invalid, pointer
 from api.schemas import Checked
 from evomerge.errors import EvomergeError, InvalidInputError
+from evomerge.recipe.schema import WrongFieldError
 from evomerge.recipe.text import load_yaml
 from evomerge.run.spec import RunSpec
 from fitness.items import EvalSet, Split, load_eval_set
@@ -66,6 +67,10 @@ def _fields(error: ValidationError) -> Iterator[FieldError]:
         path = one["loc"]
         if any(len(other["loc"]) > len(path) and other["loc"][: len(path)] == path for other in found):
             continue  # a list is also called too short when its only entry is wrong
+        raised = one.get("ctx", {}).get("error")
+        if isinstance(raised, WrongFieldError):
+            yield field_error(pointer((*path, *raised.path)), raised.value, raised.allowed)
+            continue
         allowed = one["msg"].removeprefix("Value error, ")
         if one["type"] == "extra_forbidden":
             allowed = f"no such field; known here are {', '.join(_known(path[:-1]))}"
@@ -157,7 +162,11 @@ def _eval_sets(spec: RunSpec, registry: Registry, errors: list[FieldError]) -> d
         (pointer(["objectives", i, "eval_sets", j]), name)
         for i, objective in enumerate(spec.objectives)
         for j, name in enumerate(objective.eval_sets)
-    ] + [(pointer(["constraints", i, "eval_set"]), one.eval_set) for i, one in enumerate(spec.constraints)]
+    ] + [
+        (pointer(["constraints", i, "eval_set"]), one.eval_set)
+        for i, one in enumerate(spec.constraints)
+        if one.eval_set is not None
+    ]
     sets: dict[str, EvalSet] = {}
     for place, name in uses:
         if name not in sets:

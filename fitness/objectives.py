@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from evomerge.candidate import Estimate
 from evomerge.errors import InvalidInputError
-from evomerge.run.spec import Objective, RunSpec
+from evomerge.run.spec import COSTS, Constraint, Objective, RunSpec
 from fitness.estimate import (
     PairedDifference,
     combine,
@@ -34,7 +34,7 @@ CONTROL_SHARE = 0.5
 
 
 class ObjectivePlan:
-    """A run's objectives and constraints over loaded eval sets.
+    """A run's objectives and constraints over loaded eval sets; costs, which no answer tells, are left out.
 
     Args:
         spec: the run; its objectives, constraints, subset policy, seed and `verify.holdout` are read.
@@ -47,15 +47,15 @@ class ObjectivePlan:
 
     def __init__(self, spec: RunSpec, eval_sets: Mapping[str, EvalSet]) -> None:
         _check_spec(spec, eval_sets)
-        self.objectives = spec.objectives
-        self.constraints = spec.constraints
+        self.objectives = tuple(o for o in spec.objectives if not o.is_cost)
+        self._guards = tuple(_guard(c) for c in spec.constraints if not c.is_cost)
         self.subset = spec.subset
         self.seed = spec.seed
         self.eval_sets = dict(eval_sets)
         self._whole: dict[tuple[str, Split], Subset] = {}
         self._drawn: dict[tuple[str, int, float], Subset] = {}
-        self._targets = {o.name: _Target(o.eval_sets, metric(o.metric), o.items) for o in spec.objectives}
-        self._targets |= {c.name: _Target((c.eval_set,), metric(c.metric), c.items) for c in spec.constraints}
+        self._targets = {o.name: _Target(o.eval_sets, metric(o.metric), o.items) for o in self.objectives}
+        self._targets |= {g.name: _Target((g.eval_set,), g.metric, g.items) for g in self._guards}
         self._asked = _asked(self._targets.values())
         self._controlled = {
             name
@@ -85,7 +85,7 @@ class ObjectivePlan:
     def guard_items(self) -> Asked:
         """What the base model answers once, so that a guard can compare with it in any generation: all search items
         of the constraints' eval sets."""
-        guarded = {c.eval_set for c in self.constraints}
+        guarded = {guard.eval_set for guard in self._guards}
         return {name: ids for name, ids in self.search_items().items() if name in guarded}
 
     def control_items(self) -> Asked:
@@ -265,8 +265,8 @@ class ObjectivePlan:
         subset_of: Callable[[str], Subset],
     ) -> float:
         total = 0.0
-        for guard in self.constraints:
-            info, subset = metric(guard.metric), subset_of(guard.eval_set)
+        for guard in self._guards:
+            info, subset = guard.metric, subset_of(guard.eval_set)
             before = _answers(base_responses, guard.eval_set, info.name, subset.ids)
             after = _answers(responses, guard.eval_set, info.name, subset.ids)
             sign = 1 if info.higher_is_better else -1
@@ -283,6 +283,25 @@ class _Target:
     eval_sets: tuple[str, ...]
     metric: MetricInfo
     items: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Guard:
+    """A constraint that is measured on items."""
+
+    name: str
+    eval_set: str
+    metric: MetricInfo
+    max_drop: float
+    items: int | None
+
+
+def _guard(constraint: Constraint) -> _Guard:
+    assert constraint.eval_set is not None, "the spec was checked"
+    assert constraint.max_drop is not None, "the spec was checked"
+    return _Guard(
+        constraint.name, constraint.eval_set, metric(constraint.metric), constraint.max_drop, constraint.items
+    )
 
 
 def _asked(targets: Iterable[_Target]) -> dict[str, int | None]:
@@ -302,7 +321,8 @@ def _check_spec(spec: RunSpec, eval_sets: Mapping[str, EvalSet]) -> None:
         for name in objective.eval_sets:
             _check(f"objectives.{i}", "eval_sets", name, objective.metric, eval_sets, spec.verify.holdout)
     for i, guard in enumerate(spec.constraints):
-        _check(f"constraints.{i}", "eval_set", guard.eval_set, guard.metric, eval_sets, spec.verify.holdout)
+        if guard.eval_set is not None:
+            _check(f"constraints.{i}", "eval_set", guard.eval_set, guard.metric, eval_sets, spec.verify.holdout)
 
 
 def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping[str, EvalSet], holdout: bool) -> None:
@@ -310,7 +330,7 @@ def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping
     if name not in eval_sets:
         raise InvalidInputError(field, name, f"one of {', '.join(sorted(eval_sets)) or 'none that are known'}")
     if metric_name not in METRICS:
-        raise InvalidInputError(f"{where}.metric", metric_name, f"one of {', '.join(METRICS)}")
+        raise InvalidInputError(f"{where}.metric", metric_name, f"one of {', '.join((*METRICS, *COSTS))}")
     info = METRICS[metric_name]
     kind = common_kind(eval_sets[name].items, f"eval set {name!r} item")
     if kind != info.kind:

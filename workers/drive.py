@@ -78,6 +78,7 @@ class Drive:
         self.recipes = list(self.search.baselines.values())
         self.machine = RunMachine(self.spec, self.search.optimizer(), list(self.search.baselines))
         self.submitted: dict[int, Task] = {}
+        self.fresh: dict[int, Recipe] = {}  # of candidates that are about to be handed out
         self.digests: dict[tuple[str, int, float], int] = {}
         self.control = list(self.search.baselines).index(CONTROL)
         self.baseline_responses: dict[int, dict[str, Responses]] = {}
@@ -211,8 +212,10 @@ class Drive:
         twin = self.digests.get(asked)
         row = _new_row(number, "search", "", recipe, proposal.generation, proposal.genome, digest=asked[0])
         self.digests.setdefault(asked, number)
+        self.fresh[number] = recipe
         self.ledger.put([_proposed_event(row, proposed(proposal))], [row])
         if twin is not None and twin in self.machine.scores:
+            del self.fresh[number]
             self._score(row, self.ledger.row(twin).responses["subset"], cached=True)
         return number
 
@@ -224,7 +227,7 @@ class Drive:
 
     def _job(self, number: int, task: Task) -> Job:
         row = self.ledger.row(number)
-        recipe = Recipe.model_validate(row.recipe)
+        recipe = self.fresh.pop(number, None) or Recipe.model_validate(row.recipe)
         attempt = self.machine.open[number, task] + 1
         row = replace(row, attempts=attempt, state=_running(row))
         self.ledger.put([Event("candidate.started", {"number": number, "task": task, "attempt": attempt})], [row])
@@ -273,8 +276,11 @@ class Drive:
             self.baseline_responses[row.number] = answers
         plan, control = self.search.plan, self.baseline_responses.get(self.control)
         fidelity = self.machine.fidelity(row.number)
-        scores = {n: asdict(e) for n, e in plan.scores(answers, row.generation, control, fidelity).items()}
+        costs = self.search.costs.scores(row.recipe)
+        found = plan.scores(answers, row.generation, control, fidelity) | costs
+        scores = {name: asdict(estimate) for name, estimate in found.items()}
         violation = plan.violation(answers, self.baseline_responses.get(0, {}), row.generation, fidelity)
+        violation += self.search.costs.violation(costs)
         scored = replace(
             row,
             state=CandidateState.SCORED,
@@ -298,8 +304,12 @@ class Drive:
 
     def _verify(self, row: CandidateRow, task: Split, responses: dict[str, Responses]) -> None:
         plan = self.search.plan
-        scores = {name: asdict(e) for name, e in plan.full_scores(responses).items()}
-        violation = plan.full_violation(responses, self.baseline_responses.get(0, {})) if task == "search" else 0.0
+        costs = self.search.costs.scores(row.recipe)
+        scores = {name: asdict(e) for name, e in (plan.full_scores(responses) | costs).items()}
+        violation = 0.0
+        if task == "search":
+            violation = plan.full_violation(responses, self.baseline_responses.get(0, {}))
+            violation += self.search.costs.violation(costs)
         verified = replace(
             row,
             verified=row.verified | {task: scores},

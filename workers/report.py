@@ -9,7 +9,6 @@ from typing import Any
 from evomerge.run.state import RunMachine
 from evomerge.storage.store import CandidateRow
 from fitness.evaluator import Responses
-from fitness.objectives import ObjectivePlan
 from workers.setup import Search
 
 RowOf = Callable[[int], CandidateRow]
@@ -35,8 +34,8 @@ def result_of(search: Search, machine: RunMachine, row_of: RowOf) -> dict[str, A
                 "number": n,
                 "kind": row.kind,
                 "label": row.label,
-                "search": _scores(plan, responses_of(row, "search")),
-                "holdout": _scores(plan, answers[n]),
+                "search": _scores(search, row, responses_of(row, "search")),
+                "holdout": _scores(search, row, answers[n]),
             }
             for n, row in rows.items()
         ],
@@ -58,13 +57,15 @@ def responses_of(row: CandidateRow, task: str) -> dict[str, Responses]:
     }
 
 
-def _scores(plan: ObjectivePlan, responses: dict[str, Responses]) -> dict[str, dict[str, float]] | None:
+def _scores(search: Search, row: CandidateRow, responses: dict[str, Responses]) -> dict[str, dict[str, float]] | None:
     if not responses:
         return None
     scores = {}
-    for name, estimate in plan.full_scores(responses).items():
-        low, high = plan.interval(name, estimate)
+    for name, estimate in search.report.full_scores(responses).items():
+        low, high = search.report.interval(name, estimate)
         scores[name] = {**asdict(estimate), "low": low, "high": high}
+    for name, cost in search.costs.scores(row.recipe).items():
+        scores[name] = {**asdict(cost), "low": cost.mean, "high": cost.mean}
     return scores
 
 

@@ -23,6 +23,7 @@ from fitness.items import EvalSet, load_eval_set
 from fitness.objectives import ObjectivePlan
 from search_spaces import make_space
 from search_spaces.space import SearchSpace
+from workers.costs import Costs
 from workers.job import WorkerSpec
 from workers.registry import Registry
 
@@ -38,6 +39,7 @@ class Search:
     Attributes:
         plan: what the search asks and how it scores.
         report: the same objectives and constraints, and each objective again under every metric of `verify.metrics`.
+        costs: of candidates, where objectives or constraints ask for them.
         baselines: label → recipe, in the order of their numbers: base, the plain average, each source.
     """
 
@@ -45,6 +47,7 @@ class Search:
     space: SearchSpace
     plan: ObjectivePlan
     report: ObjectivePlan
+    costs: Costs
     baselines: dict[str, Recipe]
     worker: WorkerSpec
 
@@ -66,6 +69,7 @@ def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
         space=space_of(spec, recipe, cache),
         plan=ObjectivePlan(spec, sets),
         report=ObjectivePlan(_with_reported(spec), sets),
+        costs=costs_of(spec, recipe),
         baselines=baseline_recipes(spec, recipe),
         worker=WorkerSpec(
             recipe=recipe,
@@ -147,9 +151,25 @@ def space_of(spec: RunSpec, recipe: Recipe, cache: Path | None = None) -> Search
     )
 
 
+def costs_of(spec: RunSpec, recipe: Recipe) -> Costs:
+    """The costs that a run asks for.
+
+    Args:
+        recipe: any over the run's models.
+
+    Raises:
+        EvomergeError: they cannot be counted for these models.
+    """
+    with open_checkpoint(Path(recipe.base.location)) as base:
+        costs = Costs(spec, base.config)
+    costs.scores(recipe.model_dump())
+    return costs
+
+
 def _check_adapters(spec: RunSpec, recipe: Recipe) -> None:
     """Every source is an adapter, where the method works on the factors of adapters."""
-    method = METHODS.get(str(spec.space.get("method")))
+    asked = spec.space.get("merge") if spec.space.get("kind") == "hybrid" else spec.space
+    method = METHODS.get(str(asked.get("method"))) if isinstance(asked, dict) else None
     if method is None or not method.factored:
         return
     for name, ref in recipe.sources.items():
@@ -167,7 +187,12 @@ def optimizer_of(spec: RunSpec, space: SearchSpace) -> Optimizer:
     seeds = tuple(_seed(space, recipe, i) for i, recipe in enumerate(spec.seeds))
     domain = replace(space.domain, seeds=tuple(dict.fromkeys((*seeds, *space.domain.seeds))))
     problem = Problem(domain, len(spec.objectives), spec.budget.candidates)
-    return make(spec.optimizer.name, problem, seed=derive(spec.seed, "optimizer"), **spec.optimizer.options)
+    optimizer = make(spec.optimizer.name, problem, seed=derive(spec.seed, "optimizer"), **spec.optimizer.options)
+    for number, objective in enumerate(spec.objectives):
+        if objective.is_cost and optimizer.uses_responses:
+            allowed = f"a metric of answers to items: {spec.optimizer.name} compares candidates item by item"
+            raise InvalidInputError(f"objectives.{number}.metric", objective.metric, allowed)
+    return optimizer
 
 
 def _seed(space: SearchSpace, recipe: Recipe, number: int) -> Genome:
@@ -179,7 +204,7 @@ def _seed(space: SearchSpace, recipe: Recipe, number: int) -> Genome:
 
 def load_eval_sets(spec: RunSpec, registry: Registry) -> dict[str, EvalSet]:
     """Every eval set that an objective or constraint names."""
-    names = [n for o in spec.objectives for n in o.eval_sets] + [c.eval_set for c in spec.constraints]
+    names = [n for o in spec.objectives for n in o.eval_sets] + [c.eval_set for c in spec.constraints if c.eval_set]
     return {name: load_eval_set(name, registry.eval_set(name)) for name in dict.fromkeys(names)}
 
 
@@ -203,6 +228,6 @@ def _with_reported(spec: RunSpec) -> RunSpec:
         objective.model_copy(update={"name": f"{objective.name}.{metric}", "metric": metric, "direction": "maximize"})
         for metric in spec.verify.metrics
         for objective in spec.objectives
-        if objective.metric != metric
+        if objective.metric != metric and not objective.is_cost
     )
     return spec.model_copy(update={"objectives": spec.objectives + extra})

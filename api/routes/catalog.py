@@ -24,6 +24,7 @@ from api.schemas import (
     StageList,
     StageOut,
 )
+from evomerge.run.spec import COSTS
 
 if TYPE_CHECKING:
     from evomerge.merge.method import Method, Parameter
@@ -102,7 +103,8 @@ def metrics() -> DescribedList:
     """Metrics that objectives and constraints can name."""
     from fitness.metrics import METRICS
 
-    return DescribedList(items=[Described(name=name, description=m.text) for name, m in sorted(METRICS.items())])
+    texts = {name: metric.text for name, metric in METRICS.items()} | COSTS
+    return DescribedList(items=[Described(name=name, description=text) for name, text in sorted(texts.items())])
 
 
 @router.get("/problems/{kind}", responses=documented(404))

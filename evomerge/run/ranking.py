@@ -20,11 +20,12 @@ def sign(objective: Objective) -> float:
 def reference_point(objectives: Sequence[Objective], baselines: Sequence[Scores]) -> tuple[float, ...]:
     """The hypervolume's origin: a tenth of the baselines' spread below the worst baseline, in each objective.
 
-    Larger is better in the returned signs. Without spread (one baseline) it is 0.05 below.
+    Larger is better in the returned signs. Without spread it is 0.05 below, for values beyond 1 a
+    twentieth of them.
     """
     points = np.array([[sign(o) * s[o.name]["mean"] for o in objectives] for s in baselines])
     worst, spread = points.min(axis=0), np.ptp(points, axis=0)
-    margin = np.where(spread > 0, 0.1 * spread, 0.05)
+    margin = np.where(spread > 0, 0.1 * spread, 0.05 * np.maximum(1.0, np.abs(worst)))
     return tuple(float(x) for x in worst - margin)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evomerge.recipe.calibration import Calibration
-from evomerge.recipe.schema import Dtype, Name, Recipe, SourceName
+from evomerge.recipe.schema import Dtype, Name, Recipe, SourceName, WrongFieldError
+
+COSTS = {
+    "layers": "layers that a token goes through",
+    "unique_layers": "different layers among them: one that is visited again is kept once",
+    "parameters": "numbers in the exported checkpoint",
+    "flops_per_token": "floating-point operations of a forward pass for one token in a context of 1024",
+}
+"""Metrics of a recipe, not of answers: they need no items, are exact, and smaller is better."""
 
 
 class _Frozen(BaseModel):
@@ -22,27 +31,75 @@ class Models(_Frozen):
 
 
 class Objective(_Frozen):
-    """One thing to maximise or minimise: a metric's mean over one eval set, or the mean over several.
+    """One thing to maximise or minimise: a metric's mean over one eval set, or the mean over several; or a cost.
 
     Attributes:
+        eval_sets: none for a cost.
+        metric: of `fitness.metrics`, or of `COSTS`.
         items: search items a candidate answers, per eval set; None is all of them.
     """
 
     name: Name
-    eval_sets: tuple[Name, ...] = Field(min_length=1)
+    eval_sets: tuple[Name, ...] = ()
     metric: str = "accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
     items: int | None = Field(default=None, ge=2)
 
+    @property
+    def is_cost(self) -> bool:
+        """Whether it is known without asking a model."""
+        return self.metric in COSTS
+
+    @model_validator(mode="after")
+    def _fits_its_metric(self) -> Objective:
+        if not self.is_cost:
+            if not self.eval_sets:
+                raise WrongFieldError(("eval_sets",), [], f"an eval set or more, which {self.metric} is measured on")
+            return self
+        _no_items(self.metric, {"eval_sets": self.eval_sets, "items": self.items})
+        if self.direction == "maximize":
+            raise WrongFieldError(("direction",), self.direction, f"minimize: {self.metric} is a cost")
+        return self
+
 
 class Constraint(_Frozen):
-    """A guard: the metric must not fall more than `max_drop` below the base model's on the same items."""
+    """A guard: the metric must not fall more than `max_drop` below the base model's on the same items. Or the limit of
+    a cost, which must not be more than `max`.
+    """
 
     name: Name
-    eval_set: Name
+    eval_set: Name | None = None
     metric: str = "accuracy"
-    max_drop: float = Field(ge=0)
+    max_drop: float | None = Field(default=None, ge=0)
+    max: float | None = Field(default=None, gt=0)
     items: int | None = Field(default=None, ge=2)
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether it is known without asking a model."""
+        return self.metric in COSTS
+
+    @model_validator(mode="after")
+    def _fits_its_metric(self) -> Constraint:
+        if self.is_cost:
+            _no_items(self.metric, {"eval_set": self.eval_set, "max_drop": self.max_drop, "items": self.items})
+            wanted: dict[str, object] = {"max": self.max}
+            reason = "a cost is limited by a number"
+        else:
+            wanted = {"eval_set": self.eval_set, "max_drop": self.max_drop}
+            reason = "a guard compares answers with the base's"
+            if self.max is not None:
+                raise WrongFieldError(("max",), self.max, f"none; only costs have it: {', '.join(COSTS)}")
+        for field, value in wanted.items():
+            if value is None:
+                raise WrongFieldError((field,), None, f"a value: {reason}")
+        return self
+
+
+def _no_items(metric: str, given: Mapping[str, object]) -> None:
+    for field, value in given.items():
+        if value:
+            raise WrongFieldError((field,), value, f"none: {metric} is a cost, which needs no items")
 
 
 class OptimizerSpec(_Frozen):
@@ -150,6 +207,9 @@ class RunSpec(_Frozen):
             if name not in {o.name for o in self.objectives}:
                 known = ", ".join(o.name for o in self.objectives)
                 raise ValueError(f"budget.target names objectives ({known}), got {name!r}")
+        if all(objective.is_cost for objective in self.objectives):
+            allowed = "an objective that is measured on items, besides costs"
+            raise WrongFieldError(("objectives",), [objective.metric for objective in self.objectives], allowed)
         if self.budget.cost is not None and self.workers.price_per_hour is None:
             raise ValueError("budget.cost needs workers.price_per_hour, the price of one worker")
         return self
