@@ -12,7 +12,7 @@ from evomerge.recipe.path import Hop, LayerPath
 from evomerge.recipe.schema import NO_MERGE, Recipe
 from search_spaces import KINDS, SearchSpace
 from search_spaces.testing import SearchSpaceContract, genomes
-from tests.search_spaces.conftest import llama
+from tests.search_spaces.architectures import llama
 
 SPECS: dict[str, dict[str, Any]] = {
     "indicator": {},
@@ -93,8 +93,8 @@ def test_every_path_begins_and_ends_with_the_host_and_has_as_many_hops_as_it_may
     path = recipe.path
 
     assert path is not None
-    least, most = space.describe()["hops"]  # type: ignore[misc]
-    assert least <= len(path.layers) <= most
+    hops: Any = space.describe()["hops"]
+    assert hops[0] <= len(path.layers) <= hops[1]
     assert (path.layers[0].model, path.layers[0].layer, path.layers[0].scale) == (path.host, 0, 1.0)
     assert (path.layers[-1].model, path.layers[-1].layer) == (path.host, 3)
     assert not list(path.wrong_scales())
