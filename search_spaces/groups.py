@@ -39,6 +39,13 @@ class Group:
         """Whether this is the whole model."""
         return self.selectors == ((None, ()),)
 
+    def holds(self, part: Part) -> bool:
+        """Whether a tensor with this part in the model is one of the group."""
+        return any(
+            role_matches(part.role, roles) and (layers is None or _in(part.layer, layers))
+            for layers, roles in self.selectors
+        )
+
     @property
     def label(self) -> str:
         """For people: `layers 0-9/attention+norm`; empty for the whole model."""
@@ -69,14 +76,7 @@ def make_groups(
 
 def covers(groups: Sequence[Group], architecture: Architecture) -> bool:
     """Whether every tensor of the model lies in one of the groups."""
-    return all(
-        any(
-            role_matches(part.role, roles) and (layers is None or _in(part.layer, layers))
-            for group in groups
-            for layers, roles in group.selectors
-        )
-        for part in _parts(architecture)
-    )
+    return all(any(group.holds(part) for group in groups) for part in _parts(architecture))
 
 
 def _parts(architecture: Architecture) -> set[Part]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from evomerge.recipe.parameters import Scalar
 
 DIGITS = 6
 """Significant digits of a value on a log scale, decimals per width of a linear range: finer than any search sees."""
@@ -19,6 +23,7 @@ class Scale:
     Attributes:
         low, high: smallest and largest value, low < high; low > 0 if `log`.
         log: equal steps of the gene multiply the value.
+        whole: values are whole numbers; low and high are, too.
 
     >>> Scale(-0.5, 1.5).value(0.25), Scale(0.01, 1.0, log=True).value(0.5)
     (0.0, 0.1)
@@ -27,6 +32,7 @@ class Scale:
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
@@ -41,8 +47,9 @@ class Scale:
         value = self.low * (self.high / self.low) ** gene if self.log else even
         return min(max(self._round(value), self.low), self.high) + 0.0  # + 0.0 turns -0.0 into 0.0
 
-    def gene(self, value: float) -> float:
-        """The gene of a value; values outside the range count as the nearer end."""
+    def gene(self, value: Scalar) -> float:
+        """The gene of a number; numbers outside the range count as the nearer end."""
+        value = float(value)
         if value <= self.low:
             return 0.0
         if self.log:
@@ -56,13 +63,58 @@ class Scale:
         return self.low - self.step(self.low) <= value <= self.high + self.step(self.high)
 
     def step(self, value: float) -> float:
-        """Distance of the grid's values around `value`."""
-        return 10.0 ** -self._decimals(value)
+        """By how much a value may be off and still be the one on the grid."""
+        return 0.5 if self.whole else 10.0 ** -self._decimals(value)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"low": self.low, "high": self.high, "scale": "log" if self.log else "linear", "whole": self.whole}
 
     def _round(self, value: float) -> float:
-        return round(value, self._decimals(value))
+        return float(round(value)) if self.whole else round(value, self._decimals(value))
 
     def _decimals(self, value: float) -> int:
         if self.log:
             return DIGITS - 1 - math.floor(math.log10(value))
         return DIGITS - math.floor(math.log10(self.high - self.low))
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """A few values, each with an equal share of the gene's range; value i of n stands at (i + ½)/n.
+
+    Attributes:
+        values: two or more, each once.
+        ordered: whether neighbours are alike; values are then numbers in rising order.
+
+    >>> Choices(("mass", "count")).value(0.75), Choices((1.0, 2.0, 4.0), ordered=True).gene(3.9)
+    ('count', 0.8333333333333334)
+    """
+
+    values: tuple[Scalar, ...]
+    ordered: bool = False
+
+    def value(self, gene: float) -> Scalar:
+        """The value of a gene; genes outside [0, 1] count as the nearer end."""
+        number = len(self.values)
+        return self.values[min(max(math.floor(gene * number), 0), number - 1)]
+
+    def gene(self, value: Scalar) -> float:
+        """The middle of a value's share; of another value, the nearest one's if ordered, else the first one's."""
+        found = [i for i, own in enumerate(self.values) if _same(own, value)]
+        if self.ordered and not found and isinstance(value, int | float):
+            found = [min(range(len(self.values)), key=lambda i: abs(float(self.values[i]) - value))]
+        return ((found[0] if found else 0) + 0.5) / len(self.values)
+
+    def holds(self, value: object) -> bool:
+        """Whether a value is one of these."""
+        return any(_same(own, value) for own in self.values)
+
+    def describe(self) -> Mapping[str, Any]:
+        """JSON-ready."""
+        return {"choices": list(self.values), "ordered": self.ordered}
+
+
+def _same(a: object, b: object) -> bool:
+    """Whether values are equal, where true is not 1."""
+    return isinstance(a, bool) == isinstance(b, bool) and a == b

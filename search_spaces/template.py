@@ -1,25 +1,37 @@
-"""A search space as a recipe with holes: every gene has its places in the recipe, all else stands still."""
+"""A search space as recipes with holes: every gene has its places in a recipe, all else stands still."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evomerge.candidate import Genome
 from evomerge.errors import InvalidInputError
 from evomerge.models.architecture import Architecture
-from evomerge.optimizers.domain import Domain
+from evomerge.optimizers.domain import Domain, GeneKind
+from evomerge.recipe.parameters import Scalar
 from evomerge.recipe.schema import ParameterValue, Recipe
 from evomerge.recipe.text import path_text
-from search_spaces.groups import Span
+from search_spaces.groups import Group, Span
 from search_spaces.nearest import nearest
-from search_spaces.scale import Scale
+from search_spaces.scale import Choices, Scale
 from search_spaces.setting import Setting
 
 Place = tuple[str | int, ...]
+
+METHOD = "method"
+"""The gene that picks a method."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a value holds: for one source (None: for all) in one group of tensors."""
+
+    source: str | None
+    group: Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,36 +40,46 @@ class Gene:
 
     Attributes:
         name: unique in the space, e.g. `weight/math/layers 0-9/attention`.
-        source: None for a parameter that all sources share.
-        layers: first and last layer; None for all, or for tensors outside the layers.
-        roles: empty for all.
+        spots: where its value holds: more than one where sources or groups are tied, none for the choice of a method.
         knot: number of the knot from the first layer on; None for a value that does not vary with depth.
-        start: the value at which searches begin, on the scale's grid.
-        places: where the value stands in a recipe's data.
+        knots: how many there are over the depth, 1 for none.
+        start: the value at which searches begin, one that the scale has.
+        key: whether it is a random key: its value is its rank among the genes that are, smallest first (Bean 1994).
+        step: the share of the usual step that suits it.
     """
 
     name: str
     parameter: str
-    source: str | None
-    layers: Span | None
-    roles: tuple[str, ...]
-    knot: int | None
-    scale: Scale
-    start: float
-    places: tuple[Place, ...]
+    spots: tuple[Spot, ...]
+    scale: Scale | Choices
+    start: Scalar
+    knot: int | None = None
+    knots: int = 1
+    key: bool = False
+    step: float = 1.0
+
+    @property
+    def kind(self) -> GeneKind:
+        """What optimizers may know of it. A key is a real number."""
+        if self.key or isinstance(self.scale, Scale):
+            return GeneKind(step=self.step, group=self.parameter)
+        return GeneKind(len(self.scale.values), self.scale.ordered, step=self.step, group=self.parameter)
 
     def describe(self) -> dict[str, object]:
         """JSON-ready."""
+        sources = list(dict.fromkeys(spot.source for spot in self.spots if spot.source is not None))
+        groups = list(dict.fromkeys(spot.group for spot in self.spots))
+        one = groups[0] if len(groups) == 1 else None
         return {
             "name": self.name,
             "parameter": self.parameter,
-            "source": self.source,
-            "layers": None if self.layers is None else list(self.layers),
-            "roles": list(self.roles),
+            "source": sources[0] if len(sources) == 1 else None,
+            "sources": sources,
+            "layers": list(one.layers) if one and one.layers else None,
+            "roles": list(one.roles) if one else [],
+            "groups": [group.label for group in groups],
             "knot": self.knot,
-            "low": self.scale.low,
-            "high": self.scale.high,
-            "scale": "log" if self.scale.log else "linear",
+            **self.scale.describe(),
             "start": self.start,
         }
 
@@ -85,7 +107,7 @@ class Template:
         roles: tuple[str, ...],
         source: str | None,
         parameter: str,
-        value: ParameterValue | list[float],
+        value: ParameterValue | Sequence[float],
     ) -> Place:
         """Set a parameter for some tensors and one source (None: for all); returns where it now stands."""
         if layers is None and not roles:
@@ -108,17 +130,34 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """A recipe with holes.
+
+    Attributes:
+        method: the recipe's.
+        data: the recipe's, with the start's values in the holes.
+        places: for each gene where its value stands; none where the method has no such parameter.
+    """
+
+    method: str
+    data: Mapping[str, Any]
+    places: tuple[tuple[Place, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TemplateSpace:
     """A `SearchSpace` whose genes are values in a recipe.
 
+    A gene that the method at hand does not have changes nothing: it stands at its start.
+
     Attributes:
-        template: the recipe's data, with the start's values in the genes' places.
+        forms: one a method; of several, the first gene picks one.
         genes: in the order of a genome.
         details: what `describe` says beside the genes.
         architecture: of the models, whose parts genes are about.
     """
 
-    template: Mapping[str, Any]
+    forms: tuple[Form, ...]
     genes: tuple[Gene, ...]
     details: Mapping[str, object]
     architecture: Architecture
@@ -135,21 +174,17 @@ class TemplateSpace:
 
     @property
     def domain(self) -> Domain:
-        """Real genes that begin at the plain average of the sources."""
-        return Domain(tuple(gene.scale.gene(gene.start) for gene in self.genes))
+        """Begins at the plain average of the sources, by the first method."""
+        kinds = tuple(gene.kind for gene in self.genes)
+        return Domain(tuple(gene.scale.gene(gene.start) for gene in self.genes), kinds)
 
-    def values(self, genome: Genome) -> tuple[float, ...]:
-        """The parameters' values, one a gene, on their grids.
+    def values(self, genome: Genome) -> tuple[Scalar, ...]:
+        """The parameters' values, one a gene, on their grids; the start's where the method has no such parameter.
 
         Raises:
             InvalidInputError: the genome has another length or is not finite.
         """
-        if len(genome) != self.dim:
-            raise InvalidInputError("genome", f"{len(genome)} genes", f"{self.dim} genes")
-        for gene, value in zip(self.genes, genome, strict=True):
-            if not math.isfinite(value):
-                raise InvalidInputError(f"genome {gene.name}", value, "a finite number")
-        return tuple(gene.scale.value(value) for gene, value in zip(self.genes, genome, strict=True))
+        return self._decoded(genome)[1]
 
     def repair(self, genome: Genome) -> Genome:
         """The genome of the grid's nearest values: what `encode(recipe(genome))` gives."""
@@ -157,9 +192,10 @@ class TemplateSpace:
 
     def recipe(self, genome: Genome) -> Recipe:
         """The recipe with the genome's values in their places."""
-        data = copy.deepcopy(dict(self.template))
-        for gene, value in zip(self.genes, self.values(genome), strict=True):
-            for place in gene.places:
+        form, values = self._decoded(genome)
+        data = copy.deepcopy(dict(form.data))
+        for places, value in zip(form.places, values, strict=True):
+            for place in places:
                 _parent(data, place)[place[-1]] = value
         return Recipe.model_validate(data)
 
@@ -169,12 +205,14 @@ class TemplateSpace:
         Raises:
             InvalidInputError: the recipe differs in more than the genes' values, or a value is out of its range.
         """
-        data = recipe.canonical()
-        genome = tuple(gene.scale.gene(_read(data, gene)) for gene in self.genes)
-        steps = {place: gene.scale for gene in self.genes for place in gene.places}
+        form, data = self.form(recipe.merge.method), recipe.canonical()
+        genome = tuple(
+            gene.scale.gene(_read(data, gene, places[0]) if places else self._unread(gene, form))
+            for gene, places in zip(self.genes, form.places, strict=True)
+        )
+        scales = {place: gene.scale for gene, places in zip(self.genes, form.places, strict=True) for place in places}
         for place, expected, found in differences(self.recipe(genome).canonical(), data):
-            scale = steps.get(place)
-            if scale is None or not _close(expected, found, scale):
+            if not _close(expected, found, scales.get(place)):
                 raise InvalidInputError(f"recipe.{path_text(place)}", found, f"{expected!r} in this search space")
         return genome
 
@@ -182,9 +220,50 @@ class TemplateSpace:
         """See `search_spaces.nearest`."""
         return nearest(self, recipe, self.architecture)
 
+    def form(self, method: str) -> Form:
+        """The form of a method.
+
+        Raises:
+            InvalidInputError: the space does not have it.
+        """
+        for form in self.forms:
+            if form.method == method:
+                return form
+        names = " or ".join(repr(form.method) for form in self.forms)
+        raise InvalidInputError("recipe.merge.method", method, f"{names} in this search space")
+
+    def ranked(self, genome: Genome) -> Genome:
+        """The genome with every random key in the middle of its rank's share of the range; ties keep the genes' order.
+
+        Source: Bean 1994, Genetic Algorithms and Random Keys for Sequencing and Optimization.
+        """
+        keys = [i for i, gene in enumerate(self.genes) if gene.key]
+        result = list(genome)
+        for rank, i in enumerate(sorted(keys, key=lambda i: genome[i])):
+            result[i] = (rank + 0.5) / len(keys)
+        return tuple(result)
+
     def describe(self) -> dict[str, object]:
         """What the space is and what every gene means, JSON-ready."""
         return {**self.details, "dim": self.dim, "genes": [gene.describe() for gene in self.genes]}
+
+    def _decoded(self, genome: Genome) -> tuple[Form, tuple[Scalar, ...]]:
+        if len(genome) != self.dim:
+            raise InvalidInputError("genome", f"{len(genome)} genes", f"{self.dim} genes")
+        for gene, value in zip(self.genes, genome, strict=True):
+            if not math.isfinite(value):
+                raise InvalidInputError(f"genome {gene.name}", value, "a finite number")
+        clipped = tuple(min(max(float(value), 0.0), 1.0) for value in genome)
+        values = [gene.scale.value(value) for gene, value in zip(self.genes, self.ranked(clipped), strict=True)]
+        form = self.form(str(values[0])) if len(self.forms) > 1 else self.forms[0]
+        return form, tuple(
+            value if places else self._unread(gene, form)
+            for gene, value, places in zip(self.genes, values, form.places, strict=True)
+        )
+
+    def _unread(self, gene: Gene, form: Form) -> Scalar:
+        """The value of a gene that has no place in a form."""
+        return gene.start if gene.spots else form.method
 
 
 def _parent(data: Any, place: Place) -> Any:
@@ -193,22 +272,27 @@ def _parent(data: Any, place: Place) -> Any:
     return data
 
 
-def _read(data: Any, gene: Gene) -> float:
+def _read(data: Any, gene: Gene, place: Place) -> Scalar:
     """A gene's value in a recipe's data."""
-    place = gene.places[0]
     try:
         value = _parent(data, place)[place[-1]]
     except (KeyError, IndexError, TypeError) as error:
         raise InvalidInputError(f"recipe.{path_text(place)}", None, f"a value for {gene.name!r}") from error
+    if isinstance(gene.scale, Choices):
+        if not gene.scale.holds(value):
+            allowed = f"one of {', '.join(map(str, gene.scale.values))} for {gene.name!r}"
+            raise InvalidInputError(f"recipe.{path_text(place)}", value, allowed)
+        found: Scalar = value
+        return found
     if isinstance(value, bool) or not isinstance(value, float | int) or not gene.scale.holds(value):
         allowed = f"a number from {gene.scale.low:g} to {gene.scale.high:g} for {gene.name!r}"
         raise InvalidInputError(f"recipe.{path_text(place)}", value, allowed)
     return float(value)
 
 
-def _close(expected: object, found: object, scale: Scale) -> bool:
+def _close(expected: object, found: object, scale: Scale | Choices | None) -> bool:
     """Whether two values are one on the grid."""
-    if not (isinstance(expected, float | int) and isinstance(found, float | int)):
+    if not (isinstance(scale, Scale) and isinstance(expected, float | int) and isinstance(found, float | int)):
         return False
     return abs(expected - found) <= scale.step(expected)
 

@@ -27,7 +27,35 @@ SPECS: dict[str, tuple[dict[str, Any], str]] = {
     "arc by weights": ({"method": "nuslerp", "layers": 2}, "ab"),
     "some fixed": ({"method": "linear", "fixed_sources": {"a": {"weight": 1}}, "fixed": {"normalize": False}}, "ab"),
     "scale alone": ({"fixed": {"weight": [0.2, 0.4]}}, "ab"),
+    "methods": ({"methods": ["ties", "dare_linear", "linear"], "density": None, "search": {"density": None}}, "ab"),
+    "methods in groups": (
+        {"methods": ["dare_ties", "ties", "slerp"], "layers": 2, "density": [0.1, 1], "search": {"t": None}},
+        "ab",
+    ),
+    "methods over knots": ({"methods": ["task_arithmetic", "linear"], "knots": 3, "search": {"lambda": None}}, "ab"),
+    "choices": (
+        {
+            "method": "ties",
+            "search": {"election": ["mass", "count"], "normalize": None, "sign_ties": None, "lambda": [0.5, 1, 2]},
+        },
+        "ab",
+    ),
+    "whole numbers": ({"method": "karcher", "search": {"max_iter": [2, 6]}}, "ab"),
+    "many whole numbers": ({"method": "cabs", "search": {"group": [32, 512]}}, "ab"),
+    "order": ({"method": "wma", "order": True}, "abcd"),
+    "order of some methods": (
+        {"methods": ["ties", "cabs", "ema"], "order": True, "search": {"election": None, "alpha": None}},
+        "abc",
+    ),
+    "tied sources": ({"tie": [["a", "b"]], "layers": 2, "density": [0.1, 1], "method": "dare_ties"}, "abc"),
+    "tied groups": (
+        {"roles": ROLES, "knots": 2, "tie": [["attention", "mlp"]], "fixed_sources": {"a": {"weight": 1}}},
+        "ab",
+    ),
+    "all sources tied": ({"tie": "sources", "methods": ["ties", "cabs"], "order": True}, "abc"),
 }
+UNEVEN = ("one source", "some fixed", "scale alone", "order", "tied groups")
+"""These do not begin at the plain average: no two sources, or fixed weights, or none at all."""
 
 
 class TestParameterSpace(SearchSpaceContract):
@@ -50,7 +78,7 @@ def resolved(space: SearchSpace, architecture: Architecture, genome: Any, name: 
     return values
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if name not in ("one source", "some fixed", "scale alone")])
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in UNEVEN])
 def test_the_start_is_the_plain_average_everywhere(make: Any, architecture: Architecture, name: str) -> None:
     spec, names = SPECS[name]
     space = make(spec, names)
@@ -182,7 +210,35 @@ def test_a_recipe_beside_the_grid_is_taken_for_the_nearest(make: Any) -> None:
         ({"weight": 1}, "a", "space.weight", "a list"),
         ({"density": [0.1, 1]}, "a", "space.density", "a parameter of 'task_arithmetic'"),
         ({"method": "ties", "density": [0.1, 1.5]}, "a", "space.density", "within 0 to 1"),
-        ({"search": {"normalize": None}}, "a", "space.search.normalize", "range of numbers"),
+        ({"search": {"normalize": [True]}}, "a", "space.search.normalize", "two or more of false, true"),
+        ({"search": {"normalize": [0, 1]}}, "a", "space.search.normalize", "two or more of false, true"),
+        ({"method": "ties", "search": {"election": ["mass", "x"]}}, "a", "space.search.election", "of mass, count"),
+        ({"method": "ties", "search": {"election": ["mass"] * 2}}, "a", "space.search.election", "each once"),
+        ({"search": {"lambda": [1]}}, "a", "space.search.lambda", "[low, high]"),
+        ({"search": {"lambda": [0.5, 1, 0.7]}}, "a", "space.search.lambda", "rising order"),
+        ({"search": {"lambda": ["x", "y"]}}, "a", "space.search.lambda", "[low, high]"),
+        ({"method": "karcher", "search": {"max_iter": [1.5, 4]}}, "a", "space.search.max_iter", "whole numbers"),
+        ({"method": "ties", "methods": ["ties", "linear"]}, "a", "space.methods", "not both"),
+        ({"methods": ["ties"]}, "a", "space.methods", "2"),
+        ({"methods": ["ties", "ties"]}, "a", "space.methods[1]", "once"),
+        ({"methods": ["ties", "x"]}, "a", "space.methods[1]", "one of"),
+        ({"methods": ["ties", "slerp"]}, "abc", "space.methods[1]", "it takes 1 to 2"),
+        ({"methods": ["ties", "linear"], "fixed": {"gamma": 1}}, "a", "space.fixed.gamma", "parameters of ties"),
+        ({"methods": ["ties", "linear"], "search": {"gamma": None}}, "a", "space.search.gamma", "'ties': density"),
+        (
+            {"methods": ["ties", "della"], "search": {"scope": ["global", "tensor"]}},
+            "a",
+            "space.search.scope",
+            "tensor",
+        ),
+        ({"order": True}, "ab", "space.order", "one after the other: "),
+        ({"method": "wma", "order": True}, "a", "space.order", "two sources or more"),
+        ({"method": "wma", "order": True, "fixed_sources": {"a": {"order": 1}}}, "ab", "space.order", "fixed"),
+        ({"method": "cabs", "search": {"order": None}}, "ab", "space.search.order", "`order: true`"),
+        ({"tie": [["a", "z"]]}, "ab", "space.tie[0]", "a source (a, b)"),
+        ({"tie": [["a"]]}, "ab", "space.tie[0]", "two names"),
+        ({"tie": [["a", "b"], ["b", "c"]]}, "abc", "space.tie[1]", "'b' once"),
+        ({"tie": [["a", "layers 0-4"]], "layers": 2}, "ab", "space.tie[0]", "either sources or groups"),
         ({"search": {"weight": None}}, "a", "space.search.weight", "once"),
         ({"search": {"lambda": None}, "fixed": {"lambda": 1}}, "a", "space.search.lambda", "searched or fixed"),
         ({"weight": [0, 1], "fixed": {"weight": 1}}, "a", "space.weight", "searched or fixed"),
