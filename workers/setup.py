@@ -186,7 +186,7 @@ def optimizer_of(spec: RunSpec, space: SearchSpace) -> Optimizer:
     """
     seeds = tuple(_seed(space, recipe, i) for i, recipe in enumerate(spec.seeds))
     domain = replace(space.domain, seeds=tuple(dict.fromkeys((*seeds, *space.domain.seeds))))
-    problem = Problem(domain, len(spec.objectives), spec.budget.candidates)
+    problem = Problem(domain, len(spec.objectives), spec.budget.candidates, spec.workers.count or 1)
     optimizer = make(spec.optimizer.name, problem, seed=derive(spec.seed, "optimizer"), **spec.optimizer.options)
     for number, objective in enumerate(spec.objectives):
         if objective.is_cost and optimizer.uses_responses:

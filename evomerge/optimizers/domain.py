@@ -81,11 +81,13 @@ class Problem:
     Attributes:
         num_objectives: values that a tell carries, larger is better.
         budget: evaluations that there will be, where that is known.
+        workers: candidates that are evaluated at the same time, where that is known.
     """
 
     domain: Domain
     num_objectives: int = 1
     budget: int | None = None
+    workers: int = 1
 
     @property
     def start(self) -> Genome:
@@ -109,6 +111,7 @@ class Problem:
             ),
             data["num_objectives"],
             data["budget"],
+            data.get("workers", 1),
         )
 
 

@@ -38,7 +38,7 @@ class EvolutionOptions(Options):
     """Options of every evolution strategy."""
 
     population: int | None = Field(
-        default=None, ge=4, le=100_000, description="evaluations per generation; null: 4 + 3 ln(genes)"
+        default=None, ge=4, le=100_000, description="evaluations per generation; null: 4 + 3 ln(genes), or half of the workers"
     )
     sigma: float = Field(default=0.15, gt=0, le=0.5, description="initial step size, a share of each gene's range")
     restarts: Literal["ipop", "bipop", "none"] = Field(
@@ -161,7 +161,8 @@ class EvolutionStrategy(ABC):
         self._genes = Genes(problem.domain)
         self._trials = self._generation = self._guests = 0
         self._restarted = 0  # the generation of the latest restart: what was asked before teaches nothing
-        default = 4 + int(3 * math.log(len(self._start)))
+        # With many more workers than a generation has places, most answers would come generations too late.
+        default = max(4 + int(3 * math.log(len(self._start))), problem.workers // 2)
         self._restarts = Restarts(
             self._options.restarts, self._options.population or default, self._options.sigma, derive(seed, "restarts")
         )

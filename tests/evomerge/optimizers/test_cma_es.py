@@ -11,7 +11,7 @@ from evomerge.candidate import Evaluation
 from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.optimizers.cma_es import MAX_AGE, CmaEs, Normal
 from evomerge.optimizers.distribution import cma
-from evomerge.optimizers.domain import real
+from evomerge.optimizers.domain import Domain, Problem, real
 from evomerge.optimizers.random import SobolSearch
 from evomerge.testing.optimizer import LearningOptimizerContract
 
@@ -319,3 +319,11 @@ def test_starts_that_cannot_be_searched_are_refused():
 def test_the_state_of_another_optimizer_is_refused():
     with pytest.raises(EvomergeError, match="random/2"):
         CmaEs.from_state(SobolSearch(real((0.5,)), seed=0).state())
+
+
+def test_generations_grow_with_the_workers():
+    sizes = [CmaEs(Problem(Domain((0.5,) * 16), workers=workers), seed=0).generation_size for workers in (1, 24, 200)]
+
+    assert sizes == [12, 12, 100]
+    optimizer = CmaEs(Problem(Domain((0.5,) * 16), workers=200), seed=0)
+    assert CmaEs.from_state(optimizer.state()).generation_size == 100
