@@ -13,6 +13,7 @@ from pydantic import Field
 from evomerge.archive import non_dominated
 from evomerge.candidate import Evaluation, Genome, Proposal
 from evomerge.errors import InvalidInputError
+from evomerge.optimizers.auto import cma_es_options
 from evomerge.optimizers.bandit import Bandit
 from evomerge.optimizers.checks import check_evaluation, check_problem, check_responses
 from evomerge.optimizers.domain import Problem
@@ -28,8 +29,8 @@ ROUND = 16
 FRONT = 200
 """So many of the latest members of the front are remembered."""
 
-UNFIT = ("auto", "portfolio")
-"""These stand for other optimizers, which are named instead."""
+UNFIT = ("auto", "portfolio", "adam", "frank_wolfe")
+"""These stand for other optimizers, which are named instead, or need gradients, which cost as much as a few answers."""
 
 
 class PortfolioOptions(Options):
@@ -81,6 +82,7 @@ class Portfolio:
     - **Asks** go to the members whose recent answers were good, and a share to each of the others (`Bandit`): with one
       objective good is to be among the best quarter of what everybody found lately, with several to enter the front.
     - **The beginning** is common: the start and the domain's seeds are evaluated once and told to all who ask them.
+    - **Options** are the members' defaults; `cma_es` gets those that `auto` would give it.
     - **Sharing**: what enters the front (with one objective: a new best) is told to the others, as far as they learn
       from what they did not propose (`Learner`).
     - **Generations** are those of the member that compares scores on single items, where there is one (M2N2 keeps the
@@ -111,7 +113,9 @@ class Portfolio:
 
         budget = problem.budget and -(-problem.budget // len(self.names))
         own = replace(problem, budget=budget)
-        self._members += [make(name, own, seed=derive(seed, "portfolio", name)) for name in self.names]
+        for name in self.names:
+            chosen = cma_es_options(own) if name == "cma_es" else {}
+            self._members.append(make(name, own, seed=derive(seed, "portfolio", name), **chosen))
 
     def _prepare(self, problem: Problem, seed: int, options: PortfolioOptions) -> None:
         check_problem("portfolio", problem, mixed=True)

@@ -43,9 +43,15 @@ def test_the_pick_follows_from_the_problem_and_is_explained(problem: Problem, na
 
 
 def test_few_evaluations_for_many_genes_learn_variances_only() -> None:
-    options: list[dict[str, Any]] = [choose(real((0.5,) * 20, budget=budget)).options for budget in (399, 400)]
+    options: list[dict[str, Any]] = [choose(real((0.5,) * 20, 2, budget)).options for budget in (399, 400)]
 
     assert options == [{"diagonal": True}, {}]
+
+
+def test_one_objective_is_searched_close_to_the_start_first() -> None:
+    options: list[dict[str, Any]] = [choose(real((0.5,) * 20, budget=budget)).options for budget in (399, 400)]
+
+    assert options == [{"diagonal": True, "sigma": 0.05}, {"sigma": 0.05}]
 
 
 def test_it_has_no_options() -> None:
