@@ -93,3 +93,14 @@ def check_responses(evaluation: Evaluation, num_objectives: int, layout: tuple[i
         raise ValueError(f"trial {trial}: expected scores on {layout} items as others of its generation, got {sizes}")
     if 0 in sizes or not all(np.isfinite(block).all() for block in responses):
         raise ValueError(f"trial {trial}: expected one or more finite scores on items for each objective")
+
+
+def check_gradients(evaluation: Evaluation, num_objectives: int, dim: int) -> None:
+    """Raises ValueError unless the gradients, if there are any, are one a objective, finite, with one number a gene."""
+    gradients = evaluation.gradients
+    if gradients is None:
+        return
+    sizes = [len(gradient) for gradient in gradients]
+    if sizes != [dim] * num_objectives or not all(np.isfinite(gradient).all() for gradient in gradients):
+        expected = f"{num_objectives} gradients of {dim} finite numbers"
+        raise ValueError(f"trial {evaluation.trial}: expected {expected}, got {gradients!r}")

@@ -60,6 +60,16 @@ class Optimizer(Protocol):
 
 
 @runtime_checkable
+class GradientUser(Protocol):
+    """An optimizer that may ask for `Evaluation.gradients`; others have no such attribute."""
+
+    @property
+    def uses_gradients(self) -> bool:
+        """Whether it does. Answers without any are still legal."""
+        ...
+
+
+@runtime_checkable
 class Learner(Protocol):
     """An optimizer that also learns from evaluations of genomes that it did not propose."""
 
@@ -74,3 +84,8 @@ class Learner(Protocol):
             ValueError: values that cannot be compared.
         """
         ...
+
+
+def uses_gradients(optimizer: Optimizer) -> bool:
+    """Whether an optimizer learns from gradients."""
+    return isinstance(optimizer, GradientUser) and optimizer.uses_gradients

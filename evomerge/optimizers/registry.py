@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from evomerge.errors import InvalidInputError
+from evomerge.optimizers.adam import Adam
 from evomerge.optimizers.auto import Auto
 from evomerge.optimizers.catcma import CatCma
 from evomerge.optimizers.cma_es import CmaEs
 from evomerge.optimizers.domain import Problem
+from evomerge.optimizers.frank_wolfe import FrankWolfe
 from evomerge.optimizers.genome import GenomeSearch
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.optimizers.mo_catcma import ComoCatCma
@@ -34,6 +36,8 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "swarm": Swarm,
     "genome": GenomeSearch,
     "map": MapSearch,
+    "adam": Adam,
+    "frank_wolfe": FrankWolfe,
     "portfolio": Portfolio,
 }
 """Every optimizer that a run may name."""

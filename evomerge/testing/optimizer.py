@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from evomerge.candidate import Evaluation, Genome, Proposal
 from evomerge.errors import EvomergeError
 from evomerge.optimizers.domain import Domain, GeneKind, Problem, real
-from evomerge.optimizers.optimizer import Optimizer
+from evomerge.optimizers.optimizer import Optimizer, uses_gradients
 
 START: Genome = (0.25, 0.5, 0.625)
 
@@ -70,6 +70,7 @@ class Driver:
     def __init__(self, optimizer: Optimizer, num_objectives: int) -> None:
         self.optimizer = optimizer
         self.num_objectives = num_objectives
+        self.gives_gradients = uses_gradients(optimizer)
         self.proposals: list[Proposal] = []
         self.outstanding: list[Proposal] = []
 
@@ -102,7 +103,10 @@ class Driver:
 
     def scored(self, proposal: Proposal) -> Evaluation:
         """What a worker would answer."""
-        return Evaluation(proposal.trial, score(proposal.genome, self.num_objectives))
+        found = Evaluation(proposal.trial, score(proposal.genome, self.num_objectives))
+        if not self.gives_gradients:
+            return found
+        return replace(found, gradients=gradients(proposal.genome, self.num_objectives))
 
     def answers(self, proposals: Sequence[Proposal]) -> list[Evaluation]:
         """To all of them."""
@@ -117,6 +121,12 @@ def score(genome: Genome, num_objectives: int) -> tuple[float, ...]:
     """Objective k is best, 0, where every gene is (k + 1) / (num_objectives + 1)."""
     optima = [(k + 1) / (num_objectives + 1) for k in range(num_objectives)]
     return tuple(-sum((gene - optimum) ** 2 for gene in genome) for optimum in optima)
+
+
+def gradients(genome: Genome, num_objectives: int) -> tuple[tuple[float, ...], ...]:
+    """Derivatives of `score` by the genes, for each objective."""
+    optima = [(k + 1) / (num_objectives + 1) for k in range(num_objectives)]
+    return tuple(tuple(2 * (optimum - gene) for gene in genome) for optimum in optima)
 
 
 class OptimizerContract(ABC):
