@@ -169,12 +169,11 @@ def costs_of(spec: RunSpec, recipe: Recipe) -> Costs:
 def _check_adapters(spec: RunSpec, recipe: Recipe) -> None:
     """Every source is an adapter, where the method works on the factors of adapters."""
     asked = spec.space.get("merge") if spec.space.get("kind") == "hybrid" else spec.space
-    method = METHODS.get(str(asked.get("method"))) if isinstance(asked, dict) else None
-    if method is None or not method.factored:
-        return
-    for name, ref in recipe.sources.items():
+    names = [asked.get("method"), *(asked.get("methods") or ())] if isinstance(asked, dict) else []
+    factored = [name for name in map(str, names) if name in METHODS and METHODS[name].factored]
+    for name, ref in recipe.sources.items() if factored else ():
         if not is_adapter(Path(ref.location)):
-            allowed = f"a LoRA adapter: {method.name} works on LoRA factors"
+            allowed = f"a LoRA adapter: {factored[0]} works on LoRA factors"
             raise InvalidInputError(f"models.sources.{name}", spec.models.sources[name], allowed)
 
 

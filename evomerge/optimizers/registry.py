@@ -19,6 +19,7 @@ from evomerge.optimizers.optimizer import Optimizer
 from evomerge.optimizers.options import Option
 from evomerge.optimizers.portfolio import Portfolio
 from evomerge.optimizers.random import SobolSearch
+from evomerge.optimizers.stages import Staged
 from evomerge.optimizers.surrogate import MapSearch
 from evomerge.optimizers.swarm import Swarm
 
@@ -39,6 +40,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": Adam,
     "frank_wolfe": FrankWolfe,
     "portfolio": Portfolio,
+    "staged": Staged,
 }
 """Every optimizer that a run may name."""
 

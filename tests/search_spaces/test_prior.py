@@ -80,7 +80,7 @@ def test_steps_are_half_way_between_equal_steps_and_equal_moves(folder: Path) ->
     near, far = "near", "far"
 
     assert steps(space_of(folder, {}, (far, near))) == pytest.approx([2**-0.5, 2**0.5], rel=1e-3)
-    assert steps(space_of(folder, {}, (near, "equal"))) == [1.0, 4.0]
+    assert steps(space_of(folder, {}, (near, "equal"))) == [4.0, 1.0]
     assert steps(space_of(folder, {"tie": "sources"}, (far, near))) == [1.0]
     mixed = space_of(folder, {"methods": ["ties", "linear"], "density": [0.1, 1]}, (far, near))
     by_name = dict(zip(mixed.names, steps(mixed), strict=True))
