@@ -152,8 +152,8 @@ class Staged:
         InvalidInputError: an unknown option, group or share; or several objectives, of which none is the best.
         ValueError: the start leaves [0, 1].
 
-    Source: Evo-Merging (Black-box Model Merging for Language-Model-as-a-Service, 2025), arXiv:2509.12951: denoising, then
-    sign-aware scaling.
+    Source: Chen et al. 2025, Black-box Model Merging for Language-Model-as-a-Service (Evo-Merging), arXiv:2509.12951:
+    sparsity-based denoising, then sign-aware scaling.
     """
 
     Options: ClassVar[type[Options]] = StagedOptions
