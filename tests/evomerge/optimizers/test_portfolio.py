@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -98,24 +99,24 @@ class _Mute(Portfolio):
 
 
 def _valley(proposal: Proposal) -> Evaluation:
-    """A plateau with a narrow ascent: a strategy in the wrong place sees nothing to follow."""
+    """0 on a plateau around the start, where a strategy has nothing to follow; beyond it a hill."""
     first, *rest = proposal.genome
-    near = max(0.0, 1 - 5 * abs(first - 0.9))
-    return Evaluation(proposal.trial, (near * (1 - sum((gene - 0.2) ** 2 for gene in rest)),))
+    near = max(0.0, 1 - 3 * abs(first - 0.9))
+    return Evaluation(proposal.trial, (near * math.exp(-2 * sum((gene - 0.3) ** 2 for gene in rest)),))
 
 
 def test_sharing_helps_where_members_differ() -> None:
     """Random points find where the plateau ends, the strategy climbs from there once it is told."""
 
     def best(kind: type[Portfolio], seed: int) -> float:
-        portfolio = kind(real((0.1, 0.5, 0.5)), seed=seed, members="random,cma_es")
-        found = [_valley(p) for p in _run(portfolio, 200, _valley)]  # answers are functions of genomes
-        return max(e.values[0] for e in found if e.values)
+        portfolio = kind(real((0.2, *(0.6,) * 5)), seed=seed, members="random,catcma")
+        found = [_valley(p).values for p in _run(portfolio, 240, _valley, at_once=4)]
+        return max(values[0] for values in found if values)
 
-    shared, mute = ([best(kind, seed) for seed in range(5)] for kind in (Portfolio, _Mute))
+    shared, mute = ([best(kind, seed) for seed in range(3)] for kind in (Portfolio, _Mute))
 
-    assert sum(shared) > sum(mute)
-    assert min(shared) > 0.9
+    assert min(shared) > max(mute)
+    assert sum(shared) / 3 > sum(mute) / 3 + 0.08
 
 
 def test_a_restored_portfolio_goes_on_in_the_middle_of_a_run() -> None:
@@ -188,7 +189,7 @@ def _responses(proposal: Proposal) -> Evaluation:
 
 
 def test_niches_get_the_scores_on_items_of_what_others_found() -> None:
-    portfolio = Portfolio(real((0.3,) * 6), seed=2, members="cma_es,m2n2")
+    portfolio = Portfolio(real((0.48,) * 6), seed=2, members="cma_es,m2n2")
     _run(portfolio, 60, _responses)
     niches: Any = portfolio._members[1]
 
