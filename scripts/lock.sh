@@ -7,7 +7,7 @@ trap 'rm -rf "$home"' EXIT
 "$python" -m venv "$home/venv"
 "$home/venv/bin/pip" install --quiet --upgrade pip
 "$home/venv/bin/pip" install --quiet torch==2.13.0
-EVOMERGE_SKIP_UI=1 "$home/venv/bin/pip" install --quiet ".[zoo,harness,nevergrad,fast,dev]"
+EVOMERGE_SKIP_UI=1 "$home/venv/bin/pip" install --quiet ".[zoo,harness,nevergrad,bayes,fast,dev]"
 {
   echo "# Made by \`make lock\`; pyproject.toml holds the ranges."
   # Left out: ourselves, the CPU build's local version, and what torch's CUDA build brings on its own.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from evomerge.errors import InvalidInputError
 from evomerge.optimizers.adam import Adam
 from evomerge.optimizers.auto import Auto
+from evomerge.optimizers.bayes import BayesSearch
 from evomerge.optimizers.catcma import CatCma
 from evomerge.optimizers.cma_es import CmaEs
 from evomerge.optimizers.domain import Problem
@@ -37,6 +38,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "swarm": Swarm,
     "genome": GenomeSearch,
     "map": MapSearch,
+    "bayes": BayesSearch,
     "adam": Adam,
     "frank_wolfe": FrankWolfe,
     "portfolio": Portfolio,
