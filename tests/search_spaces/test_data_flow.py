@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evomerge.candidate import Genome
 from evomerge.errors import InvalidInputError
 from evomerge.recipe.path import Hop, LayerPath
-from evomerge.recipe.schema import NO_MERGE, Recipe
-from search_spaces import KINDS, SearchSpace
+from evomerge.recipe.schema import NO_MERGE, ModelRef, Recipe
+from evomerge.run.spec import COSTS
+from search_spaces import KINDS, SearchSpace, make_space
+from search_spaces.data_flow import DataFlowSpec
+from search_spaces.hybrid import HybridSpec
 from search_spaces.testing import SearchSpaceContract, genomes
 from tests.search_spaces.architectures import llama
 
@@ -305,6 +311,22 @@ def test_one_layer_many_genes_and_families_without_the_property_are_refused(make
         space_of(make, {}, num_layers=1)
     with pytest.raises(InvalidInputError, match=r"space\.repeats.*10000 genes"):
         space_of(make, {"repeats": 100}, num_layers=40)
+
+
+def test_the_page_names_every_field_and_its_searches_have_spaces(make: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data-flow.md").read_text(encoding="utf-8")
+    fields = {*DataFlowSpec.model_fields, *HybridSpec.model_fields} - {"kind"}
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    spaces = [block["space"] for block in blocks if "space" in block]
+
+    assert [field for field in fields if f"`{field}`" not in page] == []
+    assert [space["kind"] for space in spaces] == ["data_flow", "hybrid"]
+    sources = {name: ModelRef(location=name) for name in ("math", "ja")}
+    for space in spaces:
+        assert make_space(space, base=ModelRef(location="base"), sources=sources, architecture=llama(30)).dim > 28
+    assert [cost for cost in COSTS if f"| `{cost}` |" not in page] == []
+    assert make({"kind": "data_flow", "encoding": "blocks", "scales": None}, "ab", of=llama(30)).dim == 28
+    assert make({"kind": "data_flow", "scales": None}, "ab", of=llama(30)).dim == 268
 
 
 def test_the_schemas_name_their_fields() -> None:
