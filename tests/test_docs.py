@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
 from pydantic import BaseModel
@@ -17,8 +18,9 @@ from api.cli import app
 from api.local import read_search
 from api.settings import Settings
 from evomerge.merge.calibration.kinds import check as check_calibration
-from evomerge.merge.methods import method_of
+from evomerge.merge.methods import METHODS, method_of
 from evomerge.merge.parameters import check
+from evomerge.models.checkpoint import TensorInfo
 from evomerge.models.family import families
 from evomerge.optimizers import OPTIMIZERS
 from evomerge.recipe.align import AlignByActivations, AlignByNames, AlignByTransport, AlignByWeights
@@ -31,6 +33,12 @@ from evomerge.recipe.text import validate
 from evomerge.recipe.tokens import TokenRule
 from evomerge.run.spec import RunSpec
 from fitness.metrics import METRICS
+from search_spaces import KINDS, make_space
+from search_spaces.data_flow import DataFlowSpec
+from search_spaces.hybrid import HybridSpec
+from search_spaces.lineage import LineageSpec
+from search_spaces.parameter import ParameterSpec
+from tests.search_spaces.architectures import llama
 from workers.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -127,17 +135,35 @@ def _yaml_blocks() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("block", [block for _, block in _yaml_blocks()], ids=[name for name, _ in _yaml_blocks()])
 def test_every_yaml_example_is_valid(block: str, tmp_path: Path) -> None:
-    """A search, a registry, or a recipe or a part of one, whose methods and parameters exist."""
+    """A search, its space, a registry, or a recipe or a part of one, whose methods and parameters exist."""
     (tmp_path / "example.yaml").write_text(block, encoding="utf-8")
     data = yaml.safe_load(block)
     if set(data) == {"models", "eval_sets"}:
         Registry.load(tmp_path / "example.yaml")
     elif "objectives" in data:
         read_search(tmp_path / "example.yaml")
+    elif set(data) == {"space"}:
+        _check_space(data["space"])
     elif set(data) & set(Recipe.model_fields):
         _check_recipe(data)
     else:  # prompts of a mixture's experts
         assert all(isinstance(prompts, dict | list) for prompts in data.values())
+
+
+def _check_space(spec: dict[str, Any]) -> None:
+    """Over three sources and 24 layers; a prior would look into the models."""
+    architecture = llama(24)
+    sources = {name: ModelRef(location=f"/models/{name}") for name in ("math", "code", "ja")}
+    space = make_space(
+        {name: value for name, value in spec.items() if name != "prior"},
+        base=ModelRef(location="/models/base"),
+        sources=sources,
+        architecture=architecture,
+        tensors={name: TensorInfo(name, (8, 8), torch.float32, "model.safetensors") for name in architecture.parts},
+    )
+    if "prior" in spec:
+        ParameterSpec.model_validate(spec)
+    assert space.repair(space.domain.start) == space.domain.start
 
 
 def _check_recipe(part: dict[str, Any]) -> None:
@@ -174,17 +200,28 @@ def test_the_pages_name_every_command() -> None:
         ("adapters", Output),
         ("data-flow", LayerPath),
         ("data-flow", Hop),
+        ("data-flow", DataFlowSpec),
+        ("data-flow", HybridSpec),
+        ("search-spaces", ParameterSpec),
+        ("search-spaces", LineageSpec),
         *(
             ("alignment-and-structure", kind)
             for kind in (AlignByWeights, AlignByActivations, AlignByTransport, AlignByNames)
         ),
     ],
 )
-def test_the_pages_name_every_field_of_a_recipe(page: str, kind: type[BaseModel]) -> None:
+def test_the_pages_name_every_field_of_a_recipe_and_a_space(page: str, kind: type[BaseModel]) -> None:
     text = TEXT[Path(f"docs/{page}.md")]
     fields = [field.alias or name for name, field in kind.model_fields.items()]
 
     assert [f for f in fields if not re.search(rf"`(merge\.)?{f}`|^ *{f}:|{{.*\b{f}:", text, re.MULTILINE)] == []
+
+
+def test_the_page_of_spaces_names_every_kind_and_every_method_that_takes_an_order() -> None:
+    page = TEXT[Path("docs/search-spaces.md")]
+
+    assert [kind for kind in KINDS if f"| `{kind}` |" not in page] == []
+    assert [name for name, method in METHODS.items() if method.ordered and f"`{name}`" not in page] == []
 
 
 def test_the_page_of_recipes_states_the_defaults() -> None:
