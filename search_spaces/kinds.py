@@ -37,7 +37,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "parameter": Kind(
-        "one merge method; a weight (and more) per source, group of layers and group of roles",
+        "merge methods; a weight (and more) per source, group of layers and group of roles",
         parameter_space,
         ParameterSpec.model_json_schema,
     ),
