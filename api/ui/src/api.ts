@@ -7,7 +7,9 @@ export type Verb = "pause" | "resume" | "stop" | "cancel";
 export interface Score { mean: number; se: number; n: number; low?: number; high?: number }
 export type Scores = Record<string, Score>;
 export interface Objective { name: string; eval_sets: string[]; metric: string; direction: "maximize" | "minimize" }
-export interface Constraint { name: string; eval_set: string; metric: string; max_drop: number }
+export interface Constraint {
+  name: string; eval_set?: string | null; metric: string; max_drop?: number | null; max?: number | null;
+}
 export interface Best extends Score { number: number }
 
 export interface ResultRow { number: number; kind: string; label: string; search: Scores | null; holdout: Scores | null }
