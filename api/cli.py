@@ -171,6 +171,7 @@ def merge(
 ) -> None:
     """Build the merged model that a recipe describes; the same command goes on where a killed one stopped."""
     from api.merging import bar, relocated, size, table_of
+    from api.settings import user_cache
     from evomerge.merge.execute import foresee, merge_to_directory
     from evomerge.recipe.text import load_recipe
 
@@ -186,7 +187,7 @@ def merge(
     with bar(err) as told:
         made = merge_to_directory(
             asked, output, root=root, progress=told, threads=threads, memory=limit, device=device,
-            cache=cli_calibrate.cache_of(), hashes=None if rehash else cli_calibrate.cache_of() / "hashes",
+            cache=cli_calibrate.cache_of(), hashes=None if rehash else user_cache() / "hashes",
         )  # fmt: skip
     cli_adapter.print_report(made)
     cli_checks.print_vocabulary(made)

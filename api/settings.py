@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import os
 from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -105,3 +106,8 @@ def is_loopback(host: str) -> bool:
 def settings_of(**given: object) -> Settings:
     """Settings of the environment; arguments that are not None win."""
     return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # validated by pydantic
+
+
+def user_cache() -> Path:
+    """What commands without a data directory may remember of the files on this machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evomerge"

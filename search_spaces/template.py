@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -193,7 +193,7 @@ class TemplateSpace:
     def recipe(self, genome: Genome) -> Recipe:
         """The recipe with the genome's values in their places."""
         form, values = self._decoded(genome)
-        data = copy.deepcopy(dict(form.data))
+        data = json.loads(json.dumps(form.data))  # a copy, several times as fast as `deepcopy`
         for places, value in zip(form.places, values, strict=True):
             for place in places:
                 _parent(data, place)[place[-1]] = value
