@@ -16,7 +16,7 @@ from evomerge.candidate import Genome
 from evomerge.errors import ArchitectureError, InvalidInputError
 from evomerge.models.family import families
 from evomerge.optimizers.domain import Domain
-from evomerge.recipe.path import MAX_HOPS, MERGED, SCALES
+from evomerge.recipe.path import MAX_HOPS, MERGED, SCALES, LayerPath
 from evomerge.recipe.schema import NO_MERGE, Recipe
 from evomerge.recipe.text import path_text, validate
 from search_spaces.parameter import MAX_GENES
@@ -152,7 +152,7 @@ class DataFlowSpace:
 
     def recipe(self, genome: Genome) -> Recipe:
         """The recipe with the genome's path, and no merge."""
-        return with_path(unmerged(self.setting), self.paths, genome)
+        return with_path(unmerged(self.setting), self.paths.path(genome))
 
     def encode(self, recipe: Recipe) -> Genome:
         """The genome of a recipe that this space made, or one like it.
@@ -181,9 +181,9 @@ def unmerged(setting: Setting) -> Recipe:
     )
 
 
-def with_path(recipe: Recipe, paths: Paths, genome: Genome) -> Recipe:
-    """A recipe with the path of a genome."""
-    return Recipe(**{**dict(recipe), "path": paths.path(genome)})
+def with_path(recipe: Recipe, path: LayerPath) -> Recipe:
+    """A recipe with a path through its models."""
+    return Recipe(**{**dict(recipe), "path": path})
 
 
 def path_genome(paths: Paths, recipe: Recipe) -> Genome:

@@ -113,10 +113,9 @@ class HybridSpace:
 
     def recipe(self, genome: Genome) -> Recipe:
         """The merge with the path; the path alone where it does not visit what the merge gives."""
-        merge, path = self._parts(genome)
-        merged = self.merge.recipe(merge)  # or a gene of it is no number
-        alone = not self.paths.path(path).uses_merged
-        return with_path(unmerged(self.setting) if alone else merged, self.paths, path)
+        merge, rest = self._parts(genome)
+        merged, path = self.merge.recipe(merge), self.paths.path(rest)  # of both, or a gene that is no number slips by
+        return with_path(merged if path.uses_merged else unmerged(self.setting), path)
 
     def encode(self, recipe: Recipe) -> Genome:
         """The genome of a recipe that this space made, or one like it.

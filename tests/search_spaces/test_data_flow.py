@@ -46,7 +46,10 @@ class TestDataFlowSpace(SearchSpaceContract):
 HYBRIDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "merged and sources": {"merge": {"method": "ties", "density": [0.1, 0.9]}, "path": {"repeats": 1}},
-    "choices": {"merge": {"layers": 2}, "path": {"encoding": "blocks", "models": ["merged", "base", "a"]}},
+    "choices": {
+        "merge": {"layers": 2, "methods": ["ties", "dare_ties"]},
+        "path": {"encoding": "blocks", "models": ["merged", "base", "a"]},
+    },
     "hosted by the base": {
         "merge": {"weight": [0, 1]},
         "path": {"host": "base", "models": ["base", "a", "merged"], "repeats": 1},
