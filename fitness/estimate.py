@@ -76,6 +76,16 @@ def estimate_mean(
     return Estimate(inside, math.sqrt(variance), len(y))
 
 
+def mean_weights(subset: Subset, population: Sequence[Item]) -> Floats:
+    """What each response counts in the mean of `estimate_mean` (and of `estimate_difference`), one per item asked."""
+    items, rows = {item.id: item for item in population}, _rows_by_stratum(subset)
+    w = np.asarray([items[i].weight for i in subset.ids], dtype=np.float64)
+    sizes = {h: sum(i.weight for i in population if set(rows) == {""} or i.group == h) for h in rows}
+    for h, r in rows.items():
+        w[r] *= sizes[h] / sum(sizes.values()) / w[r].sum()
+    return w
+
+
 def estimate_difference(
     values: Sequence[float],
     control: Sequence[float],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,18 @@ class Responses:
     values: dict[Metric, tuple[float, ...]]
     seconds: float
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """How an objective depends on what items are worth: it is Σ weight · metric(item), up to a constant.
+
+    Attributes:
+        weights: eval set → item → weight, positive where more of the metric is better.
+    """
+
+    metric: Metric
+    weights: Mapping[str, Mapping[str, float]]
 
 
 class Scorer(Protocol):

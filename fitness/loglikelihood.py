@@ -81,7 +81,7 @@ class ChoiceScorer:
         trees = [self.tree(item) for item in items]
         found: dict[int, tuple[float, ...]] = {}
         try:
-            for batch in self._batches(items, trees):
+            for batch in self.batches(items, trees):
                 for (place, tree), edges in zip(batch, self._edges([t for _, t in batch]), strict=True):
                     if not np.isfinite(edges).all():
                         raise NonFiniteOutputError(f"the model's output for item {items[place].id!r} is not finite")
@@ -108,7 +108,7 @@ class ChoiceScorer:
             raise InvalidInputError(f"item {item.id!r}", f"{longest} tokens", f"at most {limit}, the model's length")
         return grow(context, choices)
 
-    def _batches(self, items: Sequence[Item], trees: Sequence[Tree]) -> Iterator[list[Row]]:
+    def batches(self, items: Sequence[Item], trees: Sequence[Tree]) -> Iterator[list[Row]]:
         """Rows of one padded length, in an order that depends on the items and not on how they were given."""
         key = [(padded(len(t)), item.id, item.context) for item, t in zip(items, trees, strict=True)]
         order = sorted(range(len(items)), key=key.__getitem__)
@@ -120,6 +120,14 @@ class ChoiceScorer:
     @torch.inference_mode()
     def _edges(self, trees: Sequence[Tree]) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
         """For each tree the log-probability of each predicted token, [E]."""
+        ends = np.cumsum([len(tree.predictors) for tree in trees])
+        return np.split(self.edges(trees).double().cpu().numpy(), ends[:-1])
+
+    def edges(self, trees: Sequence[Tree]) -> Tensor:
+        """The log-probability of each predicted token, one tree's after another's, [sum of E] float32.
+
+        Autograd goes through it where the caller lets it.
+        """
         length = padded(max(map(len, trees)))
         tokens, depths, seen = _pack(trees, length)
         hidden = self.model.base_model(
@@ -130,9 +138,7 @@ class ChoiceScorer:
         ).last_hidden_state
         nodes = [row * length + node for row, tree in enumerate(trees) for node in tree.predictors]
         picked = [token for tree in trees for token in tree.predicted]
-        found = self._log_probabilities(hidden.flatten(0, 1), nodes, picked).double().cpu().numpy()
-        ends = np.cumsum([len(tree.predictors) for tree in trees])
-        return np.split(found, ends[:-1])
+        return self._log_probabilities(hidden.flatten(0, 1), nodes, picked)
 
     def _log_probabilities(self, hidden: Tensor, nodes: Sequence[int], picked: Sequence[int]) -> Tensor:
         """log P(token | node) for each pair, [E] float32; the head runs once a node.

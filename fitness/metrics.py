@@ -23,6 +23,7 @@ class MetricInfo:
         bounds: of one item's value, and so of the mean.
         higher_is_better: the direction that a guard protects.
         text: one line for a person.
+        differentiable: whether it has derivatives by the model's weights that say where to go.
     """
 
     name: str
@@ -30,6 +31,7 @@ class MetricInfo:
     bounds: Bounds
     higher_is_better: bool
     text: str
+    differentiable: bool = False
 
 
 METRICS: dict[str, MetricInfo] = {
@@ -49,6 +51,7 @@ METRICS: dict[str, MetricInfo] = {
             (0.0, 1.0),
             True,
             "probability of the right choice among the choices (softmax over their log-likelihoods)",
+            differentiable=True,
         ),
         MetricInfo(
             "log_likelihood",
@@ -56,6 +59,7 @@ METRICS: dict[str, MetricInfo] = {
             (None, 0.0),
             True,
             "log-likelihood of the right choice, summed over tokens, nats",
+            differentiable=True,
         ),
         MetricInfo(
             "margin",
@@ -63,6 +67,7 @@ METRICS: dict[str, MetricInfo] = {
             (None, None),
             True,
             "log-likelihood of the right choice minus that of the best wrong one, nats; near ties are near 0",
+            differentiable=True,
         ),
         MetricInfo(
             "exact_match",

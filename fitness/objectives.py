@@ -19,9 +19,10 @@ from fitness.estimate import (
     estimate_difference,
     estimate_mean,
     interval,
+    mean_weights,
     paired,
 )
-from fitness.evaluator import Responses
+from fitness.evaluator import Responses, Slopes
 from fitness.items import EvalSet, Item, Split
 from fitness.metrics import METRICS, MetricInfo, common_kind, metric
 from fitness.subset import Subset, draw
@@ -136,6 +137,19 @@ class ObjectivePlan:
             tuple(value for e in o.eval_sets for value in self._graded(o, e, responses, generation))
             for o in self.objectives
         )
+
+    def slopes(self, generation: int, fidelity: float = 1.0) -> tuple[Slopes, ...]:
+        """For each objective what every answer to a generation's items counts in its estimate; larger is better."""
+        return tuple(self._slopes(o, generation, fidelity) for o in self.objectives)
+
+    def _slopes(self, objective: Objective, generation: int, fidelity: float) -> Slopes:
+        share = (1 if objective.direction == "maximize" else -1) / len(objective.eval_sets)
+        weights = {}
+        for name in objective.eval_sets:
+            subset = self._subset(name, generation, fidelity)
+            counts = share * mean_weights(subset, self._population(name, "search"))
+            weights[name] = dict(zip(subset.ids, counts.tolist(), strict=True))
+        return Slopes(objective.metric, weights)
 
     def _graded(
         self, objective: Objective, eval_set: str, responses: Mapping[str, Responses], generation: int

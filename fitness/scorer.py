@@ -22,7 +22,7 @@ class ItemScorer:
         InvalidInputError: items of both kinds in one call.
     """
 
-    def __init__(self, choice: Scorer, generation: Scorer) -> None:
+    def __init__(self, choice: ChoiceScorer, generation: Scorer) -> None:
         self.choice = choice
         self.generation = generation
 

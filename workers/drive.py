@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -232,7 +232,9 @@ class Drive:
         row = replace(row, attempts=attempt, state=_running(row))
         self.ledger.put([Event("candidate.started", {"number": number, "task": task, "attempt": attempt})], [row])
         self.submitted[number] = task
-        return Job(number, recipe, self._items(row, task), self.spec.workers.deadline_s)
+        follows = self.search.linear is not None and task == "subset" and row.kind == "search"
+        slopes = self.search.plan.slopes(row.generation, self.machine.fidelity(number)) if follows else ()
+        return Job(number, recipe, self._items(row, task), self.spec.workers.deadline_s, slopes)
 
     def _items(self, row: CandidateRow, task: Task) -> dict[str, tuple[str, ...]]:
         plan = self.search.plan
@@ -254,7 +256,7 @@ class Drive:
         if result.failure is not None:
             self._fail(row, task, result.failure)
         elif task == "subset":
-            self._score(row, _responses_to(result.responses))
+            self._score(row, _responses_to(result.responses), products=result.products)
         else:
             self._verify(row, task, result.responses)
 
@@ -269,7 +271,14 @@ class Drive:
         failed = replace(row, state=state, failure={"reason": failure.reason.value, "message": failure.message})
         self.ledger.put([Event("candidate.failed", data)], [failed], then=self.machine.too_many_failures)
 
-    def _score(self, row: CandidateRow, responses: dict[str, Any], *, cached: bool = False) -> None:
+    def _score(
+        self,
+        row: CandidateRow,
+        responses: dict[str, Any],
+        *,
+        cached: bool = False,
+        products: Sequence[Mapping[str, Mapping[str, float]]] = (),
+    ) -> None:
         row = replace(row, responses=row.responses | {"subset": responses})
         answers = responses_of(row, "subset")
         if row.number in (0, self.control):
@@ -295,6 +304,8 @@ class Drive:
         }  # fmt: skip
         if self.machine.optimizer.uses_responses and row.kind == "search":
             data["responses"] = plan.item_scores(answers, row.generation)
+        if products and self.search.linear is not None:
+            data["gradients"] = [self.search.linear.derivatives(row.genome, found) for found in products]
         before, best = self.machine.archive.members, self.machine.best()
         self.ledger.put(
             [Event("candidate.scored", data)],

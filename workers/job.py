@@ -7,7 +7,7 @@ from typing import Protocol
 
 from evomerge.errors import Failure
 from evomerge.recipe.schema import Recipe
-from fitness.evaluator import Responses
+from fitness.evaluator import Responses, Slopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,14 @@ class Job:
         number: the candidate's number in its run.
         items: eval set name → ids of the items to score.
         deadline_s: seconds after which the pool gives the job up as `timeout`.
+        slopes: for optimizers that follow gradients, what to differentiate, one an objective.
     """
 
     number: int
     recipe: Recipe
     items: dict[str, tuple[str, ...]]
     deadline_s: float = 3600.0
+    slopes: tuple[Slopes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,9 @@ class JobResult:
     Attributes:
         responses: eval set name → responses; empty on failure.
         failure: why there are none.
-        seconds: by phase: `materialize`, `score`.
+        seconds: by phase: `materialize`, `score`, `gradient`.
         worker: its name.
+        products: for each of the job's `slopes`, tensor → source → <d objective/dθ, the source's task vector>.
     """
 
     number: int
@@ -63,6 +66,7 @@ class JobResult:
     failure: Failure | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     worker: str = ""
+    products: tuple[dict[str, dict[str, float]], ...] = ()
 
 
 class Pool(Protocol):

@@ -4,6 +4,7 @@ a job comes back as a `Failure`, so that a search never dies of one candidate.""
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from evomerge.errors import EvomergeError, Failure, FailureReason, NonFiniteError
+from evomerge.merge.projection import Products
 from evomerge.merge.resident import Resident
-from fitness.evaluator import Responses, Scorer
+from fitness.evaluator import Responses, Slopes
 from fitness.failures import failure_of
+from fitness.gradient import backward
 from fitness.items import EvalSet, load_eval_set
-from fitness.scorer import make_scorer
+from fitness.scorer import ItemScorer, make_scorer
 from workers.job import Job, JobResult, WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ _DEVICE_ERROR: type[Exception] | tuple[()] = getattr(torch, "AcceleratorError", 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     resident: Resident
-    scorer: Scorer
+    scorer: ItemScorer
     eval_sets: dict[str, EvalSet]
 
 
@@ -64,11 +67,16 @@ class Worker:
             began = time.perf_counter()
             outcome = _score(loaded, job)
             seconds["score"] = time.perf_counter() - began
+            products: tuple[Products, ...] = ()
+            if job.slopes and not isinstance(outcome, Failure):
+                began = time.perf_counter()
+                products = tuple(_products(loaded, slopes) for slopes in job.slopes)
+                seconds["gradient"] = time.perf_counter() - began
         except Exception as error:
             outcome = _failure(error)
         if isinstance(outcome, Failure):
             return JobResult(job.number, failure=outcome, seconds=seconds, worker=self.name)
-        return JobResult(job.number, responses=outcome, seconds=seconds, worker=self.name)
+        return JobResult(job.number, responses=outcome, seconds=seconds, worker=self.name, products=products)
 
     def _load(self) -> _Loaded:
         torch.set_num_threads(self._spec.threads)
@@ -97,6 +105,22 @@ def _score(loaded: _Loaded, job: Job) -> dict[str, Responses] | Failure:
             return replace(outcome, message=f"eval set {name!r}: {outcome.message}")
         responses[name] = outcome
     return responses
+
+
+def _products(loaded: _Loaded, slopes: Slopes) -> Products:
+    """An objective's derivatives by the sources' coefficients, tensor by tensor.
+
+    Raises:
+        NonFiniteError: NaN or infinity came out.
+    """
+    products: Products = {}
+    with loaded.resident.projection().into(products):
+        for name, weights in slopes.weights.items():
+            items = loaded.eval_sets[name].pick(tuple(weights))
+            backward(loaded.scorer.choice, items, slopes.metric, list(weights.values()))
+    if not all(math.isfinite(product) for found in products.values() for product in found.values()):
+        raise NonFiniteError(f"the gradient of {slopes.metric} is not finite")
+    return products
 
 
 def _failure(error: Exception) -> Failure:

@@ -12,16 +12,18 @@ from evomerge.merge.resolve import pin
 from evomerge.models.adapter import is_adapter
 from evomerge.models.architecture import architecture_of
 from evomerge.models.checkpoint import open_checkpoint
-from evomerge.optimizers import make
+from evomerge.optimizers import OPTIMIZERS, make
 from evomerge.optimizers.domain import Problem
-from evomerge.optimizers.optimizer import Optimizer
+from evomerge.optimizers.optimizer import Optimizer, uses_gradients
 from evomerge.recipe.calibration import Calibration, FileRef
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.seeds import derive
 from fitness.items import EvalSet, load_eval_set
+from fitness.metrics import METRICS
 from fitness.objectives import ObjectivePlan
 from search_spaces import make_space
+from search_spaces.linear import LinearMap, linear_map
 from search_spaces.space import SearchSpace
 from workers.costs import Costs
 from workers.job import WorkerSpec
@@ -41,6 +43,7 @@ class Search:
         report: the same objectives and constraints, and each objective again under every metric of `verify.metrics`.
         costs: of candidates, where objectives or constraints ask for them.
         baselines: label → recipe, in the order of their numbers: base, the plain average, each source.
+        linear: from derivatives by weights to those by genes, where the optimizer follows gradients.
     """
 
     spec: RunSpec
@@ -50,6 +53,7 @@ class Search:
     costs: Costs
     baselines: dict[str, Recipe]
     worker: WorkerSpec
+    linear: LinearMap | None = None
 
     def optimizer(self) -> Optimizer:
         """A fresh optimizer as the spec names it."""
@@ -64,9 +68,10 @@ def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
     """
     recipe = pinned_models(spec, registry, hashes=cache / "hashes")
     sets = load_eval_sets(spec, registry)
+    space = space_of(spec, recipe, cache)
     return Search(
         spec=spec,
-        space=space_of(spec, recipe, cache),
+        space=space,
         plan=ObjectivePlan(spec, sets),
         report=ObjectivePlan(_with_reported(spec), sets),
         costs=costs_of(spec, recipe),
@@ -78,6 +83,7 @@ def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
             batch_tokens=spec.workers.batch_tokens,
             cache=str(cache),
         ),
+        linear=linear_of(spec, space),
     )
 
 
@@ -184,7 +190,9 @@ def optimizer_of(spec: RunSpec, space: SearchSpace) -> Optimizer:
         InvalidInputError: an unknown name or option, a value out of range, or a space or objectives that it is not for.
     """
     seeds = tuple(_seed(space, recipe, i) for i, recipe in enumerate(spec.seeds))
-    domain = replace(space.domain, seeds=tuple(dict.fromkeys((*seeds, *space.domain.seeds))))
+    linear = linear_of(spec, space)
+    alone = () if linear is None else linear.sources_alone()  # corners, or places to begin again
+    domain = replace(space.domain, seeds=tuple(dict.fromkeys((*seeds, *space.domain.seeds, *alone))))
     problem = Problem(domain, len(spec.objectives), spec.budget.candidates, spec.workers.count or 1)
     optimizer = make(spec.optimizer.name, problem, seed=derive(spec.seed, "optimizer"), **spec.optimizer.options)
     for number, objective in enumerate(spec.objectives):
@@ -192,6 +200,23 @@ def optimizer_of(spec: RunSpec, space: SearchSpace) -> Optimizer:
             allowed = f"a metric of answers to items: {spec.optimizer.name} compares candidates item by item"
             raise InvalidInputError(f"objectives.{number}.metric", objective.metric, allowed)
     return optimizer
+
+
+def linear_of(spec: RunSpec, space: SearchSpace) -> LinearMap | None:
+    """How a run's merges depend on its genes, where its optimizer follows gradients; else None.
+
+    Raises:
+        InvalidInputError: it does, and an objective's metric or the space gives none; names the field.
+    """
+    kind = OPTIMIZERS.get(spec.optimizer.name)
+    if kind is None or not uses_gradients(kind):
+        return None
+    known = ", ".join(name for name, info in METRICS.items() if info.differentiable)
+    for number, objective in enumerate(spec.objectives):
+        if objective.is_cost or not METRICS[objective.metric].differentiable:
+            allowed = f"one of {known}: {spec.optimizer.name} follows gradients, and others have none"
+            raise InvalidInputError(f"objectives.{number}.metric", objective.metric, allowed)
+    return linear_map(space, spec.optimizer.name)
 
 
 def _seed(space: SearchSpace, recipe: Recipe, number: int) -> Genome:

@@ -32,6 +32,7 @@ from evomerge.merge.flow.live import LivePaths
 from evomerge.merge.folded import delta_key, exclusive, folded
 from evomerge.merge.inputs import open_inputs
 from evomerge.merge.plan import DTYPES, Plan, TensorJob, plan
+from evomerge.merge.projection import Projection
 from evomerge.merge.resolve import pin
 from evomerge.merge.slices import sliced_config
 from evomerge.merge.vocabularies import keeps_vocabulary
@@ -98,6 +99,13 @@ class Resident:
             self._placed = part
         if path is not None:
             self._paths.follow(path, resident)
+
+    def projection(self) -> Projection:
+        """Takes derivatives by the live model's weights to derivatives by its sources' coefficients.
+
+        Sources by their resident names. The live model must not be on a path.
+        """
+        return Projection(self.model, self._inputs.architecture, self._base, self._operands)
 
     def _leave_path(self) -> None:
         if "_paths" in self.__dict__:  # no recipe before this one had any

@@ -86,6 +86,6 @@ class Learner(Protocol):
         ...
 
 
-def uses_gradients(optimizer: Optimizer) -> bool:
-    """Whether an optimizer learns from gradients."""
-    return isinstance(optimizer, GradientUser) and optimizer.uses_gradients
+def uses_gradients(optimizer: Optimizer | type[Optimizer]) -> bool:
+    """Whether an optimizer, or every one of a kind, learns from gradients."""
+    return isinstance(optimizer, GradientUser) and optimizer.uses_gradients is True
