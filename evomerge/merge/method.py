@@ -141,6 +141,22 @@ How = Literal["affine", "combination", "weighted_sum"]
 
 
 @dataclass(frozen=True, slots=True)
+class ByRows:
+    """A combination with coefficients of its own for every vector along a tensor's last dimension; tensors of one
+    dimension have one row.
+
+    Attributes:
+        coefficients: parameters and the rows' inner products [rows, n, n] → [rows, n].
+        anchor: parameters → index of the vector that the others are taken from.
+        holds: whether, given the shared parameters, the merge is of this form.
+    """
+
+    coefficients: Callable[[Asked, npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+    anchor: Callable[[Asked], int]
+    holds: Callable[[Values], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Combination:
     """A merge in the span of the models: θ = Σ c·x, or θ0 + Σ c·x, where the coefficients c follow from the parameters
     and the inner products of the vectors x, each a whole tensor.
@@ -154,6 +170,7 @@ class Combination:
         how: `affine`, `combination` or `weighted_sum` of `primitives.aggregate`, given the shared parameters.
         two_ends: whether, of one source, θ0 (`""`) is the vector before it.
         holds: whether, given the shared parameters, the merge is of this form.
+        rows: how rows are combined, where the merge may have that form instead.
     """
 
     coefficients: Callable[[Asked, npt.NDArray[np.float64]], Mapping[str, float]]
@@ -162,6 +179,7 @@ class Combination:
     how: Callable[[Values], How]
     two_ends: bool = False
     holds: Callable[[Values], bool] = lambda shared: True
+    rows: ByRows | None = None
 
     def vectors(self, asked: Asked) -> tuple[str, ...]:
         """The vectors' names, in order: the sources, and `""` for θ0."""

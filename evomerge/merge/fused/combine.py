@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from evomerge.merge.combined import whole_of
 from evomerge.merge.fused.reading import Raw, address, look, stored
-from evomerge.merge.method import Combination
-from evomerge.merge.plan import Plan
+from evomerge.merge.method import ByRows, Combination
+from evomerge.merge.plan import Plan, columns_of
 from evomerge.merge.primitives.aggregate import heaviest
 from evomerge.merge.primitives.gram import LANES, Gram
 
@@ -87,6 +89,54 @@ class Combined:
             look(self._work, begin, end)
         del kept
         return finite
+
+
+class CombinedRows:
+    """One tensor's combination with coefficients of its own for every row."""
+
+    def __init__(self, of: Combination, rows: ByRows, work: TensorWork) -> None:
+        from evomerge.merge.fused import vectors
+
+        self._loops, self._work, self._rows = vectors, work, rows
+        self._vectors = _Vectors(of, work)
+        self._columns, self._stride = work.base.shape[-1], columns_of(tuple(work.base.shape))
+        self._anchor = rows.anchor(work.job)
+
+    def spans(self, span: Span, steps: Iterable[Span]) -> Iterable[Span]:
+        """What may be merged at a time: whole rows."""
+        from evomerge.merge.blocks import row_steps
+
+        return row_steps(span, self._stride, torch.device("cpu"))
+
+    def merge(self, begin: int, end: int, out: Raw) -> bool | None:
+        """Merge whole rows; whether all are finite, or None where the torch path has to do it.
+
+        Raises:
+            NonFiniteError: an operand holds NaN or infinity.
+        """
+        at, base_at, kept = self._vectors.at(begin, end)
+        from_base, number = self._vectors.from_base, len(self._vectors.names)
+        products = np.empty(((end - begin) // self._columns, number, number))
+        self._loops.row_grams(at, base_at, from_base, self._columns, products)
+        if not np.isfinite(products).all():  # finite bfloat16 entries nearly always have finite products
+            look(self._work, begin, end)
+            return None
+        found = self._rows.coefficients(self._work.job, products)
+        with np.errstate(over="ignore"):
+            weights, whole = found.astype(np.float32), whole_of(found).astype(np.float32)
+        finite = self._loops.combined_rows(at, base_at, from_base, weights, whole, self._anchor, self._columns, out)
+        if not finite:
+            look(self._work, begin, end)
+        del kept
+        return bool(finite)
+
+
+def combined_rows(plan: Plan, work: TensorWork) -> CombinedRows | None:
+    """The merge of a tensor's rows; None where it is not of this kind."""
+    of = plan.method.combination
+    if of is None or of.rows is None or not of.rows.holds(work.job.shared) or work.job.transposed:
+        return None
+    return CombinedRows(of, of.rows, work) if work.base.dim() > 1 and work.base.numel() else None
 
 
 def coefficients_of(plan: Plan, work: TensorWork, steps: Callable[[Span], Iterable[Span]]) -> Mapping[str, float]:

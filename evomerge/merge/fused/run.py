@@ -14,7 +14,7 @@ import torch
 
 from evomerge.merge.combined import unmeasured
 from evomerge.merge.fused.agree import Agreed, mean_of
-from evomerge.merge.fused.combine import Combined
+from evomerge.merge.fused.combine import Combined, CombinedRows, combined_rows
 from evomerge.merge.fused.form import Form, Vote, form_of
 from evomerge.merge.fused.reading import Raw, address, look, stored
 from evomerge.merge.fused.takeover import Fusion, takes_over
@@ -122,7 +122,7 @@ def _by_rank(vote: Vote, columns: int) -> npt.NDArray[np.uint32]:
     return bounds_by_rank(columns, vote.density, vote.epsilon).numpy().astype(np.uint32)
 
 
-Loop = Fused | Combined | Agreed | Fusion
+Loop = Fused | Combined | CombinedRows | Agreed | Fusion
 
 
 def fused(plan: Plan, work: TensorWork, measured: Mapping[str, float], out: torch.dtype) -> Loop | None:
@@ -131,6 +131,8 @@ def fused(plan: Plan, work: TensorWork, measured: Mapping[str, float], out: torc
         return None
     if (combination := plan.method.combination_for(work.job.shared)) is not None:
         return Combined(combination, work, measured or unmeasured(combination, work.job))
+    if (rows := combined_rows(plan, work)) is not None:
+        return rows
     if takes_over(plan, work):
         return Fusion(work)
     if (mean := mean_of(plan, work.job, measured)) is not None:

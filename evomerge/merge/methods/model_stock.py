@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations_with_replacement
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from evomerge.merge.combined import combined, measuring, merging, scope
-from evomerge.merge.method import Asked, Block, Combination, Method, Parameter
+from evomerge.merge.combined import combined_rows, measuring, merging, scope
+from evomerge.merge.method import Asked, Block, ByRows, Combination, Method, Parameter
 from evomerge.merge.primitives import weights
-from evomerge.merge.primitives.aggregate import sum_of
 from evomerge.merge.primitives.gram import Floats
-from evomerge.merge.primitives.measure import row_inner
-from evomerge.merge.primitives.rows import row_slices
 
 _SINGULAR = 1e-6
 """Of 1 + (N − 1)·cos: below it the task vectors cancel, and no ratio is better than staying at the base."""
@@ -28,36 +23,26 @@ def _towards_the_mean(asked: Asked, products: Floats) -> Mapping[str, float]:
     return dict.fromkeys(asked.per_source, float(ratio) / number)
 
 
+def _of_rows(asked: Asked, products: Floats) -> Floats:
+    """The same for every row: [rows, N]."""
+    number = products.shape[-1]
+    ratios = _ratios(products, weights.number(asked.shared, "norm_floor"))
+    return np.repeat(ratios[:, None] / number, number, axis=1)
+
+
 _STOCK = Combination(
     _towards_the_mean,
     measured=lambda shared: True,
     origin=lambda shared: "base",
     how=lambda shared: "combination",
     holds=lambda shared: not shared["filter_wise"],
+    rows=ByRows(_of_rows, anchor=lambda asked: 0, holds=lambda shared: bool(shared["filter_wise"])),
 )
 
 
 def _merge(block: Block) -> Tensor:
     """θ0 + t·mean δ."""
-    if not block.shared["filter_wise"]:
-        return merging(_STOCK)(block)
-    if block.base.dim() < 2 or not block.base.numel():
-        return combined(_STOCK, block, measuring(_STOCK)(lambda: [block]))
-    return _by_rows(block)
-
-
-def _by_rows(block: Block) -> Tensor:
-    rows = block.base.reshape(-1, block.base.shape[-1])
-    deltas = [torch.zeros_like(rows) if d is None else d.reshape(rows.shape) for d in block.deltas.values()]
-    result = torch.empty_like(rows)
-    for part in row_slices(rows):
-        products = np.empty((len(rows[part]), len(deltas), len(deltas)))
-        for i, j in combinations_with_replacement(range(len(deltas)), 2):
-            products[:, i, j] = products[:, j, i] = row_inner(deltas[i][part], deltas[j][part]).cpu().numpy()
-        ratio = _ratios(products, weights.number(block.shared, "norm_floor"))
-        mean = sum_of([d[part] for d in deltas]).div_(len(deltas))
-        torch.add(mean.mul_(torch.from_numpy(ratio).float().to(mean.device).unsqueeze(1)), rows[part], out=result[part])
-    return result.view(block.base.shape)
+    return combined_rows(_STOCK, block) if block.shared["filter_wise"] else merging(_STOCK)(block)
 
 
 def _ratios(products: Floats, norm_floor: float) -> Floats:
@@ -95,6 +80,7 @@ MODEL_STOCK = Method(
     measures=scope(_STOCK),
     grain="tensor",
     combination=_STOCK,
+    rowwise=lambda shared: True,
 )
 
 METHODS = (MODEL_STOCK,)

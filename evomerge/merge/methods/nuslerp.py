@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import InvalidInputError
-from evomerge.merge.combined import combined, measuring, merging, scope
-from evomerge.merge.method import Asked, Block, Combination, Method, Parameter, Values
+from evomerge.merge.combined import combined_rows, measuring, merging, scope
+from evomerge.merge.method import Asked, Block, ByRows, Combination, Method, Parameter, Values
 from evomerge.merge.methods.karcher import ORIGIN
 from evomerge.merge.primitives import weights
-from evomerge.merge.primitives.aggregate import slerp_weights
+from evomerge.merge.primitives.aggregate import slerp_weights, slerp_weights_of
 from evomerge.merge.primitives.gram import Floats
 from evomerge.merge.primitives.measure import row_inner
 from evomerge.merge.primitives.rows import row_slices
@@ -29,6 +29,17 @@ def _on_the_arc(asked: Asked, products: Floats) -> Mapping[str, float]:
     return dict(zip(_ARC.vectors(asked), pair, strict=True))
 
 
+def _of_rows(asked: Asked, products: Floats) -> Floats:
+    """An angle for every row: [rows, 2]."""
+    return slerp_weights_of(_position(asked.per_source), products, MAX_COSINE)
+
+
+def _rows_hold(shared: Values) -> bool:
+    """mergekit's names: with row_wise vectors run along the first dimension (a matrix's columns), without along the
+    last."""
+    return not shared["nuslerp_flatten"] and not shared["nuslerp_row_wise"]
+
+
 _ARC = Combination(
     _on_the_arc,
     measured=lambda shared: True,
@@ -36,18 +47,16 @@ _ARC = Combination(
     how=lambda shared: "combination",
     two_ends=True,
     holds=lambda shared: bool(shared["nuslerp_flatten"]),
+    rows=ByRows(_of_rows, anchor=lambda asked: int(_position(asked.per_source) > 0.5), holds=_rows_hold),
 )
 
 
 def _merge(block: Block) -> Tensor:
     if block.shared["nuslerp_flatten"]:
         return merging(_ARC)(block)
-    if not block.base.numel():
-        return block.base.clone()
-    if block.base.dim() < 2:
-        return combined(_ARC, block, measuring(_ARC)(lambda: [block]))
-    # mergekit's names: with row_wise vectors run along the first dimension (a matrix's columns), without along the last
-    return _along(block, _position(block.per_source), first=bool(block.shared["nuslerp_row_wise"]))
+    if _rows_hold(block.shared) or block.base.dim() < 2 or not block.base.numel():
+        return combined_rows(_ARC, block)
+    return _by_columns(block, _position(block.per_source))
 
 
 def _position(per_source: Mapping[str, Values]) -> float:
@@ -75,26 +84,20 @@ def _finished(block: Block, part: slice, shape: tuple[int, int], merged: Tensor)
     return merged.add_(block.base.view(shape)[part]) if block.shared["origin"] == "base" else merged
 
 
-def _along(block: Block, t: float, *, first: bool) -> Tensor:
-    """An angle for every vector along the first dimension, or along the last."""
-    shape = (len(block.base), -1) if first else (-1, block.base.shape[-1])
-    matrix = block.base.reshape(shape)
+def _by_columns(block: Block, t: float) -> Tensor:
+    """An angle for every vector along the first dimension."""
+    matrix = block.base.reshape(len(block.base), -1)
     whole = (matrix.shape[0], matrix.shape[1])
-    products = np.zeros((3, whole[1] if first else whole[0]))
+    products = np.zeros((whole[1], 2, 2))
     for part in _parts(block, whole):
         a, b = _ends(block, part, whole)
-        for k, (x, y) in enumerate(((a, a), (b, b), (a, b))):
-            if first:
-                products[k] += row_inner(x.t(), y.t()).cpu().numpy()
-            else:
-                products[k, part] = row_inner(x, y).cpu().numpy()
-    pairs = [slerp_weights(t, aa, bb, ab, MAX_COSINE) or (1 - t, t) for aa, bb, ab in products.T.tolist()]
-    scales = torch.tensor(pairs, dtype=torch.float32, device=block.base.device)  # [vectors, 2]
+        for i, j, x, y in ((0, 0, a, a), (1, 1, b, b), (0, 1, a, b)):
+            products[:, i, j] += row_inner(x.t(), y.t()).cpu().numpy()
+    of_a, of_b = torch.from_numpy(_of_rows(block, products).T).float().to(block.base.device)
     result = torch.empty_like(matrix)
     for part in _parts(block, whole):
         a, b = _ends(block, part, whole)
-        own = scales.t().unsqueeze(1) if first else scales[part].t().unsqueeze(2)
-        result[part] = _finished(block, part, whole, _combined(a, b, own[0], own[1], near_b=t > 0.5))
+        result[part] = _finished(block, part, whole, _combined(a, b, of_a, of_b, near_b=t > 0.5))
     return result.view(block.base.shape)
 
 
@@ -136,6 +139,7 @@ NUSLERP = Method(
     check=_check,
     grain="tensor",
     combination=_ARC,
+    rowwise=_rows_hold,
 )
 
 METHODS = (NUSLERP,)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from evomerge.merge.primitives.gram import Floats
 
 
 def sum_of(tensors: Sequence[Tensor]) -> Tensor:
@@ -138,3 +141,28 @@ def slerp_weights(
         return None
     omega = math.acos(cosine)
     return math.sin((1 - t) * omega) / math.sin(omega), math.sin(t * omega) / math.sin(omega)
+
+
+def slerp_weights_of(t: float, products: Floats, max_cosine: float = SLERP_MAX_COSINE) -> Floats:
+    """As `slerp_weights`, bit by bit, of many pairs; where it should be linear, its weights.
+
+    Sines come from the C library one by one: NumPy's own depend on the processor.
+
+    Args:
+        products: [pairs, 2, 2], inner products of a and b.
+
+    Returns:
+        float64 [pairs, 2].
+    """
+    norms = np.sqrt(products[:, 0, 0]) * np.sqrt(products[:, 1, 1])
+    cosines = np.divide(products[:, 0, 1], norms, out=np.ones_like(norms), where=norms > 0)
+    linear = np.abs(cosines) > max_cosine
+    omega = _each(math.acos, np.where(linear, 0.0, cosines))
+    sine = _each(math.sin, omega)
+    found = np.stack([_each(math.sin, (1 - t) * omega) / sine, _each(math.sin, t * omega) / sine], axis=1)
+    found[linear] = 1 - t, t
+    return found
+
+
+def _each(function: Callable[[float], float], values: Floats) -> Floats:
+    return np.fromiter(map(function, values.tolist()), np.float64, len(values))

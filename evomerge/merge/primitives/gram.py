@@ -80,3 +80,41 @@ class Gram:
         wide = torch.stack([v.double() for v in vectors])
         products = (wide @ wide.T).cpu().numpy()
         self.lanes[:, 0] += products[np.tril_indices(self.number)]
+
+
+ROW_LANES = 16
+"""Lanes of a row's products: rows are short."""
+
+
+def row_products(vectors: Sequence[Tensor]) -> Floats:
+    """All inner products of the rows of n matrices, row by row, in float64.
+
+    Entry i goes to lane i mod 16; lanes add up in the order of the entries, and their halves are added until one
+    is left.
+
+    Args:
+        vectors: float32 [R, C] each.
+
+    Returns:
+        [R, n, n].
+    """
+    number, (rows, columns) = len(vectors), vectors[0].shape
+    found = np.zeros((rows, number, number))
+    if vectors[0].device.type != "cpu":
+        wide = torch.stack([v.double() for v in vectors], dim=1)
+        return (wide @ wide.mT).cpu().numpy()
+    length = -(-columns // ROW_LANES)
+    padded = np.zeros((number, rows, length * ROW_LANES))
+    for matrix, vector in zip(padded, vectors, strict=True):
+        matrix[:, :columns] = vector.numpy()
+    for i in range(number):
+        for j in range(i + 1):
+            products = (padded[i] * padded[j]).reshape(rows, length, ROW_LANES)
+            lanes = products[:, 0].copy()
+            for k in range(1, length):
+                lanes += products[:, k]
+            while lanes.shape[1] > 1:
+                half = lanes.shape[1] // 2
+                lanes = lanes[:, :half] + lanes[:, half:]
+            found[:, i, j] = found[:, j, i] = lanes[:, 0]
+    return found

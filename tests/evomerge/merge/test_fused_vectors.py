@@ -21,7 +21,7 @@ from evomerge.merge.fused import measure as fused_measure
 from evomerge.merge.fused import run
 from evomerge.merge.methods import METHODS
 from evomerge.merge.plan import Plan, TensorJob
-from evomerge.merge.primitives.gram import LANES, Gram
+from evomerge.merge.primitives.gram import LANES, Gram, row_products
 from evomerge.models.weights import Place
 
 CPU = torch.device("cpu")
@@ -39,9 +39,9 @@ SHARED: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "linear": {"normalize": st.booleans()},
     "passthrough": {"scale": st.sampled_from([0.0, 1.0, 0.7, -2.0])},
     "slerp": {"t": st.sampled_from([0.0, 0.3, 0.5, 1.0])},
-    "nuslerp": {"origin": st.sampled_from(["zero", "base"])},
+    "nuslerp": {"origin": st.sampled_from(["zero", "base"]), "nuslerp_flatten": st.booleans()},
     "multislerp": {"origin": st.sampled_from(["zero", "base"]), "normalize_weights": st.booleans()},
-    "model_stock": {"norm_floor": st.sampled_from([0.0, 1e-6])},
+    "model_stock": {"norm_floor": st.sampled_from([0.0, 1e-6]), "filter_wise": st.booleans()},
     "task_arithmetic": {"lambda": WEIGHTS, "normalize": st.booleans()},
     "arcee_fusion": {"iqr_factor": st.sampled_from([-1.0, 0.0, 1.5])},
     "nearswap": {"t": st.sampled_from([0.0, 1e-3, 1.0])},
@@ -95,6 +95,11 @@ class Files:
             os.close(handle)
 
 
+def of_rows(shared: Mapping[str, Any]) -> bool:
+    """Whether every row has coefficients of its own."""
+    return bool(shared.get("filter_wise")) or shared.get("nuslerp_flatten") is False
+
+
 def merged(
     method: str,
     base: Tensor,
@@ -121,6 +126,7 @@ def merged(
         Plan(found, tuple(models), (job,), 5),
         TensorWork(job, base, operands, fresh=files.fresh(base, "base") if files else None),
     )
+    matrix = base.dim() > 1
     with pytest.MonkeyPatch.context() as patch:
         for module in (run, fused_measure):
             patch.setattr(module, "worth_it", lambda num_entries: compiled)
@@ -128,7 +134,7 @@ def merged(
         whole = measure_model(plan, lambda: [work], CPU, threads=2) if plan.measures == "model" else None
         measured = measure_tensor(plan, work, CPU) if whole is None else whole
         ran = run.fused(plan, work, measured, torch.bfloat16) is not None
-        assert ran == (compiled and (method not in MEANS or bool(operands)))
+        assert ran == (compiled and (bool(operands) if method in MEANS else matrix or not of_rows(shared)))
         out = torch.empty_like(base)
         merge_into(out, plan, work, whole)
     return out, measured
@@ -173,11 +179,23 @@ def test_compiled_loops_give_the_bytes_of_the_torch_path(asked: dict[str, Any], 
         assert bytes_of(compiled=False, block=block) == slow
 
 
-@pytest.mark.parametrize("method", [*COMBINATIONS, *MEANS])
+@pytest.mark.parametrize(
+    ("method", "shared"),
+    [
+        *((name, {}) for name in (*COMBINATIONS, *MEANS)),
+        ("nuslerp", {"nuslerp_flatten": False}),
+        ("model_stock", {"filter_wise": True}),
+    ],
+)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_bad_entry_of_a_source_is_named_whatever_it_counts_for(
-    method: str, value: float, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str,
+    shared: dict[str, Any],
+    value: float,
+    compiled: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if compiled:
         pytest.importorskip("numba")
@@ -185,7 +203,7 @@ def test_a_bad_entry_of_a_source_is_named_whatever_it_counts_for(
     base, models = tensors(1, 9000, ("near",) * number, 0.0)
     own = {name: {"weight": float(name != "a" or number == 1)} for name in models}
     with closing(Files(tmp_path)) as files:
-        asked: dict[str, Any] = {"own": own, "shared": {}, "compiled": compiled, "files": files}
+        asked: dict[str, Any] = {"own": own, "shared": shared, "compiled": compiled, "files": files}
         whole, _ = merged(method, base, models, **asked)
         monkeypatch.setattr(blocks, "HELD_BYTES", 0)  # read again for every pass
         again, _ = merged(method, base, models, **asked)
@@ -213,3 +231,14 @@ def test_inner_products_do_not_depend_on_the_blocks(cuts: list[int], seed: int) 
     torch.testing.assert_close(torch.from_numpy(whole.products), exact @ exact.T, rtol=1e-12, atol=0.0)
     one_by_one = [sum((exact[1, i::LANES] * exact[0, i::LANES]).tolist(), 0.0) for i in range(LANES)]
     assert whole.lanes[1].tolist() == one_by_one
+
+
+def test_products_of_rows_are_the_same_in_whatever_company() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for columns in (1, 15, 16, 17, 100):
+        a, b = torch.randn(2, 40, columns, generator=generator)
+        found = row_products([a, b])
+
+        assert row_products([a[7:9], b[7:9]]).tolist() == found[7:9].tolist()
+        exact = torch.stack([a, b], 1).double()
+        torch.testing.assert_close(torch.from_numpy(found), exact @ exact.mT, rtol=1e-12, atol=1e-12)

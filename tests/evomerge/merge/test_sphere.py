@@ -12,6 +12,7 @@ from torch import Tensor
 from evomerge.errors import InvalidInputError
 from evomerge.merge.methods import METHODS
 from evomerge.merge.primitives import rows
+from evomerge.merge.primitives.aggregate import slerp_weights, slerp_weights_of
 from evomerge.testing.merging import MethodContract, merge_tensor
 
 
@@ -195,3 +196,14 @@ def test_the_rows_worked_on_at_a_time_do_not_matter(asked: dict[str, bool], monk
 def test_the_base_is_read_where_it_is_the_origin(name: str) -> None:
     assert METHODS[name].baseless(2, {"origin": "zero"})
     assert not METHODS[name].baseless(2, {"origin": "base"})
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
+def test_weights_of_many_pairs_are_those_of_each(t: float) -> None:
+    a, b = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(1)).double()
+    a[:4], b[0], b[1], b[2], b[3] = a[4], a[4], -a[4], 0.0, 2 * a[4]
+    products = (torch.stack([a, b], 1) @ torch.stack([a, b], 2)).numpy()
+    found = slerp_weights_of(t, products)
+
+    expected = [slerp_weights(t, aa, bb, ab) or (1 - t, t) for (aa, ab), (_, bb) in products.tolist()]
+    assert found.tolist() == [list(pair) for pair in expected]
