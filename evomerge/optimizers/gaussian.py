@@ -25,6 +25,7 @@ with warnings.catch_warnings():
     from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
     from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
     from botorch.acquisition.objective import GenericMCObjective
+    from botorch.exceptions.errors import OptimizationGradientError
     from botorch.generation.gen import gen_candidates_scipy
     from botorch.models import ModelListGP, SingleTaskGP
     from botorch.optim.fit import fit_gpytorch_mll_scipy
@@ -46,6 +47,9 @@ FIT_STEPS, SEARCH_STEPS = 40, 50
 
 CANDIDATES, RESTARTS = 128, 3
 """Genomes that are tried before L-BFGS, and how many of them it improves."""
+
+SINGULAR = (NanError, NotPSDError, OptimizationGradientError, torch.linalg.LinAlgError)
+"""What is raised where a matrix cannot be inverted even with something added to its diagonal."""
 
 MARGIN = 0.1
 """The reference point lies so many ranges below the front's worst values."""
@@ -98,14 +102,20 @@ class Belief:
             samples: of the posterior, in the estimate of the improvement.
             rng: of everything random.
         """
-        with isolated(int(rng.integers(2**62))):
-            gain = self._gain(pending, samples, int(rng.integers(2**31)))
-            candidates = torch.tensor(self._candidates(rng)[:, None])
-            with torch.no_grad():
-                first = gain(candidates).topk(RESTARTS).indices
-            options = {"maxiter": SEARCH_STEPS}
-            found, gains = gen_candidates_scipy(candidates[first], gain, 0.0, 1.0, options=options)
-            return np.asarray(np.clip(found[gains.argmax(), 0].detach().numpy(), 0.0, 1.0))
+        own, of_samples = int(rng.integers(2**62)), int(rng.integers(2**31))
+        candidates = self._candidates(rng)
+        with isolated(own):
+            try:
+                return self._climb(self._gain(pending, samples, of_samples), torch.tensor(candidates[:, None]))
+            except SINGULAR:
+                return candidates[-1]  # a step from one of the best answers
+
+    def _climb(self, gain: Any, candidates: Tensor) -> Vector:
+        with torch.no_grad():
+            first = gain(candidates).topk(RESTARTS).indices
+        options = {"maxiter": SEARCH_STEPS}
+        found, gains = gen_candidates_scipy(candidates[first], gain, 0.0, 1.0, options=options)
+        return np.asarray(np.clip(found[gains.argmax(), 0].detach().numpy(), 0.0, 1.0))
 
     def _gain(self, pending: Matrix, samples: int, seed: int) -> Any:
         """The logarithm of the (hypervolume) improvement to be expected of genomes, shape [genomes, 1, genes]."""
@@ -152,7 +162,7 @@ def _fitted(x: Tensor, y: Tensor, errors: Vector, steps: Vector) -> Any:
     model = _process(x, y, errors, steps)
     try:
         fit_gpytorch_mll_scipy(ExactMarginalLogLikelihood(model.likelihood, model), options={"maxiter": FIT_STEPS})
-    except (NanError, NotPSDError):
+    except SINGULAR:
         model = _process(x, y, errors, steps)
     return model.eval()
 

@@ -162,6 +162,25 @@ def test_genes_with_small_steps_are_expected_to_change_much():
     np.testing.assert_allclose(lengths[1] / lengths[0], 0.25, rtol=0.2)
 
 
+def test_what_others_found_is_fitted():
+    optimizer, rng = BayesSearch(real((0.3,) * 2), seed=0, design=2), np.random.default_rng(0)
+    for genome in map(tuple, rng.random((12, 2)).tolist()):
+        optimizer.learn(genome, Evaluation(0, peak(genome)))
+    asked = [proposal.genome for proposal in optimizer.ask(3)]
+
+    np.testing.assert_allclose(asked[2], (0.7, 0.7), atol=0.1)
+
+
+@pytest.mark.parametrize("objectives", [1, 3])
+@pytest.mark.parametrize("violation", [0.0, 0.5])
+def test_answers_that_are_all_the_same_do_no_harm(objectives, violation):
+    optimizer = BayesSearch(real((0.5,) * 2, objectives), seed=0, **SMALL)
+    for proposal in optimizer.ask(4):
+        optimizer.tell([Evaluation(proposal.trial, (1.0,) * objectives, violation)])
+
+    assert all(0 <= gene <= 1 for gene in optimizer.ask(1)[0].genome)
+
+
 def test_the_best_and_the_newest_answers_are_kept():
     optimizer = BayesSearch(real((0.5,)), seed=0, design=1000, most=10)
     for number, proposal in enumerate(optimizer.ask(40)):
