@@ -48,7 +48,7 @@ FIT_STEPS, SEARCH_STEPS = 40, 50
 CANDIDATES, RESTARTS = 128, 3
 """Genomes that are tried before L-BFGS, and how many of them it improves."""
 
-SINGULAR = (NanError, NotPSDError, OptimizationGradientError, torch.linalg.LinAlgError)
+SINGULAR = (NanError, NotPSDError, OptimizationGradientError)
 """What is raised where a matrix cannot be inverted even with something added to its diagonal."""
 
 MARGIN = 0.1
@@ -108,7 +108,7 @@ class Belief:
             try:
                 return self._climb(self._gain(pending, samples, of_samples), torch.tensor(candidates[:, None]))
             except SINGULAR:
-                return candidates[-1]  # a step from one of the best answers
+                return np.asarray(candidates[-1])  # a step from one of the best answers
 
     def _climb(self, gain: Any, candidates: Tensor) -> Vector:
         with torch.no_grad():
