@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from digit_experts import AVERAGE, Crossings, Network, ToyMerge, accuracy, solved
+from digit_experts import AVERAGE, GROUPS, TENSORS, Crossings, Network, ToyMerge, accuracy, solved
 
 from evomerge.candidate import Evaluation, Proposal
 from evomerge.optimizers import make
@@ -49,13 +49,18 @@ class Best:
 
 
 class Genes:
-    """Networks that genomes stand for."""
+    """Networks that genomes stand for.
 
-    def __init__(self, toy: ToyMerge) -> None:
-        self._toy, self.domain = toy, Domain(AVERAGE)
+    Args:
+        per_expert: genes of each expert: one for every tensor, or one for all.
+    """
+
+    def __init__(self, toy: ToyMerge, per_expert: int = TENSORS) -> None:
+        self._toy, self._repeats = toy, TENSORS // per_expert
+        self.domain = Domain(AVERAGE[: len(GROUPS) * per_expert])
 
     def network(self, proposal: Proposal) -> Network:
-        return self._toy.merge(proposal.genome)
+        return self._toy.merge(tuple(np.repeat(proposal.genome, self._repeats).tolist()))
 
 
 def search(
@@ -65,13 +70,19 @@ def search(
     evaluations: int,
     *,
     lineage: bool = False,
+    per_expert: int = TENSORS,
+    objectives: int = 1,
     workers: int = 1,
     failures: float = 0.0,
     **options: Any,
 ) -> list[Best]:
-    """The best after each evaluation, on `workers` workers of log-normal latency, some of which fail."""
-    space = Crossings(toy, seed) if lineage else Genes(toy)
-    optimizer = make(name, Problem(space.domain, budget=evaluations), seed=seed, **options)
+    """The best after each evaluation, on `workers` workers of log-normal latency, some of which fail.
+
+    With several objectives these are the accuracies on single digits' groups; the best is still best on all digits.
+    """
+    space = Crossings(toy, seed) if lineage else Genes(toy, per_expert)
+    optimizer = make(name, Problem(space.domain, objectives, evaluations), seed=seed, **options)
+    parts = [np.isin(toy.train_digits.labels, group) for group in GROUPS[:objectives]] if objectives > 1 else [...]
     rng = np.random.default_rng(seed)
     running: list[tuple[float, int, Network]] = []
     now, best, bests = 0.0, Best(-1.0, toy.base), list[Best]()
@@ -84,8 +95,10 @@ def search(
         else:
             items = solved(network, toy.train_digits).astype(float)
             score = float(items.mean())
-            responses = (tuple(items.tolist()),) if optimizer.uses_responses else None
-            optimizer.tell([Evaluation(trial, (score,), responses=responses)])
+            blocks = [items[part] for part in parts]
+            responses = tuple(tuple(block.tolist()) for block in blocks) if optimizer.uses_responses else None
+            values = tuple(float(block.mean()) for block in blocks)
+            optimizer.tell([Evaluation(trial, values, responses=responses)])
             best = Best(score, network) if score > best.score else best
         bests.append(best)
     return bests

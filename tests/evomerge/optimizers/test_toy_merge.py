@@ -30,6 +30,15 @@ def test_two_hundred_evaluations_gain_three_points_over_the_plain_average(toy):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("evaluations", [50, 200])
+def test_auto_and_the_portfolio_are_as_good_as_the_best_of_others(toy, evaluations):
+    best = max(found(toy, name, evaluations) for name in ("cma_es", "m2n2", "nsga2"))
+
+    assert found(toy, "auto", evaluations) >= best - 0.005
+    assert found(toy, "portfolio", evaluations) >= best - 0.005
+
+
+@pytest.mark.slow
 def test_twelve_workers_with_failures_stay_within_a_point_and_a_half(toy):
     serial, crowd = (found(toy, "cma_es", 300, **more) for more in ({}, {"workers": 12, "failures": 0.1}))
 
