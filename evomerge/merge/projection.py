@@ -16,8 +16,8 @@ from torch import Tensor
 from evomerge.merge.blocks import Operand
 from evomerge.models.architecture import Architecture
 
-BLOCK = 1 << 20
-"""Entries multiplied at a time, in float64."""
+BLOCK = 1 << 17
+"""Entries multiplied at a time, in float32; blocks are added in float64."""
 
 Products = dict[str, dict[str, float]]
 """Tensor, as the base's checkpoint spells it → source → <dL/dθ, τ of the source>; only for sources that change it."""
@@ -75,7 +75,7 @@ class Projection:
         changing = {source: own[tensor] for source, own in self._operands.items() if tensor in own}
         for begin in range(0, flat.numel() if changing else 0, BLOCK):
             end = min(begin + BLOCK, flat.numel())
-            origin, slope = base[begin:end].float(), flat[begin:end].double()
+            origin, slope = base[begin:end].float(), flat[begin:end].float()
             for source, operand in changing.items():
-                product = torch.dot(operand.delta(origin, begin, end).double(), slope)
+                product = torch.dot(operand.delta(origin, begin, end), slope)
                 found[source] = found.get(source, 0.0) + float(product)
