@@ -1,0 +1,142 @@
+"""A search for paths over the demo's models, and the winner's checkpoint in plain transformers.
+
+python experiments/data_flow_search/study.py --base ~/.cache/evomerge/smollm2-135m-instruct --candidates 30
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from evomerge.merge.execute import merge_to_directory
+from evomerge.recipe.schema import Recipe
+from evomerge.storage.sql import open_store
+from evomerge.storage.store import Store
+from fitness.items import load_eval_set
+from fitness.scorer import make_scorer
+from workers.controller import Controller
+from workers.drive import ControllerSettings
+from workers.pools import make_pool
+from workers.registry import Registry
+from workers.replay import replay
+
+HERE = Path(__file__).parent
+ZOO = HERE.parent / "zoo"
+SOURCES = ("math", "ja", "es", "geo")
+SPACES: dict[str, dict[str, Any]] = {
+    "blocks": {"kind": "data_flow", "encoding": "blocks", "scales": None},
+    "indicator": {"kind": "data_flow", "encoding": "indicator", "repeats": 2},
+    "hybrid": {"kind": "hybrid", "path": {"encoding": "blocks", "models": ["merged", "math", "ja"], "scales": None}},
+}
+
+
+def items(out: Path, number: int) -> None:
+    """So many items of each split, the first ones of the demo's."""
+    lines = (ZOO / "items" / "ja_math.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = [
+        [line for line in lines if json.loads(line).get("split", "search") == split][:number]
+        for split in ("search", "holdout")
+    ]
+    out.write_text("\n".join(line for split in kept for line in split), encoding="utf-8")
+
+
+def spec_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    objective = {"name": "ja_math", "eval_sets": ["ja_math"], "metric": "choice_probability", "items": arguments.items}
+    return {
+        "name": f"paths: {arguments.space}",
+        "models": {"base": "base", "sources": {name: name for name in arguments.sources}},
+        "space": SPACES[arguments.space],
+        "objectives": [objective],
+        "constraints": [{"name": "depth", "metric": "layers", "max": arguments.layers}],
+        "budget": {"candidates": arguments.candidates},
+        "verify": {"top": arguments.top, "metrics": ["accuracy"]},
+        "workers": {"pool": "local"},
+        "dtype": "float32",
+        "seed": arguments.seed,
+    }
+
+
+def search(store: Store, registry: Registry, cache: Path, spec: dict[str, Any]) -> str:
+    run = store.create_run(spec, "study")[0].id
+    controller = Controller(store, registry, make_pool, ControllerSettings(cache=cache))
+    lease = store.acquire(controller.owner, 60.0, run)
+    assert lease is not None
+    controller.drive(lease, threading.Event())
+    return run
+
+
+def plain_scores(model: Path, tokenizer: Path, file: Path, ids: list[str]) -> list[float]:
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    outcome = make_scorer(loaded, AutoTokenizer.from_pretrained(tokenizer)).score(
+        load_eval_set("ja_math", file).pick(tuple(ids))
+    )
+    return list(outcome.values["choice_probability"])  # type: ignore[union-attr]
+
+
+def report(store: Store, run: str, registry: Registry, folder: Path) -> dict[str, Any]:
+    row = store.run(run)
+    assert row is not None
+    assert row.state == "succeeded", row.reason
+    result = row.summary["result"]
+    winner = store.candidate(run, result["winner"])
+    assert winner is not None
+    recipe = Recipe.model_validate(winner.recipe)
+    merge_to_directory(recipe, folder / "out", root=Path("/"))
+    answers = winner.responses["holdout"]["ja_math"]
+    found = plain_scores(folder / "out", registry.model("base"), registry.eval_set("ja_math"), answers["item_ids"])
+    stored = answers["values"]["choice_probability"]
+    assert recipe.path is not None
+    return {
+        "winner": result["winner"],
+        "path": [[hop.model, hop.layer, hop.scale] for hop in recipe.path.layers],
+        "table": [{k: line[k] for k in ("number", "label", "search", "holdout")} for line in result["table"]],
+        "paired": [pair for pair in result["paired"] if pair["objective"] == "ja_math"],
+        "inflation": result["inflation"],
+        "replayed": replay(store, run, registry).candidates,
+        "export_differs_by_at_most": max(abs(a - b) for a, b in zip(found, stored, strict=True)),
+        "failed": row.summary["failed"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--space", choices=SPACES, default="blocks")
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=SOURCES)
+    parser.add_argument("--candidates", type=int, default=30, help="the budget")
+    parser.add_argument("--items", type=int, default=12, help="that a candidate answers")
+    parser.add_argument("--pool", type=int, default=60, help="items of each split, of the demo's 300")
+    parser.add_argument("--top", type=int, default=2, help="candidates that answer all search items at the end")
+    parser.add_argument("--layers", type=int, default=36, help="most layers of a path")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        items(folder / "ja_math.jsonl", arguments.pool)
+        models = {"base": str(arguments.base.expanduser()), **{s: str(ZOO / "adapters" / s) for s in SOURCES}}
+        registry = Registry.of(models, {"ja_math": "ja_math.jsonl"}, folder)
+        store = open_store(f"sqlite:///{folder / 'runs.sqlite3'}")
+        spec = spec_of(arguments)
+        run = search(store, registry, folder / "cache", spec)
+        found = {"spec": spec, **report(store, run, registry, folder), "seconds": time.monotonic() - began}
+        store.close()
+    file = HERE / f"results_{arguments.space}_{arguments.seed}.json"
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for line in found["table"]:
+        print(line["number"], line["label"], (line["holdout"] or {}).get("ja_math"))
+
+
+if __name__ == "__main__":
+    main()
