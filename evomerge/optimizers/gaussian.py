@@ -42,7 +42,7 @@ Vector = NDArray[np.float64]
 LEAST_LENGTH, LEAST_NOISE = 0.025, 1e-4
 """Bounds that keep matrices invertible: shares of a gene's range, and of an objective's variance."""
 
-FIT_STEPS, SEARCH_STEPS = 40, 50
+FIT_STEPS, SEARCH_STEPS = 80, 50
 """Steps of L-BFGS on hyper-parameters, and on the genome."""
 
 CANDIDATES, RESTARTS = 128, 3

@@ -1,7 +1,9 @@
 """Bayesian search: the contract, what its processes believe, and what few evaluations find."""
 
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +114,20 @@ def test_few_evaluations_find_a_peak():
     ]
 
     assert found[0] > -1e-3 > max(found[1:])
+
+
+@pytest.mark.slow
+def test_forty_evaluations_of_the_toy_merge_find_more_than_cma_es(monkeypatch):
+    pytest.importorskip("sklearn", reason="the toy's digits come from scikit-learn")
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "experiments" / "benchmarks" / "toy_merge")
+    benchmark, toy = importlib.import_module("compare_optimizers"), importlib.import_module("digit_experts").ToyMerge()
+    found = [
+        np.mean([benchmark.search(toy, name, seed, 40)[-1].score for seed in (0, 1)])
+        for name in ("bayes", "cma_es", "random")
+    ]
+
+    assert found[0] >= found[1]
+    assert found[0] >= found[2] + 0.02
 
 
 @pytest.mark.slow
