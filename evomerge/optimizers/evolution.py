@@ -38,7 +38,10 @@ class EvolutionOptions(Options):
     """Options of every evolution strategy."""
 
     population: int | None = Field(
-        default=None, ge=4, le=100_000, description="evaluations per generation; null: 4 + 3 ln(genes), or half of the workers"
+        default=None,
+        ge=4,
+        le=100_000,
+        description="evaluations per generation; null: 4 + 3 ln(genes), or half of the workers",
     )
     sigma: float = Field(default=0.15, gt=0, le=0.5, description="initial step size, a share of each gene's range")
     restarts: Literal["ipop", "bipop", "none"] = Field(
