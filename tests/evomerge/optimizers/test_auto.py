@@ -46,7 +46,7 @@ def test_the_pick_follows_from_the_problem_and_is_explained(problem: Problem, na
 
 
 def test_few_evaluations_for_many_genes_learn_variances_only() -> None:
-    options: list[dict[str, Any]] = [choose(real((0.5,) * 20, 2, budget)).options for budget in (399, 400)]
+    options: list[dict[str, Any]] = [choose(real((0.5,) * 20, 1, budget)).options for budget in (399, 400)]
 
     assert [option.get("diagonal", False) for option in options] == [True, False]
 
