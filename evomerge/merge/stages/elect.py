@@ -73,9 +73,7 @@ def _energy_mean(state: State) -> State:
     found = {source: every[source] for source in state.deltas}
     signs = settle(elect(votes, "mass"), 1.0)
     kept = agreeing(votes, signs)
-    divisor = sum_of(
-        [torch.ne(x, 0, out=torch.empty_like(x)).mul_(found[s]) for s, x in zip(found, kept, strict=True)]
-    )
+    divisor = sum_of([torch.ne(x, 0, out=torch.empty_like(x)).mul_(found[s]) for s, x in zip(found, kept, strict=True)])
     merged = weighted_sum(dict(zip(found, kept, strict=True)), found, like=state.zeros)
     return state.with_merged(merged.mul_(signs).div_(divisor.clamp_(min=LEAST_SHARE)))
 
