@@ -121,7 +121,7 @@ def test_a_document_that_is_no_mapping_says_what_it_should_hold(tmp_path: Path) 
 def test_other_specifications_are_read_the_same_way(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("models: {base: b, sources: {a: a}}\nspace: {}\nobjectives:\n- {name: x}\n")
 
-    with pytest.raises(InvalidInputError, match=r"run.yaml:4 objectives\[0\].eval_sets: got None"):
+    with pytest.raises(InvalidInputError, match=r"run.yaml:4 objectives\[0\].eval_sets: got \[\]"):
         load_as(RunSpec, tmp_path / "run.yaml")
 
 
