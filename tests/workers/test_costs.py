@@ -28,7 +28,7 @@ def test_a_cost_is_objective_and_limit_from_the_first_candidate_to_the_report(tm
         space=SPACE,
         objectives=[SKILL, FLOPS],
         constraints=[{"name": "small", "metric": "layers", "max": 3}],
-        optimizer={"name": "auto"},
+        optimizer={"name": "random"},
         budget={"candidates": 14},
     )
     store, run = whole_run(tmp_path, make_registry(tmp_path), spec)
