@@ -77,7 +77,7 @@ class Spread:
 
     def read(self, tensor: str, begin: int, end: int) -> FloatArray:
         """There are no entries."""
-        raise NotImplementedError
+        raise AssertionError("these sources have inner products and no entries")
 
     def table(self, tensor: FlatTensor) -> FloatArray:
         """Of all blocks."""
