@@ -50,7 +50,9 @@ class EvolutionOptions(Options):
         "populations in turn (bipop), or as before (none)",
     )
     noise: Literal["auto", "off"] = Field(
-        default="auto", description="auto: ask more items while their errors blur the ranks of a generation"
+        default="off",
+        description="auto: ask more items while their errors blur the ranks of a generation; candidates cost more then, "
+        "so bound the search by budget.items",
     )
     max_fidelity: float = Field(
         default=4.0, ge=1, le=100, description="times the usual number of items that noise may lead to"

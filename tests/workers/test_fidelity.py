@@ -17,6 +17,7 @@ def items_of(store: Store, run: str, number: int) -> set[str]:
 def test_noisy_ranks_are_answered_with_more_items(tmp_path: Path) -> None:
     objective = {"name": "skill", "eval_sets": ["sums"], "metric": "accuracy", "items": 4}
     spec = run_spec(objectives=[objective], budget={"candidates": 14}, subset={"rotate": False})
+    spec["optimizer"] = {"name": "cma_es", "options": {"population": 4, "noise": "auto"}}
     store, run = whole_run(tmp_path, make_registry(tmp_path), spec)
     asked = [e.data for e in events_of(store, run) if e.type == "candidate.proposed"][len(BASELINES) :]
     answers = {data["number"]: items_of(store, run, data["number"]) for data in asked}

@@ -225,7 +225,7 @@ def test_noise_off_never_asks_for_more():
 
 
 def test_fidelity_is_part_of_the_state():
-    optimizer = CmaEs(real((0.5, 0.5)), seed=0)
+    optimizer = CmaEs(real((0.5, 0.5)), seed=0, noise="auto")
     for _ in range(2):
         optimizer.tell([Evaluation(p.trial, (0.1 * p.trial,), errors=(9.0,)) for p in optimizer.ask(6)])
     answered = optimizer.ask(3)
