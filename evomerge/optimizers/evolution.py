@@ -51,8 +51,8 @@ class EvolutionOptions(Options):
     )
     noise: Literal["auto", "off"] = Field(
         default="off",
-        description="auto: ask more items while their errors blur the ranks of a generation; candidates cost more then, "
-        "so bound the search by budget.items",
+        description="auto: ask more items while their errors blur the ranks of a generation; candidates cost more "
+        "then, so bound the search by budget.items",
     )
     max_fidelity: float = Field(
         default=4.0, ge=1, le=100, description="times the usual number of items that noise may lead to"
