@@ -65,7 +65,9 @@ def _over(spec: RunSpec, recipe: Recipe, registry: Registry, what: str) -> Recip
     places = {str(registry.model(alias)): name for name, alias in spec.models.sources.items()}
     names = {}
     for name, ref in recipe.sources.items():
-        place = str(Path(ref.location).expanduser().resolve())
+        place = str(
+            (Path(what).parent / Path(ref.location).expanduser()).resolve()
+        )  # a recipe's places start beside it
         if place not in places and name not in spec.models.sources:
             allowed = f"sources of the search: {', '.join(spec.models.sources)}"
             raise InvalidInputError(f"--near {what}: sources.{name}", ref.location, allowed)

@@ -18,6 +18,7 @@ from typing import Any
 from evomerge.candidate import CandidateState, Proposal
 from evomerge.errors import Failure, FailureReason
 from evomerge.optimizers import restore
+from evomerge.optimizers.optimizer import explanation_of
 from evomerge.recipe.schema import Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.run.state import ReplayError, RunMachine, Task, proposed
@@ -37,6 +38,8 @@ LEASE_S = 10.0
 """A dead controller's run is taken over after this long; a live one renews its lease every third of it."""
 WAIT_S = 0.25
 """How long one turn of the loop waits for results."""
+KNOWN = 25
+"""Candidates in one turn that were answered from equal ones."""
 COMMANDS_S = 0.1
 """Commands are looked for this often, however many results come in."""
 RETRIED = (FailureReason.WORKER_LOST, FailureReason.TIMEOUT)
@@ -174,7 +177,7 @@ class Drive:
                 _new_row(number, "baseline", label, recipe, 0, ())
                 for number, (label, recipe) in enumerate(self.search.baselines.items())
             ]
-            note = getattr(self.machine.optimizer, "explanation", None)
+            note = explanation_of(self.machine.optimizer)
             said = [Event("run.note", {"text": note})] if note else []
             self.ledger.put(
                 [*self.machine.start(), *said, *(_proposed_event(row, {"genome": []}) for row in rows)], rows
@@ -188,18 +191,24 @@ class Drive:
             self._advance()
 
     def _jobs(self, workers: int) -> Iterator[Job]:
-        """Work for idle workers: what waits, then new candidates."""
+        """Work for idle workers: what waits, then new candidates.
+
+        Where a space has few recipes, optimizers ask for the same ones again and again: after some answers that were
+        known already it is time to store them, to listen and to look whether the search is over.
+        """
         if self.machine.phase == "paused":
             return
         waiting = [key for key in self.machine.open if key[0] not in self.submitted]
         if self.spec.constraints and (0, "subset") in self.machine.open:
             waiting = [key for key in waiting if key[0] == 0]  # guards compare everybody with the base's answers
-        while len(self.submitted) < workers and not self.stop.is_set():
+        known = 0
+        while len(self.submitted) < workers and known < KNOWN and not self.stop.is_set():
             if waiting:
                 number, task = waiting.pop(0)
             elif self.machine.may_propose:
                 number, task = self._propose(), "subset"
                 if (number, task) not in self.machine.open:  # answered from an equal candidate
+                    known += 1
                     continue
             else:
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from evomerge.optimizers.checks import check_evaluation, check_foreign, check_pr
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import Design, Genes, as_genome
 from evomerge.optimizers.options import Option, Options, read
-from evomerge.optimizers.state import pack, unpack
+from evomerge.optimizers.state import Restorable, pack
 from evomerge.optimizers.surrogate import Answers, below_front
 from evomerge.seeds import generator
 
@@ -56,7 +56,7 @@ class BayesOptions(Options):
     generation_size: int = Field(default=16, ge=1, description="proposals that are scored on the same items")
 
 
-class BayesSearch:
+class BayesSearch(Restorable):
     """Bayesian optimization for up to some 100 evaluations of up to 60 real genes and 4 objectives.
 
     - **Design**: the start (trial 0), the domain's seeds, then steps from the start, or Sobol points everywhere.
@@ -193,13 +193,6 @@ class BayesSearch:
             "violations": self._answers.violations,
         }
         return pack(self.SCHEMA, head, arrays)
-
-    @classmethod
-    def from_state(cls, state: bytes) -> Self:
-        head, arrays = unpack(cls.SCHEMA, state)
-        search = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
-        search._restore(head, arrays)
-        return search
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self._trials, self._design = head["trials"], self._begin(head["drawn"])

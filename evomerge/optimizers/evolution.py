@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from evomerge.optimizers.noise import RankNoise
 from evomerge.optimizers.options import Option, Options, read
 from evomerge.optimizers.ranking import Matrix, UncrowdedImprovement, Vector, costs
 from evomerge.optimizers.restarts import Regime, Restarts
-from evomerge.optimizers.state import pack, unpack
+from evomerge.optimizers.state import Restorable, pack
 from evomerge.seeds import derive
 
 MAX_AGE = 3
@@ -131,7 +131,7 @@ class Answered:
     evaluation: Evaluation
 
 
-class EvolutionStrategy(ABC):
+class EvolutionStrategy(Restorable):
     """Ask and tell around a `SearchDistribution`.
 
     - **Generations** close when λ answers have arrived, whatever generation they were asked in; answers older than
@@ -320,13 +320,6 @@ class EvolutionStrategy(ABC):
         numbers = self._distribution.numbers or {}
         arrays |= {f"distribution.{name}": value for name, value in numbers.items()}
         return pack(self.SCHEMA, head, {name: np.asarray(value) for name, value in arrays.items()})
-
-    @classmethod
-    def from_state(cls, state: bytes) -> Self:
-        head, arrays = unpack(cls.SCHEMA, state)
-        optimizer = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
-        optimizer._restore(head, arrays)
-        return optimizer
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self._trials, self._generation, self._guests = head["trials"], head["generation"], head["guests"]

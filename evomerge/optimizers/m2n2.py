@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.niche_archive import Member, NicheArchive
 from evomerge.optimizers.niches import Rules
 from evomerge.optimizers.options import Option, Options, read
-from evomerge.optimizers.state import pack, unpack
+from evomerge.optimizers.state import Restorable, pack
 from evomerge.seeds import derive
 
 GENE_MUTATION = 0.02
@@ -80,7 +80,7 @@ class Asked:
     again: bool
 
 
-class M2n2:
+class M2n2(Restorable):
     """Model merging of natural niches: parents by shared fitness and attraction, a child, the worst of all leaves.
 
     - **No generations**: every answer counts when it comes, every proposal is bred from the archive as it is then. Late
@@ -268,13 +268,6 @@ class M2n2:
             head["archives"].append(archive_head)
             arrays |= {f"archive{i}.{name}": array for name, array in archive_arrays.items()}
         return pack(self.SCHEMA, head, arrays)
-
-    @classmethod
-    def from_state(cls, state: bytes) -> Self:
-        head, arrays = unpack(cls.SCHEMA, state)
-        optimizer = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
-        optimizer._restore(head, arrays)
-        return optimizer
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self._trials, self._scored, self._guests = head["trials"], head["scored"], head["guests"]

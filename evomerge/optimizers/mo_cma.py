@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from evomerge.optimizers.kernel import Kernel, Sample
 from evomerge.optimizers.mixed import MixedSettings
 from evomerge.optimizers.options import Option, Options, read
 from evomerge.optimizers.ranking import Matrix, worth
-from evomerge.optimizers.state import pack, unpack
+from evomerge.optimizers.state import Restorable, pack
 from evomerge.seeds import derive, generator
 
 KERNELS = 5
@@ -115,7 +115,7 @@ class Retired:
         return [as_genome(row) for row in self.places]
 
 
-class Como(ABC):
+class Como(Restorable):
     """Kernels that share a front, whatever they draw from; `ComoCmaEs` says how it goes."""
 
     Options: ClassVar[type[Options]]
@@ -273,13 +273,6 @@ class Como(ABC):
         for number, (_, numbers) in enumerate(dumps):
             arrays |= {f"{number}/{name}": value for name, value in numbers.items()}
         return pack(self.SCHEMA, head, arrays)
-
-    @classmethod
-    def from_state(cls, state: bytes) -> Self:
-        head, arrays = unpack(cls.SCHEMA, state)
-        optimizer = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
-        optimizer._restore(head, arrays)
-        return optimizer
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self._trials, self._updates, self._turn = head["trials"], head["updates"], head["turn"]

@@ -86,6 +86,21 @@ class Learner(Protocol):
         ...
 
 
+@runtime_checkable
+class Explained(Protocol):
+    """An optimizer that chose something by itself and says what, for the run's log; others have no such attribute."""
+
+    @property
+    def explanation(self) -> str:
+        """One line for a person."""
+        ...
+
+
+def explanation_of(optimizer: Optimizer) -> str | None:
+    """What an optimizer says of its choices, if it made any."""
+    return optimizer.explanation if isinstance(optimizer, Explained) else None
+
+
 def uses_gradients(optimizer: Optimizer | type[Optimizer]) -> bool:
     """Whether an optimizer, or every one of a kind, learns from gradients."""
     return isinstance(optimizer, GradientUser) and optimizer.uses_gradients is True

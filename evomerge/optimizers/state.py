@@ -8,13 +8,16 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import EvomergeError
+from evomerge.optimizers.domain import Problem
+from evomerge.optimizers.options import Option
 
 _HEAD = "head"
 
@@ -48,3 +51,25 @@ def unpack(schema: str, state: bytes) -> tuple[dict[str, Any], dict[str, NDArray
     if (found := head.pop("schema")) != schema:
         raise EvomergeError(f"expected an optimizer's state of {schema!r}, got {found!r}")
     return head, arrays
+
+
+class Restorable(ABC):
+    """An optimizer whose state's head holds `problem`, `seed` and `options`."""
+
+    SCHEMA: ClassVar[str]
+
+    @abstractmethod
+    def __init__(self, problem: Problem, *, seed: int, **options: Option) -> None:
+        """See `Optimizer`."""
+
+    @classmethod
+    def from_state(cls, state: bytes) -> Self:
+        """See `Optimizer`."""
+        head, arrays = unpack(cls.SCHEMA, state)
+        optimizer = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
+        optimizer._restore(head, arrays)
+        return optimizer
+
+    @abstractmethod
+    def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Read what was told and asked, into a fresh optimizer."""

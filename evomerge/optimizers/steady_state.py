@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from evomerge.optimizers.checks import check_evaluation, check_foreign
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import Design, Genes, Genomes, as_genome
 from evomerge.optimizers.options import Option, Options, read
-from evomerge.optimizers.state import pack, unpack
+from evomerge.optimizers.state import Restorable, pack
 from evomerge.seeds import generator
 
 ATTEMPTS = 10
@@ -94,7 +94,7 @@ class Waiting:
         return cls(genomes, [as_genome(row) for row in members.values], members.violations.tolist())
 
 
-class SteadyState(ABC):
+class SteadyState(Restorable):
     """A population that never waits.
 
     - **First** come the start (trial 0), the domain's seeds and Sobol points (`Design`), until a population's worth of
@@ -213,13 +213,6 @@ class SteadyState(ABC):
         asked = np.reshape(list(self._asked.values()), (-1, self._problem.domain.dim))
         arrays = {"asked": asked, **self._members.dump("members"), **self._latest().dump("waiting"), **self._more()}
         return pack(self.SCHEMA, head, arrays)
-
-    @classmethod
-    def from_state(cls, state: bytes) -> Self:
-        head, arrays = unpack(cls.SCHEMA, state)
-        optimizer = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
-        optimizer._restore(head, arrays)
-        return optimizer
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self._trials, self._generation = head["trials"], head["generation"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import Design, Genes, Genomes, as_genome
 from evomerge.optimizers.options import Option, Options, read
 from evomerge.optimizers.quadratic import Matrix, Quadratic, Vector, num_coefficients
-from evomerge.optimizers.state import pack, unpack
+from evomerge.optimizers.state import Restorable, pack
 from evomerge.optimizers.steady_state import Members
 from evomerge.optimizers.survival import Niches, by_crowding, reference_directions, survivors
 from evomerge.optimizers.variation import Variation
@@ -99,7 +99,7 @@ class Answers:
         self.violations = np.append(self.violations, evaluation.violation)[-MEMORY:]
 
 
-class MapSearch:
+class MapSearch(Restorable):
     """MAP: a quadratic surrogate for each objective, for up to 12 coefficients and any number of objectives.
 
     - **Design**: the start (trial 0), the domain's seeds, then steps from the start, or Sobol points everywhere.
@@ -286,13 +286,6 @@ class MapSearch:
             "violations": self._answers.violations,
         }
         return pack(self.SCHEMA, head, arrays)
-
-    @classmethod
-    def from_state(cls, state: bytes) -> Self:
-        head, arrays = unpack(cls.SCHEMA, state)
-        optimizer = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
-        optimizer._restore(head, arrays)
-        return optimizer
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self._trials, self._fits = head["trials"], head["fits"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from evomerge.optimizers.checks import check_evaluation, check_foreign, check_pr
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import as_genome
 from evomerge.optimizers.options import Option, Options, read
-from evomerge.optimizers.state import pack, unpack
+from evomerge.optimizers.state import Restorable, pack
 from evomerge.seeds import generator
 
 Vector = NDArray[np.float64]
@@ -77,7 +77,7 @@ class Move:
     velocity: Vector
 
 
-class Swarm:
+class Swarm(Restorable):
     """Particle swarm of merges; one objective, real genes.
 
     v ← (r₁φ_v·v + r₂φ_p(p - x) + r₃φ_g(g - x) - r₄φ_w(w - x)) / (r₁φ_v + r₂φ_p + r₃φ_g + r₄φ_w), x ← x + λ v
@@ -224,13 +224,6 @@ class Swarm:
         arrays["standing"] = np.array([p.standing for p in everyone])
         arrays["asked"] = np.reshape(moves, (-1, 2, self._problem.domain.dim))
         return pack(self.SCHEMA, head, arrays)
-
-    @classmethod
-    def from_state(cls, state: bytes) -> Self:
-        head, arrays = unpack(cls.SCHEMA, state)
-        optimizer = cls(Problem.load(head["problem"]), seed=head["seed"], **head["options"])
-        optimizer._restore(head, arrays)
-        return optimizer
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self._trials, self._design = head["trials"], self._begin(head["drawn"])

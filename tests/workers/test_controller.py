@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.merge.execute import merge_to_directory
 from evomerge.recipe.schema import Recipe
-from evomerge.storage.sql import open_store
 from evomerge.storage.store import CandidateQuery, Store
 from tests.workers import tiny_run
 from tests.workers.tiny_run import BASELINES, run_spec
@@ -23,25 +20,6 @@ from workers.drive import ControllerSettings
 from workers.job import Job, JobResult, WorkerSpec
 from workers.local import LocalPool
 from workers.registry import Registry
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    return tiny_run.make_registry(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def whole(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, str]]:
-    store, run = tiny_run.whole_run(tmp_path_factory.mktemp("whole"), registry, run_spec())
-    yield store, run
-    store.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(f"sqlite:///{tmp_path / 'store.sqlite3'}")
-    yield store
-    store.close()
 
 
 def ended(store: Store, registry: Registry, tmp_path: Path, **changes: Any) -> tuple[str, str | None]:

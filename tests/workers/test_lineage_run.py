@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from evomerge.merge.execute import merge_to_directory
 from evomerge.recipe.schema import Recipe
 from evomerge.storage.store import CandidateQuery
@@ -19,11 +17,6 @@ SPEC = run_spec(
     optimizer={"name": "m2n2", "options": {"population": 4, "warmup": 2}},
     budget={"candidates": 14},
 )
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    return tiny_run.make_registry(tmp_path_factory.mktemp("models"))
 
 
 def test_a_search_over_a_lineage_runs_to_its_end_and_follows_from_its_spec(registry: Registry, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from evomerge.optimizers import OPTIMIZERS
 from evomerge.storage.sql import open_store
-from tests.workers.tiny_run import counted_once, drive, events_of, make_registry, run_spec
+from tests.workers.tiny_run import counted_once, drive, events_of, run_spec
 from workers.registry import Registry
 from workers.replay import replay
 
@@ -21,11 +21,6 @@ SPACE = {
     "search": {"election": ["mass", "count"], "normalize": None, "group": [32, 64, 128], "alpha": None},
 }
 BASELINES = 4
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    return make_registry(tmp_path_factory.mktemp("models"))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,11 @@ from evomerge.recipe.schema import Recipe
 from evomerge.recipe.text import dump_yaml
 from evomerge.run.spec import RunSpec
 from evomerge.run.state import ReplayError
-from evomerge.storage.sql import open_store
 from evomerge.storage.store import CandidateQuery, Commit, Event, Store
 from tests.workers import tiny_run
 from tests.workers.tiny_run import run_spec
 from workers.registry import Registry
 from workers.replay import replay
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    return tiny_run.make_registry(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def whole(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, str]]:
-    store, run = tiny_run.whole_run(tmp_path_factory.mktemp("whole"), registry, run_spec())
-    yield store, run
-    store.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(f"sqlite:///{tmp_path / 'store.sqlite3'}")
-    yield store
-    store.close()
 
 
 def copied(store: Store, events: list[Event], spec: dict[str, Any]) -> str:
@@ -152,3 +131,18 @@ def test_a_search_stops_at_the_first_limit_and_verifies(
     assert row.summary["scored"] <= most
     assert row.summary["result"]["winner"] >= 4
     assert replay(store, run, registry).state == "succeeded"
+
+
+def test_a_space_of_two_recipes_ends_soon(store: Store, registry: Registry, tmp_path: Path) -> None:
+    both = {"math": {"weight": 0.5}, "ja": {"weight": 0.5}}
+    space = {"kind": "parameter", "methods": ["linear", "task_arithmetic"], "fixed_sources": both}
+    spec = run_spec(space=space, optimizer={"name": "random"}, budget={"candidates": 20_000, "stagnation": 30})
+    run = store.create_run(spec, "tiny")[0].id
+
+    state = tiny_run.drive(store, registry, tmp_path / "cache", run)
+
+    row = store.run(run)
+    assert row is not None
+    assert state == "succeeded"
+    assert "nothing got better" in (row.reason or "")
+    assert row.summary["scored"] < 200

@@ -13,6 +13,7 @@ import numpy as np
 from numba import carray
 
 from evomerge.merge.fused.kernels import F0, F1, HALF, LOW_BITS, ONE, U16, compiled, entries_at, wide_of
+from evomerge.merge.fused.votes import add_up
 from evomerge.merge.primitives.gram import LANES
 
 TILE = 512
@@ -220,7 +221,7 @@ def _votes(
 def _variance(vote_KT: Any, number: int, length: int, mean: Any, out: Any) -> None:  # pragma: no cover  # compiled
     """Var over all sources; those that leave the tensor alone count as zeros."""
     sources, by = len(vote_KT), np.float32(number)
-    _sum(vote_KT, length, mean)
+    add_up(vote_KT, length, mean)
     for i in range(length):
         mean[i] /= by
     vote = vote_KT[0]
@@ -236,17 +237,6 @@ def _variance(vote_KT: Any, number: int, length: int, mean: Any, out: Any) -> No
             out[i] += (mean[i] * mean[i]) * absent
     for i in range(length):
         out[i] /= by
-
-
-@compiled
-def _sum(vote_KT: Any, length: int, sum_T: Any) -> None:  # pragma: no cover  # compiled
-    vote = vote_KT[0]
-    for i in range(length):
-        sum_T[i] = vote[i]
-    for k in range(1, len(vote_KT)):
-        vote = vote_KT[k]
-        for i in range(length):
-            sum_T[i] += vote[i]
 
 
 @compiled
@@ -268,7 +258,7 @@ def _amplify(vote_KT: Any, gains_K: Any, length: int, alone: Any) -> None:  # pr
 
 @compiled
 def _mean(vote_KT: Any, shares_K: Any, length: int, total: Any, divisor: Any) -> None:  # pragma: no cover  # compiled
-    _sum(vote_KT, length, total)
+    add_up(vote_KT, length, total)
     for i in range(length):
         divisor[i] = F0
     for k in range(len(vote_KT)):
@@ -282,7 +272,7 @@ def _elected_mean(
     vote_KT: Any, shares_K: Any, length: int, sign_T: Any, total: Any, divisor: Any
 ) -> None:  # pragma: no cover  # compiled
     """Even votes are positive."""
-    _sum(vote_KT, length, sign_T)
+    add_up(vote_KT, length, sign_T)
     for i in range(length):
         sign_T[i] = -F1 if sign_T[i] < F0 else F1
         total[i] = F0

@@ -94,10 +94,10 @@ def merge(
                 )  # fmt: skip
                 worst = max(worst, seen)
             if elects:
-                _elect(vote_KT, number, sign)
+                add_up(vote_KT, number, sign)  # whose sign is the elected one
                 _agreeing(vote_KT, number, sign, divide_K, tie, total, divisor)
             else:
-                _add_up(vote_KT, number, total)
+                add_up(vote_KT, number, total)
             out = out_N[begin : begin + number]
             for i in range(number):
                 total[i] = total[i] * lam + center[i]
@@ -147,7 +147,7 @@ def majority(
                     vote_KT[k],
                 )  # fmt: skip
                 worst = max(worst, seen)
-            _elect(vote_KT, number, sign)
+            add_up(vote_KT, number, sign)  # whose sign is the elected one
             inside = np.int32(0)
             for i in range(number):
                 inside += np.int32(sign[i] > F0) - np.int32(sign[i] < F0)
@@ -209,7 +209,8 @@ def _vote(
 
 
 @compiled
-def _add_up(vote_KT: Any, number: int, sum_T: Any) -> None:  # pragma: no cover  # compiled
+def add_up(vote_KT: Any, number: int, sum_T: Any) -> None:  # pragma: no cover  # compiled
+    """Σ of the votes, source after source."""
     vote = vote_KT[0]
     for i in range(number):
         sum_T[i] = vote[i]
@@ -217,12 +218,6 @@ def _add_up(vote_KT: Any, number: int, sum_T: Any) -> None:  # pragma: no cover 
         vote = vote_KT[k]
         for i in range(number):
             sum_T[i] += vote[i]
-
-
-@compiled
-def _elect(vote_KT: Any, number: int, sign_T: Any) -> None:  # pragma: no cover  # compiled
-    """Σ votes: its sign is the elected one."""
-    _add_up(vote_KT, number, sign_T)
 
 
 @compiled
