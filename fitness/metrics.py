@@ -9,7 +9,7 @@ from typing import Literal
 from evomerge.errors import InvalidInputError
 from fitness.items import Item
 
-Kind = Literal["choice", "generation"]
+Kind = Literal["choice", "generation", "text"]
 Bounds = tuple[float | None, float | None]
 """Least and largest possible value; None where there is no bound."""
 
@@ -92,15 +92,15 @@ def metric(name: str) -> MetricInfo:
 
 
 def kind_of(item: Item) -> Kind:
-    """Whether an item is multiple choice or generation."""
-    return "choice" if item.choices else "generation"
+    """Whether an item is multiple choice, running text or generation."""
+    return "choice" if item.choices else "text" if item.text else "generation"
 
 
 def common_kind(items: Sequence[Item], where: str = "items") -> Kind:
     """The one kind that all items have.
 
     Raises:
-        InvalidInputError: multiple choice and generation items are mixed.
+        InvalidInputError: items of several kinds are mixed.
     """
     first = kind_of(items[0])
     for item in items:

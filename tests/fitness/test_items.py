@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from evomerge.errors import InvalidInputError
-from fitness.items import Item, load_eval_set, make_eval_set
+from fitness.items import Answering, Item, load_eval_set, make_eval_set
+from fitness.metrics import kind_of
 
 GOOD: dict[str, Any] = {"id": "a", "context": "1 + 1 =", "choices": [" 2", " 3"], "label": 0}
 
@@ -29,6 +30,21 @@ def test_items_are_read_in_file_order_with_their_defaults(tmp_path: Path) -> Non
     )
     assert [i.id for i in found.split("holdout")] == ["b"]
     assert [i.id for i in found.pick(["b", "a"])] == ["b", "a"]
+
+
+def test_every_kind_of_item_is_read(tmp_path: Path) -> None:
+    rows = [
+        {"id": "blank", "context": "", "contexts": ["a cat", "a dog"], "choices": [" sat.", " sat."], "label": 1},
+        {"id": "unknown", "context": "q", "choices": [" 1", " 2"], "label": None, "unconditioned": "A:"},
+        {"id": "text", "text": "It was a dark night."},
+        {"id": "code", "context": "def f", "answering": {"extract": "code", "stop": ["\n\n"], "tests": "assert f()"}},
+    ]
+    blank, unknown, text, code = load_eval_set("s", write(tmp_path / "s.jsonl", *rows)).items
+
+    assert blank == Item("blank", "", (" sat.", " sat."), 1, contexts=("a cat", "a dog"))
+    assert (unknown.label, unknown.unconditioned) == (None, "A:")
+    assert (text.text, kind_of(text)) == ("It was a dark night.", "text")
+    assert code.answering == Answering("code", ("\n\n",), tests="assert f()")
 
 
 def test_the_digest_knows_the_content_and_not_the_order() -> None:
@@ -55,6 +71,12 @@ def test_the_digest_knows_the_content_and_not_the_order() -> None:
         ({"weight": "1"}, ":1 weight"),
         ({"group": 3}, ":1 group"),
         ({"colour": "red"}, ":1 colour"),
+        ({"contexts": ["a"]}, ":1 contexts"),
+        ({"contexts": ["a", "b"]}, ":1 contexts"),
+        ({"text": "t"}, ":1 text"),
+        ({"answering": 3}, ":1 answering"),
+        ({"answering": {"tone": "kind"}}, ":1 answering tone"),
+        ({"answering": {"max_new_tokens": 0}}, ":1 answering max_new_tokens"),
     ],
 )
 def test_a_bad_field_is_named_with_its_line(tmp_path: Path, change: dict[str, Any], where: str) -> None:
