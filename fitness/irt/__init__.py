@@ -1,0 +1,1 @@
+"""Item response theory and its rivals: full scores from few items."""

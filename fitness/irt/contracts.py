@@ -1,0 +1,80 @@
+"""What selections and estimators of full scores have in common.
+
+A bank holds subjects that were asked everything. A selection names the items that further subjects are asked. An
+estimator is fitted on a bank and says from those answers what the full scores are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fitness.matrix import Floats, ResponseMatrix
+
+Places = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Complete answers to the items of one eval set.
+
+    Attributes:
+        matrix: complete rows only; there may be none.
+        parents: rows of the models that are merged, without repetition; may be empty.
+    """
+
+    matrix: ResponseMatrix
+    parents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Items that are asked.
+
+    Attributes:
+        places: [n] columns of the bank's matrix, without repetition.
+        strata: [n] int, the stratum that each was drawn from; all 0 for a simple random sample.
+        sizes: stratum → items in it; the items that could have been drawn.
+        random: [n] bool, which of them were drawn at random without replacement within their stratum; the others were
+            chosen, and have no inclusion probability.
+    """
+
+    places: Places
+    strata: Places
+    sizes: dict[int, int]
+    random: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Estimates of the full scores of K subjects.
+
+    Attributes:
+        means: [K].
+        errors: [K] standard errors; NaN where the method has none.
+        unbiased: whether they are free of bias by the way the items were drawn, whatever the subjects are.
+    """
+
+    means: Floats
+    errors: Floats
+    unbiased: bool
+
+
+class Estimator(Protocol):
+    """A way to full scores, fitted on a bank by its constructor or by a function; holds no further state."""
+
+    @property
+    def name(self) -> str:
+        """As in tables and settings."""
+        ...
+
+    def estimate(self, selection: Selection, answers: Floats) -> Scores:
+        """Full scores of K subjects from their answers to the selection's items.
+
+        Args:
+            answers: [K, n], complete.
+        """
+        ...
