@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from rich.text import Text
 
-from api import cli_adapter, cli_calibrate, cli_checks, cli_import, cli_search, cli_structure
+from api import cli_adapter, cli_calibrate, cli_checks, cli_import, cli_items, cli_search, cli_structure
 from api.cli_search import DataDir, RegistryFile
 from api.progress import make_console
 from evomerge import __version__
@@ -222,6 +222,7 @@ cli_structure.add_to(app)
 cli_calibrate.add_to(app)
 cli_import.add_to(app)
 cli_adapter.add_to(app)
+cli_items.add_to(app)
 cli_search.add_to(app)
 
 
