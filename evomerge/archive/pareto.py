@@ -8,7 +8,7 @@ The geometry is computed by moocore (LGPL-2.1, used as an installed library).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import moocore
@@ -166,6 +166,16 @@ class ParetoArchive:
         self._values[number] = tuple(point.tolist())
         self._hypervolume = None
         return FrontChange((number,), removed)
+
+    def rebuild(self, values: Mapping[int, Sequence[float]]) -> None:
+        """Begin again with these candidates, offered in their order: values of some have changed.
+
+        Raises:
+            ValueError: as `add`.
+        """
+        self._values, self._hypervolume = {}, None
+        for number, point in values.items():
+            self.add(number, point)
 
     @property
     def members(self) -> tuple[int, ...]:

@@ -110,15 +110,33 @@ class OptimizerSpec(_Frozen):
 
 
 class Subset(_Frozen):
-    """How the items of a generation are drawn from the search split.
+    """How the items of a generation are drawn from the search split, and what is made of the answers.
 
     Attributes:
         policy: `random`, or `stratified` by the items' group.
         rotate: new items every generation (a fixed subset is exploited by the optimizer).
+        race: shares of the items after which a candidate that has no chance is asked no more; none: every candidate
+            answers all of its items.
+        elites: after so many scored candidates the best answer all search items; null: only at the end.
+        elites_share: of the search candidates' answers, what elites may cost besides.
+        screening: what optimizers are told: `unbiased` estimates, or `auto`: what cross-validation on the item bank
+            finds closest to the full score.
+        bank: whether answers that earlier runs gave to the same items are used.
     """
 
     policy: Literal["random", "stratified"] = "stratified"
     rotate: bool = True
+    race: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5)
+    elites: int | None = Field(default=25, ge=1)
+    elites_share: float = Field(default=0.25, gt=0, le=10)
+    screening: Literal["auto", "unbiased"] = "auto"
+    bank: bool = True
+
+    @model_validator(mode="after")
+    def _race_grows(self) -> Subset:
+        if list(self.race) != sorted(set(self.race)):
+            raise WrongFieldError(("race",), list(self.race), "shares in rising order, such as [0.25, 0.5]")
+        return self
 
 
 class Budget(_Frozen):

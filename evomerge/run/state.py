@@ -8,7 +8,8 @@ Decisions are read off the state: `open` (evaluations that must end before the p
     ---------    -------------------------------------   -----------------------------------------------
     queued       nothing                                 a controller takes the run        → starting
     starting     the baselines, on generation 0's items  always                            → running
-    running      proposed search candidates              the budget is spent               → verifying
+    running      proposed search candidates, and elites  the budget is spent               → verifying
+                 that answer all search items
     paused       what was running when it was asked      `resume`                          → running
     stopping     what was running when it was asked      always                            → verifying
     verifying    the best candidates, all search items   they are scored: the chosen few and every baseline
@@ -27,8 +28,9 @@ from evomerge.archive.pareto import ParetoArchive
 from evomerge.candidate import Evaluation, Proposal
 from evomerge.errors import EvomergeError
 from evomerge.optimizers.optimizer import Optimizer
-from evomerge.run.ranking import reference_point, shortlist, sign
+from evomerge.run.ranking import shortlist
 from evomerge.run.spec import RunSpec
+from evomerge.run.standing import Standing
 from evomerge.run.stopping import Progress, reason_to_stop
 from evomerge.storage.store import TERMINAL, Event, RunState, Verb
 
@@ -51,14 +53,22 @@ class RunMachine:
         note: what the optimizer said of itself.
         open: (candidate number, task) → attempts begun, in the order in which they were opened.
         scores: number → objective or constraint name → {mean, se, n}, on the candidate's subset.
+        answered: number → the share of its items that a candidate answered; 1 unless a race ended early.
         verified: task → number → the same, on all search or holdout items.
-        items: answers of search candidates, before verification.
+        items: answers of search candidates, elites' included, before verification.
         elapsed_s: seconds in which the run was worked on, when the latest candidate was scored.
         unchanged: search candidates scored since the front last changed.
     """
 
-    def __init__(self, spec: RunSpec, optimizer: Optimizer, baselines: Sequence[str]) -> None:
+    def __init__(
+        self, spec: RunSpec, optimizer: Optimizer, baselines: Sequence[str], *, search_items: int | None = None
+    ) -> None:
+        """
+        Args:
+            search_items: how many a candidate answers when it answers all of them; None when it always does.
+        """
         self.spec, self.optimizer, self.baselines = spec, optimizer, tuple(baselines)
+        self._search_items = search_items
         self.phase: RunState = "queued"
         self.reason: str | None = None
         self.note: str | None = None
@@ -74,9 +84,10 @@ class RunMachine:
         self.items = 0
         self.elapsed_s = 0.0
         self.unchanged = 0
-        self.archive = ParetoArchive(len(spec.objectives))
-        self._best: dict[str, dict[str, Any]] = {}
+        self.answered: dict[int, float] = {}
+        self.standing = Standing(spec)
         self._num_scored = 0
+        self._elites_at = self._elites_items = 0
         self._trials: dict[int, int] = {}
         self._fidelities: dict[int, float] = {}
         self._verified_violations: dict[int, float] = {}
@@ -85,6 +96,11 @@ class RunMachine:
         self._base_failure = ""
 
     # -- decisions ----------------------------------------------------------------------------------------------
+
+    @property
+    def archive(self) -> ParetoArchive:
+        """The front."""
+        return self.standing.archive
 
     @property
     def done(self) -> bool:
@@ -126,6 +142,17 @@ class RunMachine:
         if self.result is None:
             return []
         return [Event("run.state", {"state": "succeeded", "reason": self.reason})]
+
+    def name_elites(self) -> list[Event]:
+        """`elites.chosen` when it is time that the leading candidates answer all search items; else none."""
+        policy, every = self.spec.subset, self.spec.subset.elites
+        if self.phase != "running" or self._search_items is None or every is None:
+            return []
+        if self._num_scored < self._elites_at + every:
+            return []
+        left = policy.elites_share * (self.items - self._elites_items) - self._elites_items
+        chosen = self.standing.elites(int(left // self._search_items))
+        return [Event("elites.chosen", {"numbers": chosen, "scored": self._num_scored})]
 
     def command(self, verb: Verb) -> list[Event]:
         """What a person asked for; a verb that does not fit the phase changes nothing."""
@@ -195,14 +222,14 @@ class RunMachine:
                 self._scored(data, ask_and_tell)
             case "candidate.failed":
                 self._failed(data, ask_and_tell)
+            case "elites.chosen":
+                self._elites_at = data["scored"]
+                self.open |= {(number, "search"): 0 for number in data["numbers"]}
             case "verification.started":
                 self.winners = tuple(data["winners"])
                 self.open |= {(number, data["task"]): 0 for number in data["numbers"]}
             case "candidate.verified":
-                del self.open[data["number"], data["split"]]
-                self.verified[data["split"]][data["number"]] = data["scores"]
-                if data["split"] == "search":
-                    self._verified_violations[data["number"]] = data["violation"]
+                self._verified(data)
             case "run.result":
                 self.result = data
 
@@ -219,7 +246,7 @@ class RunMachine:
 
     def best(self) -> dict[str, dict[str, float]]:
         """Per objective the best feasible search candidate, the earliest of equals: {number, mean, se, n}."""
-        return dict(self._best)
+        return self.standing.best()
 
     def summary(self) -> dict[str, Any]:
         """What run lists and pages show."""
@@ -257,8 +284,8 @@ class RunMachine:
         self.phase, self.reason = state, reason
         if state == "running":
             self._failed_before, self._scored_before = len(self.failed), len(self.scores)
-        if state == "running" and self.archive.reference is None:
-            self.archive.set_reference(reference_point(self.spec.objectives, list(self.scores.values())))
+        if state == "running":
+            self.standing.measure_from(self.scores)
         if state in TERMINAL:
             self.open.clear()
 
@@ -287,34 +314,38 @@ class RunMachine:
         self.scores[number], self.violations[number] = data["scores"], data["violation"]
         if number not in self._trials:
             return
-        values = signed(self.spec, data["scores"])
+        told = data.get("told", data["scores"])
         self._num_scored += 1
+        self.answered[number] = data.get("share", 1.0)
         self.items += data.get("items", 0)
         self.elapsed_s = data.get("elapsed_s", self.elapsed_s)
-        changed = data["violation"] <= 0 and bool(self.archive.add(number, values).added)
+        changed = self.standing.scored(number, data["scores"], told, data["violation"])
         self.unchanged = 0 if changed else self.unchanged + 1
-        if data["violation"] <= 0:
-            self._keep_best(number, data["scores"])
         if tell:
             self.optimizer.tell(
                 [
                     Evaluation(
                         self._trials[number],
-                        values,
+                        self.standing.values(number),
                         data["violation"],
-                        errors=tuple(data["scores"][o.name]["se"] for o in self.spec.objectives),
+                        errors=tuple(told[o.name]["se"] for o in self.spec.objectives),
                         responses=data.get("responses") and tuple(map(tuple, data["responses"])),
                         gradients=data.get("gradients") and tuple(map(tuple, data["gradients"])),
                     )
                 ]
             )
 
-    def _keep_best(self, number: int, scores: dict[str, dict[str, float]]) -> None:
-        for objective in self.spec.objectives:
-            name, best = objective.name, self._best.get(objective.name)
-            gain = 1.0 if best is None else sign(objective) * (scores[name]["mean"] - best["mean"])
-            if gain > 0 or (gain == 0 and best is not None and number < best["number"]):
-                self._best[name] = {"number": number, **scores[name]}
+    def _verified(self, data: dict[str, Any]) -> None:
+        number, split = data["number"], data["split"]
+        del self.open[number, split]
+        self.verified[split][number] = data["scores"]
+        if split != "search":
+            return
+        self._verified_violations[number] = data["violation"]
+        if self.phase != "verifying":  # the front stays that of the search
+            self.standing.completed(number, data["scores"], data["violation"])
+            self.items += data.get("items", 0)
+            self._elites_items += data.get("items", 0)
 
     def _failed(self, data: dict[str, Any], tell: bool) -> None:
         number, task = data["number"], data["task"]
@@ -330,7 +361,7 @@ class RunMachine:
     def _leave_running(self) -> list[Event]:
         if not self.scores or not self._search_scored:
             return [Event("run.state", {"state": "failed", "reason": "no candidate could be scored"})]
-        numbers = shortlist(self.spec, self.scores, self.violations, self._search_scored, self.spec.verify.top)
+        numbers = [n for n in self.standing.shortlist(self.spec.verify.top) if n not in self.verified["search"]]
         return [
             Event("run.state", {"state": "verifying", "reason": self.reason}),
             Event("verification.started", {"task": "search", "numbers": numbers, "winners": []}),
@@ -354,8 +385,3 @@ def proposed(proposal: Proposal) -> dict[str, Any]:
     if proposal.fidelity != 1:
         data["fidelity"] = proposal.fidelity
     return data
-
-
-def signed(spec: RunSpec, scores: dict[str, dict[str, float]]) -> tuple[float, ...]:
-    """A candidate's objective values with the sign that makes larger better, in the spec's order."""
-    return tuple(sign(o) * scores[o.name]["mean"] for o in spec.objectives)
