@@ -6,12 +6,10 @@ wants; all of them are then estimated from the same responses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from evomerge.candidate import Estimate
-from evomerge.errors import InvalidInputError
-from evomerge.run.spec import COSTS, Constraint, Objective, RunSpec
+from evomerge.run.spec import Objective, RunSpec
 from fitness.estimate import (
     PairedDifference,
     combine,
@@ -24,8 +22,9 @@ from fitness.estimate import (
 )
 from fitness.evaluator import Responses, Slopes
 from fitness.items import EvalSet, Item, Split
-from fitness.metrics import METRICS, MetricInfo, common_kind, metric
+from fitness.metrics import MetricInfo, metric
 from fitness.subset import Subset, draw
+from fitness.targets import Target, asked, check_spec, guard_of
 
 Asked = dict[str, tuple[str, ...]]
 """Eval set → ids of the items to score."""
@@ -47,17 +46,17 @@ class ObjectivePlan:
     """
 
     def __init__(self, spec: RunSpec, eval_sets: Mapping[str, EvalSet]) -> None:
-        _check_spec(spec, eval_sets)
+        check_spec(spec, eval_sets)
         self.objectives = tuple(o for o in spec.objectives if not o.is_cost)
-        self._guards = tuple(_guard(c) for c in spec.constraints if not c.is_cost)
+        self._guards = tuple(guard_of(c) for c in spec.constraints if not c.is_cost)
         self.subset = spec.subset
         self.seed = spec.seed
         self.eval_sets = dict(eval_sets)
         self._whole: dict[tuple[str, Split], Subset] = {}
         self._drawn: dict[tuple[str, int, float], Subset] = {}
-        self._targets = {o.name: _Target(o.eval_sets, metric(o.metric), o.items) for o in self.objectives}
-        self._targets |= {g.name: _Target((g.eval_set,), g.metric, g.items) for g in self._guards}
-        self._asked = _asked(self._targets.values())
+        self._targets = {o.name: Target(o.eval_sets, metric(o.metric), o.items) for o in self.objectives}
+        self._targets |= {g.name: Target((g.eval_set,), g.metric, g.items) for g in self._guards}
+        self._asked = asked(self._targets.values())
         self._controlled = {
             name
             for name, n in self._asked.items()
@@ -240,7 +239,7 @@ class ObjectivePlan:
 
     def _estimate(
         self,
-        target: _Target,
+        target: Target,
         eval_set: str,
         responses: Mapping[str, Responses],
         subset: Subset,
@@ -254,7 +253,7 @@ class ObjectivePlan:
 
     def _from(
         self,
-        target: _Target,
+        target: Target,
         eval_set: str,
         responses: Mapping[str, Responses],
         subset: Subset,
@@ -288,71 +287,6 @@ class ObjectivePlan:
             drop = estimate_mean(losses, subset, self._population(guard.eval_set, "search")).mean
             total += max(0.0, drop - guard.max_drop)
         return total
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What an objective and a constraint have in common. `items` None: all."""
-
-    eval_sets: tuple[str, ...]
-    metric: MetricInfo
-    items: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Guard:
-    """A constraint that is measured on items."""
-
-    name: str
-    eval_set: str
-    metric: MetricInfo
-    max_drop: float
-    items: int | None
-
-
-def _guard(constraint: Constraint) -> _Guard:
-    assert constraint.eval_set is not None, "the spec was checked"
-    assert constraint.max_drop is not None, "the spec was checked"
-    return _Guard(
-        constraint.name, constraint.eval_set, metric(constraint.metric), constraint.max_drop, constraint.items
-    )
-
-
-def _asked(targets: Iterable[_Target]) -> dict[str, int | None]:
-    """Eval set → the largest number of items that anything wants, None for all; in the order first named."""
-    asked: dict[str, int | None] = {}
-    for target in targets:
-        for eval_set in target.eval_sets:
-            before = asked.get(eval_set, 0)
-            asked[eval_set] = None if before is None or target.items is None else max(before, target.items)
-    return asked
-
-
-def _check_spec(spec: RunSpec, eval_sets: Mapping[str, EvalSet]) -> None:
-    for i, objective in enumerate(spec.objectives):
-        if len(set(objective.eval_sets)) < len(objective.eval_sets):
-            raise InvalidInputError(f"objectives.{i}.eval_sets", list(objective.eval_sets), "each eval set once")
-        for name in objective.eval_sets:
-            _check(f"objectives.{i}", "eval_sets", name, objective.metric, eval_sets, spec.verify.holdout)
-    for i, guard in enumerate(spec.constraints):
-        if guard.eval_set is not None:
-            _check(f"constraints.{i}", "eval_set", guard.eval_set, guard.metric, eval_sets, spec.verify.holdout)
-
-
-def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping[str, EvalSet], holdout: bool) -> None:
-    field = f"{where}.{key}"
-    if name not in eval_sets:
-        raise InvalidInputError(field, name, f"one of {', '.join(sorted(eval_sets)) or 'none that are known'}")
-    if metric_name not in METRICS:
-        raise InvalidInputError(f"{where}.metric", metric_name, f"one of {', '.join((*METRICS, *COSTS))}")
-    info = METRICS[metric_name]
-    kind = common_kind(eval_sets[name].items, f"eval set {name!r} item")
-    if kind != info.kind:
-        raise InvalidInputError(f"{where}.metric", metric_name, f"a {kind} metric, as {name!r} has {kind} items")
-    if not eval_sets[name].split("search"):
-        raise InvalidInputError(field, name, "an eval set with search items")
-    if holdout and not eval_sets[name].split("holdout"):
-        raise InvalidInputError(field, name, "an eval set with holdout items (or `verify.holdout: false`)")
 
 
 def _answers(responses: Mapping[str, Responses], eval_set: str, metric_name: str, ids: Sequence[str]) -> list[float]:

@@ -1,0 +1,81 @@
+"""What objectives and constraints ask of eval sets, checked against what these hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from evomerge.errors import InvalidInputError
+from evomerge.run.spec import COSTS, Constraint, RunSpec
+from fitness.items import EvalSet
+from fitness.metrics import METRICS, MetricInfo, common_kind, metric
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an objective and a constraint have in common. `items` None: all."""
+
+    eval_sets: tuple[str, ...]
+    metric: MetricInfo
+    items: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A constraint that is measured on items."""
+
+    name: str
+    eval_set: str
+    metric: MetricInfo
+    max_drop: float
+    items: int | None
+
+
+def guard_of(constraint: Constraint) -> Guard:
+    """A constraint that is no cost."""
+    assert constraint.eval_set is not None, "the spec was checked"
+    assert constraint.max_drop is not None, "the spec was checked"
+    return Guard(constraint.name, constraint.eval_set, metric(constraint.metric), constraint.max_drop, constraint.items)
+
+
+def asked(targets: Iterable[Target]) -> dict[str, int | None]:
+    """Eval set → the largest number of items that anything wants, None for all; in the order first named."""
+    found: dict[str, int | None] = {}
+    for target in targets:
+        for eval_set in target.eval_sets:
+            before = found.get(eval_set, 0)
+            found[eval_set] = None if before is None or target.items is None else max(before, target.items)
+    return found
+
+
+def check_spec(spec: RunSpec, eval_sets: Mapping[str, EvalSet]) -> None:
+    """Whether everything that is asked can be.
+
+    Raises:
+        InvalidInputError: an unknown eval set or metric, a metric that is not defined on an eval set's items, or a
+            split that is needed and empty; names the field of the spec.
+    """
+    for i, objective in enumerate(spec.objectives):
+        if len(set(objective.eval_sets)) < len(objective.eval_sets):
+            raise InvalidInputError(f"objectives.{i}.eval_sets", list(objective.eval_sets), "each eval set once")
+        for name in objective.eval_sets:
+            _check(f"objectives.{i}", "eval_sets", name, objective.metric, eval_sets, spec.verify.holdout)
+    for i, guard in enumerate(spec.constraints):
+        if guard.eval_set is not None:
+            _check(f"constraints.{i}", "eval_set", guard.eval_set, guard.metric, eval_sets, spec.verify.holdout)
+
+
+def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping[str, EvalSet], holdout: bool) -> None:
+    field = f"{where}.{key}"
+    if name not in eval_sets:
+        raise InvalidInputError(field, name, f"one of {', '.join(sorted(eval_sets)) or 'none that are known'}")
+    if metric_name not in METRICS:
+        raise InvalidInputError(f"{where}.metric", metric_name, f"one of {', '.join((*METRICS, *COSTS))}")
+    info = METRICS[metric_name]
+    kind = common_kind(eval_sets[name].items, f"eval set {name!r} item")
+    if kind != info.kind:
+        raise InvalidInputError(f"{where}.metric", metric_name, f"a {kind} metric, as {name!r} has {kind} items")
+    if not eval_sets[name].split("search"):
+        raise InvalidInputError(field, name, "an eval set with search items")
+    if holdout and not eval_sets[name].split("holdout"):
+        raise InvalidInputError(field, name, "an eval set with holdout items (or `verify.holdout: false`)")
