@@ -48,6 +48,10 @@ class Item:
         text: running text whose likelihood after `context` (which may be empty) is measured.
         references: accepted answers of a generation item.
         answering: for generation items that are not answered with a first line.
+        delimiter: how every choice begins that its length does not count, for normalised log-likelihoods.
+        question: what is asked, where the context holds more than that (examples, instructions); duplicates are found
+            by it. Empty: the context.
+        doc: a JSON object that an answer is judged by outside, see `fitness.harness`; empty for all others.
         split: `search` items steer a search; `holdout` items only report its result.
         group: stratum for stratified subsets.
         weight: share in the eval set's mean, relative.
@@ -65,6 +69,16 @@ class Item:
     unconditioned: str = "Answer:"
     text: str = ""
     answering: Answering | None = None
+    delimiter: str = ""
+    question: str = ""
+    doc: str = ""
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """What tells an item from others: its question, or else what a model reads before it answers."""
+        if self.question:
+            return (self.question,)
+        return self.contexts or ((self.context,) if self.context else self.choices or (self.text,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +115,13 @@ def make_eval_set(name: str, items: Sequence[Item], source: str = "") -> EvalSet
     twice = [i for i, n in Counter(item.id for item in items).items() if n > 1]
     if twice:
         raise InvalidInputError(f"{where} id", twice[0], f"unique ids; {len(twice)} occur more than once")
-    asked = {_asked(item) for item in items if item.split == "search"}
-    both = [item.id for item in items if item.split == "holdout" and _asked(item) in asked]
+    asked = {item.asked for item in items if item.split == "search"}
+    both = [item.id for item in items if item.split == "holdout" and item.asked in asked]
     if both:
         raise InvalidInputError(f"{where} split", both[0], "a context in one split only")
-    text = json.dumps([_as_json(i) for i in sorted(items, key=lambda i: i.id)], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([as_json(i) for i in sorted(items, key=lambda i: i.id)], sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return EvalSet(name, tuple(items), digest, {i.id: i for i in items})
-
-
-def _asked(item: Item) -> tuple[str, ...]:
-    """What a model reads of an item before it answers."""
-    return item.contexts or ((item.context,) if item.context else (item.text,))
 
 
 def load_eval_set(name: str, path: Path) -> EvalSet:
@@ -124,7 +133,7 @@ def load_eval_set(name: str, path: Path) -> EvalSet:
     if not path.is_file():
         raise InvalidInputError(f"eval set {name!r}", str(path), "a JSONL file that exists")
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
             items.append(_parse(line, f"{path}:{number}"))
     return make_eval_set(name, items, str(path))
@@ -143,7 +152,7 @@ def _parse(line: str, where: str) -> Item:
     if not isinstance(data.get("id"), str) or not data["id"]:
         raise InvalidInputError(f"{where} id", data.get("id"), "a non-empty string")
     context = _text(data, "context", where)
-    if not context and not contexts and not text:
+    if not context and not contexts and not text and not (choices and data.get("context") == ""):
         raise InvalidInputError(f"{where} context", data.get("context"), "a non-empty string")
     if choices:
         _check_choices(data, where, context, contexts, choices)
@@ -164,7 +173,17 @@ def _parse(line: str, where: str) -> Item:
         references=_texts(data, "references", where), split=split, group=_text(data, "group", where),
         weight=float(weight), contexts=contexts, unconditioned=_text(data, "unconditioned", where, "Answer:"),
         text=text, answering=_answering(data.get("answering"), f"{where} answering"),
+        delimiter=_text(data, "delimiter", where), question=_text(data, "question", where),
+        doc=_doc(data.get("doc"), f"{where} doc"),
     )  # fmt: skip
+
+
+def _doc(data: Any, where: str) -> str:
+    if data is None:
+        return ""
+    if not isinstance(data, dict):
+        raise InvalidInputError(where, data, "an object")
+    return json.dumps(data, sort_keys=True, ensure_ascii=False)
 
 
 def _only(data: dict[str, Any], kind: type[Item | Answering], where: str) -> None:
@@ -197,6 +216,9 @@ def _check_choices(
         raise InvalidInputError(f"{where} contexts", list(contexts), allowed)
     if len(choices) < 2 or len(set(different)) != len(choices):
         raise InvalidInputError(f"{where} choices", list(choices), "two or more different choices")
+    delimiter = _text(data, "delimiter", where)
+    if not all(choice.startswith(delimiter) and choice != delimiter for choice in choices):
+        raise InvalidInputError(f"{where} delimiter", delimiter, "what every choice begins with, and not all of one")
     named = "label" in data and label is None  # null, not forgotten: for label-free metrics
     if not named and (not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(choices)):
         raise InvalidInputError(f"{where} label", label, f"an integer from 0 to {len(choices) - 1}")
@@ -217,7 +239,23 @@ def _answering(data: Any, where: str) -> Answering | None:
     )  # fmt: skip
 
 
-def _as_json(item: Item) -> dict[str, object]:
+def write_items(items: Sequence[Item], path: Path) -> None:
+    """Write JSONL that `load_eval_set` reads; all of it or nothing.
+
+    Raises:
+        InvalidInputError: an item that could not be read again; the message names its line and field.
+    """
+    lines = [json.dumps(as_json(item), ensure_ascii=False) for item in items]
+    for number, line in enumerate(lines, start=1):
+        _parse(line, f"{path}:{number}")
+    make_eval_set(path.stem, items, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    part.replace(path)
+
+
+def as_json(item: Item) -> dict[str, object]:
     """As a line of JSONL holds it; fields that have their default and came later are left out, so that digests stay."""
     data: dict[str, object] = {
         "id": item.id, "context": item.context, "choices": list(item.choices), "label": item.label,
@@ -227,4 +265,6 @@ def _as_json(item: Item) -> dict[str, object]:
         value = getattr(item, part.name)
         if part.name not in data and value != part.default:
             data[part.name] = asdict(value) if isinstance(value, Answering) else value
+    if item.doc:
+        data["doc"] = json.loads(item.doc)
     return data

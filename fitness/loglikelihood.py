@@ -185,7 +185,7 @@ def choice_metrics(item: Item, scores: Sequence[float]) -> dict[str, float]:
     assert item.label is not None, "the item's parser checked this"
     found = np.asarray(scores, dtype=np.float64)
     right = float(found[item.label])
-    lengths = np.asarray([len(choice) for choice in item.choices], dtype=np.float64)
+    lengths = np.asarray([len(choice) - len(item.delimiter) for choice in item.choices], dtype=np.float64)
     shifted = np.exp(found - found.max())
     return {
         "accuracy": float(found.argmax() == item.label),

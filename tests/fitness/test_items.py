@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import InvalidInputError
-from fitness.items import Answering, Item, load_eval_set, make_eval_set
+from fitness.items import Answering, Item, load_eval_set, make_eval_set, write_items
 from fitness.metrics import kind_of
 
 GOOD: dict[str, Any] = {"id": "a", "context": "1 + 1 =", "choices": [" 2", " 3"], "label": 0}
@@ -74,6 +74,9 @@ def test_the_digest_knows_the_content_and_not_the_order() -> None:
         ({"contexts": ["a"]}, ":1 contexts"),
         ({"contexts": ["a", "b"]}, ":1 contexts"),
         ({"text": "t"}, ":1 text"),
+        ({"delimiter": "x"}, ":1 delimiter"),
+        ({"delimiter": " 2"}, ":1 delimiter"),
+        ({"doc": [1]}, ":1 doc"),
         ({"answering": 3}, ":1 answering"),
         ({"answering": {"tone": "kind"}}, ":1 answering tone"),
         ({"answering": {"max_new_tokens": 0}}, ":1 answering max_new_tokens"),
@@ -101,3 +104,43 @@ def test_ids_are_unique_and_splits_share_no_context(tmp_path: Path) -> None:
         load_eval_set("s", write(tmp_path / "s.jsonl"))
     with pytest.raises(InvalidInputError, match="file that exists"):
         load_eval_set("s", tmp_path / "absent.jsonl")
+
+
+ALL_FIELDS = [
+    Item("blank", "", (" sat.", " ran."), 1, contexts=("a cat", "a dog"), delimiter=" ", question="Who?"),
+    Item("sentences", "", ("He has left.", "He have left."), 0, split="holdout", weight=2.0, group="g"),
+    Item("text", "It was", text=" a dark\u2028night.\x85", unconditioned=""),
+    Item("judged", "def f", answering=Answering("code", ("\n\n",), 9, "assert f()", "en"), doc='{"gold": ["1", 2.5]}'),
+]
+
+
+def test_written_items_are_read_again_as_they_were(tmp_path: Path) -> None:
+    write_items(ALL_FIELDS, tmp_path / "new" / "s.jsonl")
+    found = load_eval_set("s", tmp_path / "new" / "s.jsonl")
+
+    assert list(found.items) == ALL_FIELDS
+    assert found.digest == make_eval_set("s", ALL_FIELDS).digest
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="two or more different"):
+        write_items([*ALL_FIELDS, Item("twice", "q", (" 1", " 1"), 0)], tmp_path / "s.jsonl")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_question_tells_items_apart_where_their_contexts_hold_more() -> None:
+    asked = [Item(name, f"{name} Q: x", (" 1", " 2"), 0, split=name, question="x") for name in ("search", "holdout")]
+
+    with pytest.raises(InvalidInputError, match="one split only"):
+        make_eval_set("s", asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [("geo", "073c97226616063f"), ("ja_math", "699fd414f78ee7a3")],
+)
+def test_files_written_before_keep_their_digest(name: str, digest: str) -> None:
+    path = Path(__file__).parents[2] / "experiments" / "zoo" / "items" / f"{name}.jsonl"
+
+    assert load_eval_set(name, path).digest.startswith(digest)
