@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import InvalidInputError
+from evomerge.seeds import generator
 from fitness.items import Item
-from fitness.subset import Policy, allocate, draw
+from fitness.subset import Policy, allocate, deck_order, draw, random_order
 
 
 def population(*sizes: int) -> list[Item]:
@@ -122,3 +124,49 @@ def test_subsets_of_higher_fidelity_hold_those_of_lower_fidelity(
 def test_a_fidelity_below_one_is_refused(fidelity: float) -> None:
     with pytest.raises(InvalidInputError, match="fidelity"):
         draw(population(5), 2, policy="random", seed=0, generation=0, fidelity=fidelity)
+
+
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 2**31))
+def test_a_deck_is_used_up_before_anything_comes_again(size: int, hand: int, seed: int) -> None:
+    counts: Counter[int] = Counter()
+    for generation in range(8):
+        order = deck_order(size, hand, generation, partial(generator, seed))
+        counts.update(order[:hand].tolist())
+
+        assert sorted(order.tolist()) == list(range(size))
+        assert max(counts.values()) - min(counts[i] for i in range(size)) <= 1
+
+
+def test_each_hand_of_a_deck_is_a_simple_random_sample() -> None:
+    """Ten pairs out of five places, also where a hand spans two decks."""
+    for generation in (0, 2, 3):
+        pairs = Counter(
+            tuple(sorted(deck_order(5, 2, generation, partial(generator, seed))[:2].tolist())) for seed in range(4000)
+        )
+
+        # 4000 draws with chance 1/10: mean 400, standard deviation 19.
+        assert len(pairs) == 10
+        assert all(abs(count - 400) < 4.5 * 19 for count in pairs.values())
+
+
+@given(st.integers(1, 20), st.data())
+def test_a_random_order_holds_everything(size: int, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, size))
+
+    assert sorted(random_order(size, generator(1), first=first).tolist()) == list(range(size))
+
+
+@given(sizes, policies, st.integers(0, 2**31))
+def test_generations_of_a_deck_share_the_items_among_them(counts: list[int], policy: Policy, seed: int) -> None:
+    items = population(*counts)
+    n = max(1, len(items) // 3)
+    drawn = [set(draw(items, n, policy=policy, seed=seed, generation=g, deck=True).ids) for g in range(3)]
+
+    assert all(len(ids) == n for ids in drawn)
+    if policy == "random":
+        assert len(set.union(*drawn)) == min(3 * n, len(items))
+
+
+def test_weights_share_like_sizes_and_everybody_gets_the_least() -> None:
+    assert allocate({0: 50, 1: 30, 2: 20}, 20, weights={0: 15.0, 1: 15.0, 2: 4.4}, least=2) == {0: 9, 1: 9, 2: 2}
+    assert allocate({0: 50, 1: 1}, 5, least=2) == {0: 4, 1: 1}
