@@ -1,8 +1,6 @@
 """From responses to numbers with error bars: means over eval sets, intervals, and paired differences.
 
-N items in the population, N_h in stratum h, n_h of them asked; item weights w. The mean is the stratified one with the
-ratio (Hájek) mean inside each stratum: unbiased under the draws of `fitness.subset` when weights are equal, biased by
-O(1/n_h) when they are not, and exact when everything was asked (Cochran 1977, Sampling Techniques, ch. 2, 5, 6).
+One candidate at a time; the arithmetic of samples is in `fitness.survey`.
 """
 
 from __future__ import annotations
@@ -13,15 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from evomerge.candidate import Estimate
 from fitness.items import Item
 from fitness.metrics import Bounds
 from fitness.subset import Subset
-
-Floats = NDArray[np.float64]
+from fitness.survey import Design, Floats, stratified_mean
 
 UNBOUNDED: Bounds = (None, None)
 
@@ -29,7 +25,7 @@ UNBOUNDED: Bounds = (None, None)
 def estimate_mean(
     values: Sequence[float],
     subset: Subset,
-    population: Sequence[Item],
+    population: Sequence[Item] | Design,
     *,
     bounds: Bounds = UNBOUNDED,
     lattice: Sequence[float] | None = None,
@@ -40,7 +36,7 @@ def estimate_mean(
     Args:
         values: one per item of `subset.ids`, in that order.
         subset: the items asked and the strata that they were drawn from.
-        population: every item that might have been asked.
+        population: every item that might have been asked, or what `design` made of it and of the subset.
         bounds: of the metric; responses that lie on the bounds only (right or wrong) get a standard error that is
             not 0 even when all are equal.
         lattice: the only values that such responses take; None is the two bounds.
@@ -52,38 +48,37 @@ def estimate_mean(
     """
     if len(values) != len(subset.ids) or len(values) == 0:
         raise ValueError(f"{len(values)} values for {len(subset.ids)} items; one each is needed, and at least one")
+    known = population if isinstance(population, Design) else design(subset, population)
+    y = np.asarray(values, dtype=np.float64)[None, :]
+    means, errors = stratified_mean(y, known, bounds=bounds, lattice=lattice, finite=finite)
+    return Estimate(float(means[0]), float(errors[0]), len(values))
+
+
+def design(subset: Subset, population: Sequence[Item]) -> Design:
+    """What a subset's items stand for in their population: made once, it serves all who answered the subset.
+
+    Raises:
+        ValueError: the subset names an item that is not in the population.
+    """
     items = {item.id: item for item in population}
     unknown = [i for i in subset.ids if i not in items]
     if unknown:
         raise ValueError(f"item {unknown[0]!r} is not in the population of {len(items)} items")
-    y = np.asarray(values, dtype=np.float64)
-    w = np.asarray([items[i].weight for i in subset.ids], dtype=np.float64)
-    rows = _rows_by_stratum(subset)
-    simple = set(rows) == {""}
-    members = {h: [i for i in population if simple or i.group == h] for h in rows}
-    total = sum(item.weight for members_h in members.values() for item in members_h)
-    means = {h: float(np.average(y[r], weights=w[r])) for h, r in rows.items()}
-    # Residuals of the ratio mean, in units of y: z_i = w_i (y_i − ȳ_h) / w̄_h.
-    z = np.concatenate([w[r] * (y[r] - means[h]) / w[r].mean() for h, r in rows.items()])
-    share = {h: sum(i.weight for i in members[h]) / total for h in rows}
-    mean = sum(share[h] * means[h] for h in rows)
-    # One variance for all strata: with shares in proportion to their sizes this is their right mixture, and strata of
-    # one or two items have none of their own to speak of.
-    pooled = _pooled_variance(z, y, mean, len(rows), bounds, lattice)
-    unasked = {h: 1 - len(r) / len(members[h]) if finite else 1.0 for h, r in rows.items()}
-    variance = sum(share[h] ** 2 * unasked[h] * pooled / len(r) for h, r in rows.items())
-    inside = min(max(mean, float(y.min())), float(y.max()))  # shares add up to 1 but for rounding
-    return Estimate(inside, math.sqrt(variance), len(y))
+    names = sorted(set(subset.strata))
+    simple = names == [""]
+    members = [[item.weight for item in population if simple or item.group == h] for h in names]
+    totals = np.asarray([sum(weights) for weights in members], dtype=np.float64)
+    return Design(
+        weights=np.asarray([items[i].weight for i in subset.ids], dtype=np.float64),
+        strata=np.asarray([names.index(h) for h in subset.strata], dtype=np.intp),
+        sizes=np.asarray([len(weights) for weights in members], dtype=np.float64),
+        shares=totals / totals.sum(),
+    )
 
 
 def mean_weights(subset: Subset, population: Sequence[Item]) -> Floats:
     """What each response counts in the mean of `estimate_mean` (and of `estimate_difference`), one per item asked."""
-    items, rows = {item.id: item for item in population}, _rows_by_stratum(subset)
-    w = np.asarray([items[i].weight for i in subset.ids], dtype=np.float64)
-    sizes = {h: sum(i.weight for i in population if set(rows) == {""} or i.group == h) for h in rows}
-    for h, r in rows.items():
-        w[r] *= sizes[h] / sum(sizes.values()) / w[r].sum()
-    return w
+    return design(subset, population).counts
 
 
 def estimate_difference(
@@ -91,7 +86,7 @@ def estimate_difference(
     control: Sequence[float],
     control_mean: float,
     subset: Subset,
-    population: Sequence[Item],
+    population: Sequence[Item] | Design,
     *,
     bounds: Bounds = UNBOUNDED,
 ) -> Estimate:
@@ -118,35 +113,6 @@ def estimate_difference(
     mean = control_mean + found.mean
     mean = mean if low is None else max(low, mean)
     return Estimate(mean if high is None else min(high, mean), found.se, found.n)
-
-
-def _rows_by_stratum(subset: Subset) -> dict[str, list[int]]:
-    rows: dict[str, list[int]] = {}
-    for row, stratum in sorted(enumerate(subset.strata), key=lambda pair: pair[1]):
-        rows.setdefault(stratum, []).append(row)
-    return rows
-
-
-def _pooled_variance(
-    z: Floats, y: Floats, mean: float, num_strata: int, bounds: Bounds, lattice: Sequence[float] | None
-) -> float:
-    """Variance within strata, never 0.
-
-    For right-or-wrong responses one more observation on each bound is imagined, as Agresti and Coull 1998 do for a
-    proportion: twenty right answers in a row do not mean that the twenty-first is certain.
-    """
-    low, high = bounds
-    squares, freedom = float(np.sum(z**2)), len(z) - num_strata
-    if low is not None and high is not None and np.isin(y, lattice or (low, high)).all():
-        return (squares + (low - mean) ** 2 + (high - mean) ** 2) / (freedom + 2)
-    if freedom > 0 and squares > 0:
-        return squares / freedom
-    between = float(np.var(y, ddof=1)) if len(y) > 1 else 0.0
-    if between > 0:  # one item a stratum: the spread between strata bounds the one within, on average
-        return between
-    # Equal values, or a single one: half of the range if it is known, else the size of the value itself.
-    scale = (high - low) / 2 if low is not None and high is not None else max(abs(mean), 1e-3)
-    return scale**2
 
 
 def combine(estimates: Sequence[Estimate]) -> Estimate:

@@ -14,16 +14,17 @@ from fitness.estimate import (
     PairedDifference,
     combine,
     combine_paired,
+    design,
     estimate_difference,
     estimate_mean,
     interval,
-    mean_weights,
     paired,
 )
 from fitness.evaluator import Responses, Slopes
 from fitness.items import EvalSet, Item, Split
 from fitness.metrics import MetricInfo, metric
 from fitness.subset import Subset, draw
+from fitness.survey import Design
 from fitness.targets import Target, asked, check_spec, guard_of
 
 Asked = dict[str, tuple[str, ...]]
@@ -54,6 +55,7 @@ class ObjectivePlan:
         self.eval_sets = dict(eval_sets)
         self._whole: dict[tuple[str, Split], Subset] = {}
         self._drawn: dict[tuple[str, int, float], Subset] = {}
+        self._designs: dict[tuple[str, Split, Subset], Design] = {}
         self._targets = {o.name: Target(o.eval_sets, metric(o.metric), o.items) for o in self.objectives}
         self._targets |= {g.name: Target((g.eval_set,), g.metric, g.items) for g in self._guards}
         self._asked = asked(self._targets.values())
@@ -146,7 +148,7 @@ class ObjectivePlan:
         weights = {}
         for name in objective.eval_sets:
             subset = self._subset(name, generation, fidelity)
-            counts = share * mean_weights(subset, self._population(name, "search"))
+            counts = share * self._design(name, "search", subset).counts
             weights[name] = dict(zip(subset.ids, counts.tolist(), strict=True))
         return Slopes(objective.metric, weights)
 
@@ -232,6 +234,13 @@ class ObjectivePlan:
             self._whole[eval_set, split] = draw(population, None, policy=self.subset.policy, seed=0, generation=0)
         return self._whole[eval_set, split]
 
+    def _design(self, eval_set: str, split: Split, subset: Subset) -> Design:
+        """What a subset stands for; one for all candidates that answered it."""
+        key = (eval_set, split, subset)
+        if key not in self._designs:
+            self._designs[key] = design(subset, self._population(eval_set, split))
+        return self._designs[key]
+
     def _split_of(self, responses: Mapping[str, Responses], eval_set: str) -> Split:
         if eval_set not in responses or not responses[eval_set].item_ids:
             raise ValueError(f"no responses to eval set {eval_set!r}; there are {sorted(responses)}")
@@ -248,8 +257,8 @@ class ObjectivePlan:
         finite: bool,
     ) -> Estimate:
         values = _answers(responses, eval_set, target.metric.name, subset.ids)
-        population = self._population(eval_set, split)
-        return estimate_mean(values, subset, population, bounds=target.metric.bounds, finite=finite)
+        known = self._design(eval_set, split, subset)
+        return estimate_mean(values, subset, known, bounds=target.metric.bounds, finite=finite)
 
     def _from(
         self,
@@ -267,9 +276,9 @@ class ObjectivePlan:
         if eval_set not in self._controlled or eval_set not in control:
             return self._estimate(target, eval_set, responses, subset, "search", finite=True)
         known = self._estimate(target, eval_set, control, everything, "search", finite=True)
-        name, population = target.metric.name, self._population(eval_set, "search")
+        name, drawn = target.metric.name, self._design(eval_set, "search", subset)
         values, beside = (_answers(r, eval_set, name, subset.ids) for r in (responses, control))
-        return estimate_difference(values, beside, known.mean, subset, population, bounds=target.metric.bounds)
+        return estimate_difference(values, beside, known.mean, subset, drawn, bounds=target.metric.bounds)
 
     def _violation(
         self,
@@ -284,7 +293,7 @@ class ObjectivePlan:
             after = _answers(responses, guard.eval_set, info.name, subset.ids)
             sign = 1 if info.higher_is_better else -1
             losses = [sign * (b - a) for a, b in zip(after, before, strict=True)]
-            drop = estimate_mean(losses, subset, self._population(guard.eval_set, "search")).mean
+            drop = estimate_mean(losses, subset, self._design(guard.eval_set, "search", subset)).mean
             total += max(0.0, drop - guard.max_drop)
         return total
 

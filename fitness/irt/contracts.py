@@ -37,15 +37,19 @@ class Selection:
     Attributes:
         places: [n] columns of the bank's matrix, without repetition.
         strata: [n] int, the stratum that each was drawn from; all 0 for a simple random sample.
-        sizes: stratum → items in it; the items that could have been drawn.
-        random: [n] bool, which of them were drawn at random without replacement within their stratum; the others were
-            chosen, and have no inclusion probability.
+        sizes: stratum → items in it, those that were chosen among them; together they are all items.
+        random: [n] bool, which of them were drawn at random without replacement within their stratum, from the items
+            of it that were not chosen; the others were chosen, and have no inclusion probability. Chosen items stand
+            for themselves only where the rest of the population was drawn from, too.
+        columns: [N] the stratum of every column of the matrix. It may be left out where there is one stratum, and
+            where items' weights are equal; the doubly robust estimator needs it with several strata.
     """
 
     places: Places
     strata: Places
     sizes: dict[int, int]
     random: NDArray[np.bool_]
+    columns: Places | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ class Scores:
     Attributes:
         means: [K].
         errors: [K] standard errors; NaN where the method has none.
-        unbiased: whether they are free of bias by the way the items were drawn, whatever the subjects are.
+        unbiased: whether they are free of bias by the way the items were drawn, whatever the subjects are (with item
+            weights that differ within a stratum, but for O(1/n): Hájek's ratio).
     """
 
     means: Floats

@@ -1,0 +1,128 @@
+"""The arithmetic of samples: means over a population of items from the answers to some of them, with their errors.
+
+Shapes: K subjects, n items asked, H strata. In stratum h, n_h of N_h items were asked; item weights w. The mean is the
+stratified one with the ratio (Hájek) mean inside each stratum: unbiased under draws without replacement when weights
+are equal within strata, biased by O(1/n_h) when they are not, and exact when everything was asked (Cochran 1977,
+Sampling Techniques, ch. 2, 5, 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+PSEUDO_FREEDOM = 2.0
+"""Where strata have variances of their own, each is drawn towards the pooled one as if by so many more answers: a
+stratum of three items says little about its variance, and of one nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Items asked and what they stand for.
+
+    Attributes:
+        weights: [n] of the items, relative.
+        strata: [n] int, 0..H-1; every stratum has an item.
+        sizes: [H] items in each stratum.
+        shares: [H] of each stratum in the mean, sum 1.
+    """
+
+    weights: Floats
+    strata: NDArray[np.intp]
+    sizes: Floats
+    shares: Floats
+
+    @property
+    def asked(self) -> Floats:
+        """[H] items asked in each stratum."""
+        return np.bincount(self.strata, minlength=len(self.sizes)).astype(np.float64)
+
+    @property
+    def counts(self) -> Floats:
+        """[n] what each answer counts in the mean; sum 1."""
+        totals = np.bincount(self.strata, self.weights, minlength=len(self.sizes))
+        return np.asarray(self.weights * (self.shares / totals)[self.strata])
+
+
+def stratified_mean(
+    values: Floats,
+    design: Design,
+    *,
+    bounds: tuple[float | None, float | None] = (None, None),
+    lattice: Sequence[float] | None = None,
+    finite: bool = True,
+    separate: bool = False,
+) -> tuple[Floats, Floats]:
+    """Means over the population and their standard errors.
+
+    Args:
+        values: [K, n], at least one item.
+        bounds: of a value; rows whose values lie on the bounds only (right or wrong) get a standard error that is not
+            0 even when all are equal.
+        lattice: the only values that such rows take; None is the two bounds.
+        finite: whether the population itself is meant (no error when everything was asked), or the wider world of
+            questions that it was taken from.
+        separate: a variance for each stratum, for items that were not shared out in proportion to the strata's sizes;
+            else one for all, which is their right mixture where they were.
+
+    Returns:
+        [K] means, [K] standard errors.
+    """
+    means_h, members = _means(values, design), _members(design)
+    means = np.clip(means_h @ design.shares, values.min(axis=1), values.max(axis=1))  # shares sum to 1 but for rounding
+    asked = design.asked
+    mean_weights = np.bincount(design.strata, design.weights, minlength=len(asked)) / asked
+    # Residuals of the ratio mean, in units of y: z_i = w_i (y_i − ȳ_h) / w̄_h.
+    z = (values - means_h[:, design.strata]) * (design.weights / mean_weights[design.strata])
+    pooled = _pooled_variance(z, values, means, len(asked), bounds, lattice)
+    unasked = 1 - asked / design.sizes if finite else np.ones(len(asked))
+    factors = design.shares**2 * unasked / asked
+    if not separate or len(asked) == 1:
+        return means, np.sqrt(pooled * factors.sum())
+    variances = (z**2 @ members + PSEUDO_FREEDOM * pooled[:, None]) / (asked - 1 + PSEUDO_FREEDOM)
+    return means, np.sqrt(variances @ factors)
+
+
+def _members(design: Design) -> Floats:
+    """[n, H] 1 where an item is in a stratum."""
+    return np.asarray(design.strata[:, None] == np.arange(len(design.sizes)), dtype=np.float64)
+
+
+def _means(values: Floats, design: Design) -> Floats:
+    """[K, H] weighted means within strata."""
+    weighted = _members(design) * design.weights[:, None]
+    return np.asarray(values @ (weighted / weighted.sum(axis=0)))
+
+
+def _pooled_variance(
+    z: Floats,
+    y: Floats,
+    means: Floats,
+    num_strata: int,
+    bounds: tuple[float | None, float | None],
+    lattice: Sequence[float] | None,
+) -> Floats:
+    """[K] variances within strata, never 0.
+
+    For right-or-wrong answers one more on each bound is imagined, as Agresti and Coull 1998 do for a proportion:
+    twenty right answers in a row do not mean that the twenty-first is certain.
+    """
+    low, high = bounds
+    squares, freedom = np.sum(z**2, axis=1), z.shape[1] - num_strata
+    # Equal values, or a single one: half of the range if it is known, else the size of the value itself.
+    scale = np.maximum(np.abs(means), 1e-3) if low is None or high is None else np.full(len(y), (high - low) / 2)
+    between = np.var(y, axis=1, ddof=1) if y.shape[1] > 1 else np.zeros(len(y))
+    # One item a stratum: the spread between strata bounds the one within, on average.
+    found = np.where(between > 0, between, scale**2)
+    if freedom > 0:
+        found = np.where(squares > 0, squares / freedom, found)
+    if low is None or high is None:
+        return np.asarray(found)
+    graded = np.isin(y, lattice or (low, high)).all(axis=1)
+    imagined = (squares + (low - means) ** 2 + (high - means) ** 2) / (freedom + 2)
+    return np.asarray(np.where(graded, imagined, found))
