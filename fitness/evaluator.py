@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evomerge.errors import Failure
 from fitness.items import Item
 
 Metric = str
-"""`accuracy`, `choice_probability`, `log_likelihood` (multiple choice) or `exact_match` (generation); METRICS in
-`fitness.metrics` says what each means."""
+"""A name in METRICS of `fitness.metrics`, which says what each means."""
+
+Reference = NDArray[np.float64]
+"""A source's answer to an item that it owns: log-probabilities [choices] of a multiple-choice item, or [vocabulary] of
+the first token of a generated answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,14 @@ class Responses:
     tokens: int
 
 
+def joined(first: Responses, second: Responses) -> Responses:
+    """Answers to some items and to further ones, under the metrics that both have."""
+    values = {name: first.values[name] + second.values[name] for name in first.values.keys() & second.values.keys()}
+    return Responses(
+        first.item_ids + second.item_ids, values, first.seconds + second.seconds, first.tokens + second.tokens
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Slopes:
     """How an objective depends on what items are worth: it is Σ weight · metric(item), up to a constant.
@@ -46,7 +60,18 @@ class Slopes:
 class Scorer(Protocol):
     """Scores items with the model that it was made with; the model's weights may change between calls."""
 
-    def score(self, items: Sequence[Item]) -> Responses | Failure:
+    def score(
+        self,
+        items: Sequence[Item],
+        metrics: Sequence[Metric] | None = None,
+        references: Mapping[str, Reference] | None = None,
+    ) -> Responses | Failure:
         """Responses to the items, or why there are none (`non_finite`, `out_of_memory`). The same numbers whatever
-        the order of the items."""
+        the order of the items.
+
+        Args:
+            metrics: which are wanted; None: all that these items allow and that cost nothing beside each other. Others
+                may be answered beside them.
+            references: item id → the answer of the source that owns it, for metrics that compare with it.
+        """
         ...

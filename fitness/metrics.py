@@ -24,6 +24,10 @@ class MetricInfo:
         higher_is_better: the direction that a guard protects.
         text: one line for a person.
         differentiable: whether it has derivatives by the model's weights that say where to go.
+        also: further kinds of items that it is defined on.
+        label_free: whether items need no right answer for it.
+        expert: whether answers are compared with those of the source that owns the item, see `fitness.label_free`.
+        on_demand: whether it costs forward passes of its own, so that it is computed only where it is asked by name.
     """
 
     name: str
@@ -32,6 +36,14 @@ class MetricInfo:
     higher_is_better: bool
     text: str
     differentiable: bool = False
+    also: tuple[Kind, ...] = ()
+    label_free: bool = False
+    expert: bool = False
+    on_demand: bool = False
+
+    def fits(self, kind: Kind) -> bool:
+        """Whether it is defined on items of a kind."""
+        return kind == self.kind or kind in self.also
 
 
 METRICS: dict[str, MetricInfo] = {
@@ -46,6 +58,21 @@ METRICS: dict[str, MetricInfo] = {
             "as accuracy, with each log-likelihood divided by the choice's length in characters",
         ),
         MetricInfo(
+            "accuracy_bytes",
+            "choice",
+            (0.0, 1.0),
+            True,
+            "as accuracy, with each log-likelihood divided by the choice's length in UTF-8 bytes",
+        ),
+        MetricInfo(
+            "accuracy_pmi",
+            "choice",
+            (0.0, 1.0),
+            True,
+            "as accuracy, with each choice's log-likelihood without the question taken away",
+            on_demand=True,
+        ),
+        MetricInfo(
             "choice_probability",
             "choice",
             (0.0, 1.0),
@@ -58,8 +85,9 @@ METRICS: dict[str, MetricInfo] = {
             "choice",
             (None, 0.0),
             True,
-            "log-likelihood of the right choice, summed over tokens, nats",
+            "log-likelihood of the right choice, or of running text, summed over tokens, nats",
             differentiable=True,
+            also=("text",),
         ),
         MetricInfo(
             "margin",
@@ -68,6 +96,73 @@ METRICS: dict[str, MetricInfo] = {
             True,
             "log-likelihood of the right choice minus that of the best wrong one, nats; near ties are near 0",
             differentiable=True,
+        ),
+        MetricInfo(
+            "entropy",
+            "choice",
+            (0.0, None),
+            False,
+            "entropy of the choices' probabilities, or of a generated answer's first token, nats",
+            also=("generation",),
+            label_free=True,
+            on_demand=True,
+        ),
+        MetricInfo(
+            "expert_kl",
+            "choice",
+            (0.0, None),
+            False,
+            "Kullback-Leibler divergence of those probabilities from those of the source that owns the item, nats",
+            also=("generation",),
+            label_free=True,
+            expert=True,
+            on_demand=True,
+        ),
+        MetricInfo(
+            "expert_mse",
+            "choice",
+            (0.0, None),
+            False,
+            "mean squared difference of those log-probabilities and those of the source that owns the item",
+            also=("generation",),
+            label_free=True,
+            expert=True,
+            on_demand=True,
+        ),
+        MetricInfo(
+            "expert_flips",
+            "choice",
+            (0.0, 1.0),
+            False,
+            "1 where the most likely answer is another than that of the source that owns the item",
+            also=("generation",),
+            label_free=True,
+            expert=True,
+            on_demand=True,
+        ),
+        MetricInfo(
+            "bits_per_byte",
+            "text",
+            (0.0, None),
+            False,
+            "minus the log-likelihood of running text for each of its UTF-8 bytes, bits",
+            label_free=True,
+        ),
+        MetricInfo(
+            "nats_per_word",
+            "text",
+            (0.0, None),
+            False,
+            "minus the log-likelihood of running text for each of its words, nats; perplexity is its exponential",
+            label_free=True,
+        ),
+        MetricInfo(
+            "nats_per_token",
+            "text",
+            (0.0, None),
+            False,
+            "minus the log-likelihood of running text for each of its tokens, nats; perplexity is its exponential",
+            label_free=True,
         ),
         MetricInfo(
             "exact_match",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evomerge.errors import InvalidInputError
 from evomerge.run.spec import COSTS, Constraint, RunSpec
 from fitness.items import EvalSet
-from fitness.metrics import METRICS, MetricInfo, common_kind, metric
+from fitness.metrics import METRICS, Kind, MetricInfo, common_kind, metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,19 @@ def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping
         raise InvalidInputError(f"{where}.metric", metric_name, f"one of {', '.join((*METRICS, *COSTS))}")
     info = METRICS[metric_name]
     kind = common_kind(eval_sets[name].items, f"eval set {name!r} item")
-    if kind != info.kind:
+    if not info.fits(kind):
         raise InvalidInputError(f"{where}.metric", metric_name, f"a {kind} metric, as {name!r} has {kind} items")
+    _check_labels(f"{where}.metric", info, eval_sets[name], kind)
     if not eval_sets[name].split("search"):
         raise InvalidInputError(field, name, "an eval set with search items")
     if holdout and not eval_sets[name].split("holdout"):
         raise InvalidInputError(field, name, "an eval set with holdout items (or `verify.holdout: false`)")
+
+
+def _check_labels(field: str, info: MetricInfo, eval_set: EvalSet, kind: Kind) -> None:
+    """An item without a right choice has label-free metrics only."""
+    bare = [item.id for item in eval_set.items if item.label is None]
+    if kind == "choice" and bare and not info.label_free:
+        free = ", ".join(name for name, other in METRICS.items() if other.label_free and other.fits(kind))
+        allowed = f"one of {free}: {len(bare)} items of {eval_set.name!r} have no label, the first is {bare[0]!r}"
+        raise InvalidInputError(field, info.name, allowed)
