@@ -7,6 +7,8 @@ wants; all of them are then estimated from the same responses.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 from evomerge.candidate import Estimate
 from evomerge.run.spec import Objective, RunSpec
@@ -15,14 +17,15 @@ from fitness.estimate import (
     combine,
     combine_paired,
     design,
-    estimate_difference,
     estimate_mean,
     interval,
     paired,
 )
-from fitness.evaluator import Responses, Slopes
+from fitness.evaluator import Metric, Responses, Slopes
 from fitness.items import EvalSet, Item, Split
+from fitness.measure import Control, Measure, answers_by_id, answers_to
 from fitness.metrics import MetricInfo, metric
+from fitness.racing import Lap, nested
 from fitness.subset import Subset, draw
 from fitness.survey import Design
 from fitness.targets import Target, asked, check_spec, guard_of
@@ -55,6 +58,7 @@ class ObjectivePlan:
         self.eval_sets = dict(eval_sets)
         self._whole: dict[tuple[str, Split], Subset] = {}
         self._drawn: dict[tuple[str, int, float], Subset] = {}
+        self._laps: dict[tuple[int, float, bool], tuple[Lap, ...]] = {}
         self._designs: dict[tuple[str, Split, Subset], Design] = {}
         self._targets = {o.name: Target(o.eval_sets, metric(o.metric), o.items) for o in self.objectives}
         self._targets |= {g.name: Target((g.eval_set,), g.metric, g.items) for g in self._guards}
@@ -80,7 +84,8 @@ class ObjectivePlan:
         """The search items that every candidate of a generation and fidelity answers.
 
         Args:
-            fidelity: so many times the usual number, at least 1; those of a lower fidelity are among them.
+            fidelity: so many times the usual number; those of a lower fidelity are among them. Below 1 it is one of
+                the shares after which a race may end.
         """
         return {name: self._subset(name, generation, fidelity).ids for name in self._asked}
 
@@ -95,6 +100,36 @@ class ObjectivePlan:
         what the budget's candidates answer."""
         return {name: ids for name, ids in self.search_items().items() if name in self._controlled}
 
+    def laps(
+        self, generation: int, fidelity: float, shares: Sequence[float], control: Control | None
+    ) -> tuple[Lap, ...]:
+        """The blocks in which a candidate's items are asked: up to each of the shares that holds enough to judge by,
+        then up to the usual number, then up to `fidelity` times it.
+
+        Args:
+            shares: of the usual number, in rising order.
+        """
+        key = (generation if self.subset.rotate else 0, fidelity, control is not None)
+        if key not in self._laps:
+            enough = [s for s in shares if all(self._nested(name, generation, s) for name in self._asked)]
+            ends = sorted({*enough, 1.0, fidelity})
+            laps = [self._lap(generation, start, end, control) for start, end in pairwise([0.0, *ends])]
+            self._laps[key] = (*laps[:-1], replace(laps[-1], measures=()))
+        return self._laps[key]
+
+    def control(self, responses: Mapping[str, Responses]) -> Control:
+        """From a model's answers to `control_items`."""
+        answers: dict[str, dict[Metric, dict[str, float]]] = {}
+        means: dict[str, dict[Metric, float]] = {}
+        for target in self._targets.values():
+            for name in self._controlled & set(target.eval_sets):
+                known = target.metric.name
+                answers.setdefault(name, {})[known] = answers_by_id(responses, name, known)
+                everything = self._everything(name, "search")
+                found = self._measure(target, name, everything).estimate(responses)
+                means.setdefault(name, {})[known] = found.mean
+        return Control(answers, means)
+
     def split_items(self, split: Split) -> Asked:
         """All items of one split; an eval set without any is left out."""
         return {name: self._everything(name, split).ids for name in self._asked if self._population(name, split)}
@@ -103,20 +138,27 @@ class ObjectivePlan:
         """All search items."""
         return self.split_items("search")
 
+    @property
+    def num_search_items(self) -> int | None:
+        """How many items a candidate answers when it answers all; None when it always does."""
+        whole = {name: len(ids) for name, ids in self.search_items().items()}
+        asked = {name: n for name, n in self._asked.items() if n is not None and n < whole[name]}
+        return sum(whole.values()) if asked else None
+
     # -- what the answers say -------------------------------------------------------------------------------------
 
     def scores(
         self,
         responses: Mapping[str, Responses],
         generation: int,
-        control: Mapping[str, Responses] | None = None,
+        control: Control | None = None,
         fidelity: float = 1.0,
     ) -> dict[str, Estimate]:
         """Every objective's and constraint's estimate on all search items, from a generation's items.
 
         Args:
             fidelity: that the items were asked for with.
-            control: the control's answers to `control_items`; with them, estimates are by difference, and generations
+            control: what `control` made of a model's answers; with it, estimates are by difference, and generations
                 that happened to get easy items can be compared with others.
 
         Raises:
@@ -124,7 +166,7 @@ class ObjectivePlan:
         """
         subsets = {name: self._subset(name, generation, fidelity) for name in self._asked}
         return {
-            name: combine([self._from(target, e, responses, subsets[e], control or {}) for e in target.eval_sets])
+            name: combine([self._from(target, e, responses, subsets[e], control) for e in target.eval_sets])
             for name, target in self._targets.items()
         }
 
@@ -156,7 +198,7 @@ class ObjectivePlan:
         self, objective: Objective, eval_set: str, responses: Mapping[str, Responses], generation: int
     ) -> list[float]:
         low, high = self.metric(objective.name).bounds
-        values = _answers(responses, eval_set, objective.metric, self._subset(eval_set, generation).ids)
+        values = answers_to(responses, eval_set, objective.metric, self._subset(eval_set, generation).ids)
         if low is not None and high is not None:
             values = [(value - low) / (high - low) for value in values]
             return values if objective.direction == "maximize" else [1 - value for value in values]
@@ -174,7 +216,7 @@ class ObjectivePlan:
             for eval_set in target.eval_sets:
                 split = self._split_of(responses, eval_set)
                 everything = self._everything(eval_set, split)
-                parts.append(self._estimate(target, eval_set, responses, everything, split, finite=False))
+                parts.append(self._measure(target, eval_set, everything, split, finite=False).estimate(responses))
             result[name] = combine(parts)
         return result
 
@@ -206,8 +248,8 @@ class ObjectivePlan:
         """a − b on the items that both answered; wins are items on which a's value is larger."""
         target, parts = self._targets[name], []
         for eval_set in target.eval_sets:
-            left = _by_id(a, eval_set, target.metric.name)
-            right = _by_id(b, eval_set, target.metric.name)
+            left = answers_by_id(a, eval_set, target.metric.name)
+            right = answers_by_id(b, eval_set, target.metric.name)
             ids = sorted(left.keys() & right.keys())
             weights = [i.weight for i in self.eval_sets[eval_set].pick(ids)]
             parts.append(paired([left[i] for i in ids], [right[i] for i in ids], weights=weights, level=level))
@@ -219,6 +261,10 @@ class ObjectivePlan:
         return self.eval_sets[eval_set].split(split)
 
     def _subset(self, eval_set: str, generation: int, fidelity: float = 1.0) -> Subset:
+        if fidelity < 1:
+            found = self._nested(eval_set, generation, fidelity)
+            assert found is not None, "races end at shares that hold enough items"
+            return found
         key = (eval_set, generation if self.subset.rotate else 0, fidelity)
         if key not in self._drawn:
             self._drawn[key] = draw(
@@ -227,6 +273,32 @@ class ObjectivePlan:
                 fidelity=fidelity,
             )  # fmt: skip
         return self._drawn[key]
+
+    def _nested(self, eval_set: str, generation: int, share: float) -> Subset | None:
+        key = (eval_set, generation if self.subset.rotate else 0, share)
+        if key not in self._drawn:
+            whole = self._subset(eval_set, generation)
+            found = nested(whole, share, seed=self.seed, generation=key[1], eval_set=eval_set)
+            if found is None:
+                return None
+            self._drawn[key] = found
+        return self._drawn[key]
+
+    def _lap(self, generation: int, start: float, end: float, control: Control | None) -> Lap:
+        ids = self.items(generation, end)
+        before = self.items(generation, start) if start else {}
+        new = {name: tuple(i for i in ids[name] if i not in set(before.get(name, ()))) for name in ids}
+        measures = [
+            (
+                1.0 if o.direction == "maximize" else -1.0,
+                tuple(
+                    self._measure(self._targets[o.name], e, self._subset(e, generation, end), control=control)
+                    for e in o.eval_sets
+                ),
+            )
+            for o in self.objectives
+        ]
+        return Lap(end, new, tuple(measures))
 
     def _everything(self, eval_set: str, split: Split) -> Subset:
         if (eval_set, split) not in self._whole:
@@ -246,19 +318,19 @@ class ObjectivePlan:
             raise ValueError(f"no responses to eval set {eval_set!r}; there are {sorted(responses)}")
         return self.eval_sets[eval_set].pick(responses[eval_set].item_ids[:1])[0].split
 
-    def _estimate(
+    def _measure(
         self,
         target: Target,
         eval_set: str,
-        responses: Mapping[str, Responses],
         subset: Subset,
-        split: Split,
+        split: Split = "search",
         *,
-        finite: bool,
-    ) -> Estimate:
-        values = _answers(responses, eval_set, target.metric.name, subset.ids)
+        control: Control | None = None,
+        finite: bool = True,
+    ) -> Measure:
+        beside = None if control is None else control.beside(eval_set, target.metric.name, subset)
         known = self._design(eval_set, split, subset)
-        return estimate_mean(values, subset, known, bounds=target.metric.bounds, finite=finite)
+        return Measure(eval_set, target.metric.name, target.metric.bounds, subset, known, beside, finite)
 
     def _from(
         self,
@@ -266,19 +338,14 @@ class ObjectivePlan:
         eval_set: str,
         responses: Mapping[str, Responses],
         subset: Subset,
-        control: Mapping[str, Responses],
+        control: Control | None,
     ) -> Estimate:
         """From all search items where all were answered, else from the subset's, by difference where there is a
         control."""
         everything = self._everything(eval_set, "search")
         if eval_set in responses and set(everything.ids) <= set(responses[eval_set].item_ids):
-            return self._estimate(target, eval_set, responses, everything, "search", finite=True)
-        if eval_set not in self._controlled or eval_set not in control:
-            return self._estimate(target, eval_set, responses, subset, "search", finite=True)
-        known = self._estimate(target, eval_set, control, everything, "search", finite=True)
-        name, drawn = target.metric.name, self._design(eval_set, "search", subset)
-        values, beside = (_answers(r, eval_set, name, subset.ids) for r in (responses, control))
-        return estimate_difference(values, beside, known.mean, subset, drawn, bounds=target.metric.bounds)
+            return self._measure(target, eval_set, everything).estimate(responses)
+        return self._measure(target, eval_set, subset, control=control).estimate(responses)
 
     def _violation(
         self,
@@ -289,25 +356,10 @@ class ObjectivePlan:
         total = 0.0
         for guard in self._guards:
             info, subset = guard.metric, subset_of(guard.eval_set)
-            before = _answers(base_responses, guard.eval_set, info.name, subset.ids)
-            after = _answers(responses, guard.eval_set, info.name, subset.ids)
+            before = answers_to(base_responses, guard.eval_set, info.name, subset.ids)
+            after = answers_to(responses, guard.eval_set, info.name, subset.ids)
             sign = 1 if info.higher_is_better else -1
             losses = [sign * (b - a) for a, b in zip(after, before, strict=True)]
             drop = estimate_mean(losses, subset, self._design(guard.eval_set, "search", subset)).mean
             total += max(0.0, drop - guard.max_drop)
         return total
-
-
-def _answers(responses: Mapping[str, Responses], eval_set: str, metric_name: str, ids: Sequence[str]) -> list[float]:
-    by_id = _by_id(responses, eval_set, metric_name)
-    missing = [i for i in ids if i not in by_id]
-    if missing:
-        raise ValueError(f"no response to {len(missing)} items of {eval_set!r}, the first is {missing[0]!r}")
-    return [by_id[i] for i in ids]
-
-
-def _by_id(responses: Mapping[str, Responses], eval_set: str, metric_name: str) -> dict[str, float]:
-    if eval_set not in responses or metric_name not in responses[eval_set].values:
-        raise ValueError(f"no {metric_name!r} responses to eval set {eval_set!r}; there are {sorted(responses)}")
-    found = responses[eval_set]
-    return dict(zip(found.item_ids, found.values[metric_name], strict=True))

@@ -25,7 +25,9 @@ from evomerge.run.state import ReplayError, RunMachine, Task, proposed
 from evomerge.storage.store import CandidateRow, Event, Lease, RunRow, Store
 from fitness.evaluator import Responses
 from fitness.items import Split
+from fitness.measure import Control
 from search_spaces.space import recipe_of
+from workers.asking import job_of
 from workers.job import Job, JobResult, Pool, WorkerSpec
 from workers.ledger import Ledger
 from workers.registry import Registry
@@ -79,12 +81,18 @@ class Drive:
         self.spec = RunSpec.model_validate(row.spec)
         self.search = prepare(self.spec, registry, self.settings.cache)
         self.recipes = list(self.search.baselines.values())
-        self.machine = RunMachine(self.spec, self.search.optimizer(), list(self.search.baselines))
+        self.machine = RunMachine(
+            self.spec,
+            self.search.optimizer(),
+            list(self.search.baselines),
+            search_items=self.search.plan.num_search_items,
+        )
         self.submitted: dict[int, Task] = {}
         self.fresh: dict[int, Recipe] = {}  # of candidates that are about to be handed out
         self.digests: dict[tuple[str, int, float], int] = {}
         self.control = list(self.search.baselines).index(CONTROL)
-        self.baseline_responses: dict[int, dict[str, Responses]] = {}
+        self.base_responses: dict[str, Responses] = {}
+        self.beside: Control | None = None
         self.began, self.listened = time.monotonic(), -math.inf
         self.ledger = Ledger(store, lease, self.machine, row.last_seq, stop)
         self._recall(row)
@@ -125,8 +133,8 @@ class Drive:
                 self._same_baseline(event.data)
         for number in (0, self.control):
             baseline = self.store.candidate(row.id, number)
-            if baseline is not None:
-                self.baseline_responses[number] = responses_of(baseline, "subset")
+            if baseline is not None and number in self.machine.scores:
+                self._remember(number, responses_of(baseline, "subset"))
 
     def _same_baseline(self, data: dict[str, Any]) -> None:
         alone = (
@@ -182,7 +190,7 @@ class Drive:
             self.ledger.put(
                 [*self.machine.start(), *said, *(_proposed_event(row, {"genome": []}) for row in rows)], rows
             )
-        while events := self.machine.advance():
+        while events := self.machine.advance() or self.machine.name_elites():
             self.ledger.put(events)
         if self.machine.phase == "verifying" and self.machine.winners and not self.machine.open:
             if self.machine.result is None:
@@ -225,7 +233,8 @@ class Drive:
         self.ledger.put([_proposed_event(row, proposed(proposal))], [row])
         if twin is not None and twin in self.machine.scores:
             del self.fresh[number]
-            self._score(row, self.ledger.row(twin).responses["subset"], cached=True)
+            responses = self.ledger.row(twin).responses["subset"]
+            self._score(row, responses, stopped=self.machine.stopped.get(twin), cached=True)
         return number
 
     def _recipe(self, proposal: Proposal) -> Recipe:
@@ -241,21 +250,7 @@ class Drive:
         row = replace(row, attempts=attempt, state=_running(row))
         self.ledger.put([Event("candidate.started", {"number": number, "task": task, "attempt": attempt})], [row])
         self.submitted[number] = task
-        follows = self.search.linear is not None and task == "subset" and row.kind == "search"
-        slopes = self.search.plan.slopes(row.generation, self.machine.fidelity(number)) if follows else ()
-        return Job(number, recipe, self._items(row, task), self.spec.workers.deadline_s, slopes)
-
-    def _items(self, row: CandidateRow, task: Task) -> dict[str, tuple[str, ...]]:
-        plan = self.search.plan
-        if task != "subset":
-            return plan.split_items(task)
-        asked = plan.items(row.generation, self.machine.fidelity(row.number))
-        # Guards compare every later generation with the base's answers, estimates with the control's.
-        if row.number == 0:
-            asked |= plan.guard_items()
-        if row.number == self.control:
-            asked |= plan.control_items()
-        return asked
+        return job_of(self.search, self.machine, row, recipe, task, self.beside)
 
     def _finish(self, result: JobResult) -> None:
         task = self.submitted.pop(result.number, None)
@@ -265,7 +260,7 @@ class Drive:
         if result.failure is not None:
             self._fail(row, task, result.failure)
         elif task == "subset":
-            self._score(row, _responses_to(result.responses), products=result.products)
+            self._score(row, _responses_to(result.responses), stopped=result.fidelity, products=result.products)
         else:
             self._verify(row, task, result.responses)
 
@@ -286,18 +281,18 @@ class Drive:
         responses: dict[str, Any],
         *,
         cached: bool = False,
+        stopped: float | None = None,
         products: Sequence[Mapping[str, Mapping[str, float]]] = (),
     ) -> None:
         row = replace(row, responses=row.responses | {"subset": responses})
         answers = responses_of(row, "subset")
-        if row.number in (0, self.control):
-            self.baseline_responses[row.number] = answers
-        plan, control = self.search.plan, self.baseline_responses.get(self.control)
-        fidelity = self.machine.fidelity(row.number)
+        self._remember(row.number, answers)
+        plan, control = self.search.plan, self.beside
+        fidelity = self.machine.fidelity(row.number) if stopped is None else stopped
         costs = self.search.costs.scores(row.recipe)
         found = plan.scores(answers, row.generation, control, fidelity) | costs
         scores = {name: asdict(estimate) for name, estimate in found.items()}
-        violation = plan.violation(answers, self.baseline_responses.get(0, {}), row.generation, fidelity)
+        violation = plan.violation(answers, self.base_responses, row.generation, fidelity)
         violation += self.search.costs.violation(costs)
         scored = replace(
             row,
@@ -311,6 +306,8 @@ class Drive:
             "violation": violation, "cached": cached, "worker": row.worker, "seconds": row.seconds,
             "items": 0 if cached else sum(len(r.item_ids) for r in answers.values()), "elapsed_s": self._elapsed_s,
         }  # fmt: skip
+        if stopped is not None:
+            data["stopped"] = stopped
         if self.machine.optimizer.uses_responses and row.kind == "search":
             data["responses"] = plan.item_scores(answers, row.generation)
         if products and self.search.linear is not None:
@@ -328,7 +325,7 @@ class Drive:
         scores = {name: asdict(e) for name, e in (plan.full_scores(responses) | costs).items()}
         violation = 0.0
         if task == "search":
-            violation = plan.full_violation(responses, self.baseline_responses.get(0, {}))
+            violation = plan.full_violation(responses, self.base_responses)
             violation += self.search.costs.violation(costs)
         verified = replace(
             row,
@@ -337,9 +334,19 @@ class Drive:
         )
         data = {
             "number": row.number, "kind": row.kind, "label": row.label, "split": task, "scores": scores,
-            "violation": violation,
+            "violation": violation, "items": sum(len(r.item_ids) for r in responses.values()),
         }  # fmt: skip
-        self.ledger.put([Event("candidate.verified", data)], [verified])
+        before, best = self.machine.archive.members, self.machine.best()
+        self.ledger.put(
+            [Event("candidate.verified", data)], [verified], then=lambda: self.machine.front_event(before, best)
+        )
+
+    def _remember(self, number: int, answers: dict[str, Responses]) -> None:
+        """The baselines that others are compared with."""
+        if number == 0:
+            self.base_responses = answers
+        if number == self.control:
+            self.beside = self.search.plan.control(answers)
 
 
 def all_events(store: Store, run: str) -> list[Event]:

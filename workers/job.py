@@ -8,6 +8,7 @@ from typing import Protocol
 from evomerge.errors import Failure
 from evomerge.recipe.schema import Recipe
 from fitness.evaluator import Responses, Slopes
+from fitness.racing import Race
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Job:
         items: eval set name → ids of the items to score.
         deadline_s: seconds after which the pool gives the job up as `timeout`.
         slopes: for optimizers that follow gradients, what to differentiate, one an objective.
+        race: its blocks are asked in the place of `items`, until it is lost.
     """
 
     number: int
@@ -47,6 +49,7 @@ class Job:
     items: dict[str, tuple[str, ...]]
     deadline_s: float = 3600.0
     slopes: tuple[Slopes, ...] = ()
+    race: Race | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class JobResult:
         failure: why there are none.
         seconds: by phase: `materialize`, `score`, `gradient`.
         worker: its name.
+        fidelity: of the block after which a race was lost; None when everything was asked.
         products: for each of the job's `slopes`, tensor → source → <d objective/dθ, the source's task vector>.
     """
 
@@ -66,6 +70,7 @@ class JobResult:
     failure: Failure | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     worker: str = ""
+    fidelity: float | None = None
     products: tuple[dict[str, dict[str, float]], ...] = ()
 
 

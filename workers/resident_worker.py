@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from transformers.utils.logging import disable_progress_bar
 from evomerge.errors import EvomergeError, Failure, FailureReason, NonFiniteError
 from evomerge.merge.projection import Products
 from evomerge.merge.resident import Resident
-from fitness.evaluator import Responses, Slopes
+from fitness.evaluator import Responses, Slopes, joined
 from fitness.failures import failure_of
 from fitness.gradient import backward
 from fitness.items import EvalSet, load_eval_set
+from fitness.racing import Race
 from fitness.scorer import ItemScorer, make_scorer
 from workers.job import Job, JobResult, WorkerSpec
 
@@ -65,7 +67,7 @@ class Worker:
             loaded.resident.materialize(job.recipe)
             seconds["materialize"] = time.perf_counter() - began
             began = time.perf_counter()
-            outcome = _score(loaded, job)
+            outcome, lost_at = (_score(loaded, job.items), None) if job.race is None else _run_race(loaded, job.race)
             seconds["score"] = time.perf_counter() - began
             products: tuple[Products, ...] = ()
             if job.slopes and not isinstance(outcome, Failure):
@@ -76,7 +78,9 @@ class Worker:
             outcome = _failure(error)
         if isinstance(outcome, Failure):
             return JobResult(job.number, failure=outcome, seconds=seconds, worker=self.name)
-        return JobResult(job.number, responses=outcome, seconds=seconds, worker=self.name, products=products)
+        return JobResult(
+            job.number, responses=outcome, seconds=seconds, worker=self.name, fidelity=lost_at, products=products
+        )
 
     def _load(self) -> _Loaded:
         torch.set_num_threads(self._spec.threads)
@@ -97,14 +101,27 @@ def device_of(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _score(loaded: _Loaded, job: Job) -> dict[str, Responses] | Failure:
+def _score(loaded: _Loaded, items: Mapping[str, tuple[str, ...]]) -> dict[str, Responses] | Failure:
     responses = {}
-    for name, ids in job.items.items():
+    for name, ids in items.items():
         outcome = loaded.scorer.score(loaded.eval_sets[name].pick(ids))
         if isinstance(outcome, Failure):
             return replace(outcome, message=f"eval set {name!r}: {outcome.message}")
         responses[name] = outcome
     return responses
+
+
+def _run_race(loaded: _Loaded, race: Race) -> tuple[dict[str, Responses] | Failure, float | None]:
+    """All answers, and the fidelity of the block after which the race was lost, if it was."""
+    responses: dict[str, Responses] = {}
+    for number, lap in enumerate(race.laps):
+        outcome = _score(loaded, lap.items)
+        if isinstance(outcome, Failure):
+            return outcome, None
+        responses = {name: joined(responses[name], new) if name in responses else new for name, new in outcome.items()}
+        if race.is_lost(number, responses):
+            return responses, lap.fidelity
+    return responses, None
 
 
 def _products(loaded: _Loaded, slopes: Slopes) -> Products:

@@ -21,6 +21,7 @@ The optimizer is part of the state: applying `candidate.proposed` asks it and co
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -37,6 +38,8 @@ from evomerge.storage.store import TERMINAL, Event, RunState, Verb
 Task = Literal["subset", "search", "holdout"]
 """Which items a candidate answers: its generation's subset, all search items, or the holdout items."""
 
+FIELD = 24
+"""Candidates that are remembered for races."""
 MIN_FOR_SHARE = 8
 """Candidates that must have ended before the share of failures can pause a run: fewer say too little."""
 
@@ -53,7 +56,8 @@ class RunMachine:
         note: what the optimizer said of itself.
         open: (candidate number, task) → attempts begun, in the order in which they were opened.
         scores: number → objective or constraint name → {mean, se, n}, on the candidate's subset.
-        answered: number → the share of its items that a candidate answered; 1 unless a race ended early.
+        stopped: number → fidelity at which a candidate's race was lost.
+        latest: values and standard errors of the latest feasible candidates: what others run against.
         verified: task → number → the same, on all search or holdout items.
         items: answers of search candidates, elites' included, before verification.
         elapsed_s: seconds in which the run was worked on, when the latest candidate was scored.
@@ -84,7 +88,8 @@ class RunMachine:
         self.items = 0
         self.elapsed_s = 0.0
         self.unchanged = 0
-        self.answered: dict[int, float] = {}
+        self.stopped: dict[int, float] = {}
+        self.latest: deque[tuple[tuple[float, ...], tuple[float, ...]]] = deque(maxlen=FIELD)
         self.standing = Standing(spec)
         self._num_scored = 0
         self._elites_at = self._elites_items = 0
@@ -113,7 +118,7 @@ class RunMachine:
         return self.phase == "running" and self.proposed < self.spec.budget.candidates
 
     def fidelity(self, number: int) -> float:
-        """How many times the usual number of items a candidate answers."""
+        """How many times the usual number of items a candidate should answer."""
         return self._fidelities.get(number, 1.0)
 
     def propose(self) -> tuple[int, Proposal]:
@@ -316,19 +321,23 @@ class RunMachine:
             return
         told = data.get("told", data["scores"])
         self._num_scored += 1
-        self.answered[number] = data.get("share", 1.0)
+        if "stopped" in data:
+            self.stopped[number] = data["stopped"]
         self.items += data.get("items", 0)
         self.elapsed_s = data.get("elapsed_s", self.elapsed_s)
         changed = self.standing.scored(number, data["scores"], told, data["violation"])
         self.unchanged = 0 if changed else self.unchanged + 1
+        values, errors = self.standing.values(number), tuple(told[o.name]["se"] for o in self.spec.objectives)
+        if data["violation"] <= 0:
+            self.latest.append((values, errors))
         if tell:
             self.optimizer.tell(
                 [
                     Evaluation(
                         self._trials[number],
-                        self.standing.values(number),
+                        values,
                         data["violation"],
-                        errors=tuple(told[o.name]["se"] for o in self.spec.objectives),
+                        errors=errors,
                         responses=data.get("responses") and tuple(map(tuple, data["responses"])),
                         gradients=data.get("gradients") and tuple(map(tuple, data["gradients"])),
                     )

@@ -1,0 +1,67 @@
+"""What a candidate is asked: a job from the run's plan, its state and the candidate's row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evomerge.candidate import Estimate
+from evomerge.recipe.schema import Recipe
+from evomerge.run.ranking import sign
+from evomerge.run.spec import RunSpec
+from evomerge.run.state import RunMachine, Task
+from evomerge.storage.store import CandidateRow
+from fitness.measure import Control
+from fitness.racing import MIN_FIELD, Race, Rivals
+from workers.job import Job
+from workers.setup import CONTROL, Search
+
+Items = dict[str, tuple[str, ...]]
+
+
+def job_of(
+    search: Search, machine: RunMachine, row: CandidateRow, recipe: Recipe, task: Task, control: Control | None
+) -> Job:
+    """The job of one candidate's task."""
+    items = _items(search, machine, row, task)
+    deadline = search.spec.workers.deadline_s
+    if task != "subset" or row.kind != "search":
+        return Job(row.number, recipe, items, deadline)
+    if search.linear is not None:
+        slopes = search.plan.slopes(row.generation, machine.fidelity(row.number))
+        return Job(row.number, recipe, items, deadline, slopes)
+    return Job(row.number, recipe, items, deadline, race=_race(search, machine, row, control))
+
+
+def _items(search: Search, machine: RunMachine, row: CandidateRow, task: Task) -> Items:
+    plan = search.plan
+    if task != "subset":
+        return plan.split_items(task)
+    asked = plan.items(row.generation, machine.fidelity(row.number))
+    # Guards compare every later generation with the base's answers, estimates with the control's.
+    if row.number == 0:
+        asked |= plan.guard_items()
+    if row.label == CONTROL:
+        asked |= plan.control_items()
+    return asked
+
+
+def _race(search: Search, machine: RunMachine, row: CandidateRow, control: Control | None) -> Race | None:
+    """Whom a candidate runs against; None where all of its answers are wanted whatever they are."""
+    shares = search.spec.subset.race
+    if machine.optimizer.uses_responses or len(machine.latest) < MIN_FIELD or not shares:
+        return None
+    laps = search.plan.laps(row.generation, machine.fidelity(row.number), shares, control)
+    if len(laps) == 1:
+        return None
+    values, errors = zip(*machine.latest, strict=True)
+    own = _signed_costs(search.spec, search.costs.scores(row.recipe))
+    return Race(laps, Rivals(_costs_last(search.spec, values), _costs_last(search.spec, errors)), own)
+
+
+def _signed_costs(spec: RunSpec, costs: Mapping[str, Estimate]) -> tuple[float, ...]:
+    return tuple(sign(o) * costs[o.name].mean for o in spec.objectives if o.is_cost)
+
+
+def _costs_last(spec: RunSpec, rows: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+    order = sorted(range(len(spec.objectives)), key=lambda k: spec.objectives[k].is_cost)
+    return tuple(tuple(row[k] for k in order) for row in rows)
