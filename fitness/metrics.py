@@ -27,7 +27,9 @@ class MetricInfo:
         also: further kinds of items that it is defined on.
         label_free: whether items need no right answer for it.
         expert: whether answers are compared with those of the source that owns the item, see `fitness.label_free`.
-        on_demand: whether it costs forward passes of its own, so that it is computed only where it is asked by name.
+        on_demand: whether it costs much of its own, so that it is computed only where it is asked by name.
+        needs: of an item, so that it can be answered: `references`, `answering.tests`, `answering.language`.
+        extra: what must be installed beside evomerge.
     """
 
     name: str
@@ -40,6 +42,8 @@ class MetricInfo:
     label_free: bool = False
     expert: bool = False
     on_demand: bool = False
+    needs: str = ""
+    extra: str = ""
 
     def fits(self, kind: Kind) -> bool:
         """Whether it is defined on items of a kind."""
@@ -170,6 +174,112 @@ METRICS: dict[str, MetricInfo] = {
             (0.0, 1.0),
             True,
             "1 where the generated answer equals a reference after normalisation",
+            needs="references",
+        ),
+        MetricInfo(
+            "number_match",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "1 where the answer's last number equals a reference's",
+            needs="references",
+        ),
+        MetricInfo(
+            "contains",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "1 where a reference occurs in the answer after normalisation",
+            needs="references",
+        ),
+        MetricInfo(
+            "f1",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "words that the answer and a reference share, harmonic mean of precision and recall",
+            needs="references",
+        ),
+        MetricInfo(
+            "chrf",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "character n-grams that the answer and the references share (chrF2)",
+            on_demand=True,
+            needs="references",
+            extra="translation",
+        ),
+        MetricInfo(
+            "bleu",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "word n-grams that the answer and the references share (smoothed BLEU of single answers)",
+            on_demand=True,
+            needs="references",
+            extra="translation",
+        ),
+        MetricInfo(
+            "code_passes",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "1 where the answer is Python code that passes the item's tests, run in a sandbox",
+            on_demand=True,
+            needs="answering.tests",
+        ),
+        MetricInfo(
+            "answer_tokens",
+            "generation",
+            (0.0, None),
+            False,
+            "length of the generated answer, tokens",
+            label_free=True,
+        ),
+        MetricInfo(
+            "finished",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "1 where the answer ended before its most tokens",
+            label_free=True,
+        ),
+        MetricInfo(
+            "refused",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "1 where the answer is a refusal, by a list of phrases; for questions that are to be refused",
+            label_free=True,
+        ),
+        MetricInfo(
+            "complied",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "1 where the answer is no refusal; for questions that are to be answered",
+            label_free=True,
+        ),
+        MetricInfo(
+            "language_match",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "1 where the answer is in the item's language",
+            label_free=True,
+            on_demand=True,
+            needs="answering.language",
+            extra="language",
+        ),
+        MetricInfo(
+            "judge",
+            "generation",
+            (0.0, 1.0),
+            True,
+            "probability that the run's judge, a model, says yes about the answer",
+            label_free=True,
+            on_demand=True,
         ),
     )
 }
