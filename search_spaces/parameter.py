@@ -44,7 +44,7 @@ class ParameterSpec(BaseModel):
         weight: range of every source's weight; null is the range that the method declares. Negative weights subtract.
         density: range of every source's density; null searches no density.
         search: further parameters: [low, high] of a number, three numbers or more or names or flags to choose from;
-            null: all that the method declares.
+            null: all that the method declares. A `weight` here takes the place of the range above.
         order: whether the order of the sources is searched, for methods that take one after the other.
         layers: number of groups of layers, or their [first, last]; what no group holds keeps the start's values.
         roles: groups of tensor roles or their prefixes, `*` for the rest; null is one group of all.
@@ -168,7 +168,8 @@ def _wanted(spec: ParameterSpec, methods: Sequence[Method]) -> dict[str, tuple[s
     """The parameters that vary: weights unless fixed, and what the spec names; each with its field."""
     wanted: dict[str, tuple[str, Wanted]] = {}
     declared = {p.name for method in methods for p in method.parameters}
-    if spec.weight is not None or ("weight" in declared and "weight" not in spec.fixed):
+    unsaid = "weight" not in spec.fixed and "weight" not in spec.search
+    if spec.weight is not None or ("weight" in declared and unsaid):
         wanted["weight"] = ("weight", spec.weight)
     if spec.density is not None:
         wanted["density"] = ("density", spec.density)

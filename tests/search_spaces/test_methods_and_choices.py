@@ -132,6 +132,17 @@ def test_tied_sources_and_groups_share_a_gene(make: Any) -> None:
     assert (gene["source"], gene["sources"]) == (None, ["a", "b", "c"])
 
 
+def test_weights_may_be_a_few_values_instead_of_a_range(make: Any) -> None:
+    spec = {"search": {"weight": [0, 0.5, 1]}, "tie": [["b", "c"]]}
+    space = make(spec, "abc")
+
+    assert space.values(space.domain.start) == (0.5, 0.5)
+    assert space.values((0.9, 0.1)) == (1.0, 0.0)
+    assert kinds(space)["weight/b+c"] == GeneKind(choices=3, ordered=True, group="weight")
+    with pytest.raises(InvalidInputError, match=r"'weight' once"):
+        make(spec | {"weight": [0, 1]}, "abc")
+
+
 def test_whole_numbers_are_choices_while_they_are_few(make: Any) -> None:
     few = make({"method": "karcher", "search": {"max_iter": None}}, "ab")
     many = make({"method": "cabs", "search": {"group": None}}, "ab")
