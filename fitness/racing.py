@@ -93,17 +93,19 @@ def beaten(values: Sequence[float], errors: Sequence[float], rivals: Rivals) -> 
     """The chance that each rival is better than a candidate in every objective, [K].
 
     The candidate's and the rivals' values are drawn towards the rivals' mean by τ²/(τ² + se²), where τ² is the
-    spread that the rivals' errors do not explain; objectives are taken as independent.
+    spread of them all that errors do not explain; objectives are taken as independent.
     """
     means, noise = np.asarray(rivals.values), np.asarray(rivals.errors) ** 2
-    spread = np.maximum(0.0, means.var(axis=0, ddof=1) - noise.mean(axis=0))
+    value, variance = np.asarray(values, dtype=np.float64), np.asarray(errors, dtype=np.float64) ** 2
+    everybody, all_noise = np.vstack([means, value]), np.vstack([noise, variance])
+    spread = np.maximum(0.0, everybody.var(axis=0, ddof=1) - all_noise.mean(axis=0))
     centre = means.mean(axis=0)
 
-    def posterior(value: Floats, variance: Floats) -> tuple[Floats, Floats]:
-        share = spread / np.maximum(spread + variance, 1e-300)
-        return centre + share * (value - centre), share * variance
+    def posterior(seen: Floats, error: Floats) -> tuple[Floats, Floats]:
+        share = spread / np.maximum(spread + error, 1e-300)
+        return centre + share * (seen - centre), share * error
 
-    own, own_variance = posterior(np.asarray(values, dtype=np.float64), np.asarray(errors, dtype=np.float64) ** 2)
+    own, own_variance = posterior(value, variance)
     theirs, their_variance = posterior(means, noise)
     scale = np.sqrt(np.maximum(own_variance + their_variance, 1e-300))
     return np.asarray(stats.norm.cdf((theirs - own) / scale).prod(axis=1))
