@@ -17,7 +17,7 @@ from evomerge.candidate import Estimate
 from fitness.items import Item
 from fitness.metrics import Bounds
 from fitness.subset import Subset
-from fitness.survey import Design, Floats, stratified_mean
+from fitness.survey import Design, Floats, difference_mean, stratified_mean
 
 UNBOUNDED: Bounds = (None, None)
 
@@ -92,9 +92,8 @@ def estimate_difference(
 ) -> Estimate:
     """The metric's mean over the population, from the differences to a control model that answered all of it.
 
-    The difference estimator: mean of y − x on the subset, plus the mean of x on the population; unbiased for any
-    control that was chosen without looking at y. How hard the subset happens to be drops out, and what y and x have in
-    common is not noise any more (Cochran 1977, ch. 7, with the slope fixed at 1).
+    How hard the subset happens to be drops out, and what y and x have in common is not noise any more; see
+    `survey.difference_mean`. The result is brought inside the bounds.
 
     Args:
         values: y, one per item of `subset.ids`, in that order.
@@ -103,16 +102,13 @@ def estimate_difference(
         subset, population, bounds: as for `estimate_mean`.
     """
     low, high = bounds
-    differences = [y - x for y, x in zip(values, control, strict=True)]
-    right_or_wrong = low is not None and high is not None and set(values) | set(control) <= {low, high}
-    if right_or_wrong and low is not None and high is not None:
-        reach = high - low
-        found = estimate_mean(differences, subset, population, bounds=(-reach, reach), lattice=(-reach, 0.0, reach))
-    else:
-        found = estimate_mean(differences, subset, population)
-    mean = control_mean + found.mean
-    mean = mean if low is None else max(low, mean)
-    return Estimate(mean if high is None else min(high, mean), found.se, found.n)
+    known = population if isinstance(population, Design) else design(subset, population)
+    y, x = np.asarray(values, dtype=np.float64)[None, :], np.asarray(control, dtype=np.float64)
+    if y.shape[1] != len(x) or len(x) != len(subset.ids):
+        raise ValueError(f"{y.shape[1]} and {len(x)} values for {len(subset.ids)} items; one each is needed")
+    means, errors = difference_mean(y, x, control_mean, known, bounds=bounds)
+    mean = float(means[0]) if low is None else max(low, float(means[0]))
+    return Estimate(mean if high is None else min(high, mean), float(errors[0]), len(x))
 
 
 def combine(estimates: Sequence[Estimate]) -> Estimate:

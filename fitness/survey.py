@@ -57,6 +57,7 @@ def stratified_mean(
     lattice: Sequence[float] | None = None,
     finite: bool = True,
     separate: bool = False,
+    floor: float = 0.0,
 ) -> tuple[Floats, Floats]:
     """Means over the population and their standard errors.
 
@@ -69,6 +70,7 @@ def stratified_mean(
             questions that it was taken from.
         separate: a variance for each stratum, for items that were not shared out in proportion to the strata's sizes;
             else one for all, which is their right mixture where they were.
+        floor: least variance of an answer.
 
     Returns:
         [K] means, [K] standard errors.
@@ -79,13 +81,50 @@ def stratified_mean(
     mean_weights = np.bincount(design.strata, design.weights, minlength=len(asked)) / asked
     # Residuals of the ratio mean, in units of y: z_i = w_i (y_i − ȳ_h) / w̄_h.
     z = (values - means_h[:, design.strata]) * (design.weights / mean_weights[design.strata])
-    pooled = _pooled_variance(z, values, means, len(asked), bounds, lattice)
+    pooled = np.maximum(_pooled_variance(z, values, means, len(asked), bounds, lattice), floor)
     unasked = 1 - asked / design.sizes if finite else np.ones(len(asked))
     factors = design.shares**2 * unasked / asked
     if not separate or len(asked) == 1:
         return means, np.sqrt(pooled * factors.sum())
     variances = (z**2 @ members + PSEUDO_FREEDOM * pooled[:, None]) / (asked - 1 + PSEUDO_FREEDOM)
     return means, np.sqrt(variances @ factors)
+
+
+def difference_mean(
+    values: Floats,
+    control: Floats,
+    control_mean: float,
+    design: Design,
+    *,
+    bounds: tuple[float | None, float | None] = (None, None),
+    separate: bool = False,
+    floor: float = 0.0,
+) -> tuple[Floats, Floats]:
+    """Means over the population from the differences to a control that is known on all of it, and their errors.
+
+    The difference estimator: mean of y − x on the sample, plus the mean of x; unbiased for any x that was fixed without
+    looking at y (Cochran 1977, ch. 7, with the slope fixed at 1). It may leave the bounds.
+
+    Args:
+        values: y [K, n].
+        control: x [n] on the same items.
+        control_mean: of x over the population.
+        floor: least variance of a difference; rows where y and x lie on the bounds only are treated as right-or-wrong
+            answers are.
+    """
+    low, high = bounds
+    if low is None or high is None or not np.isin(control, (low, high)).all():
+        means, errors = stratified_mean(values - control, design, separate=separate, floor=floor)
+    else:
+        on_bounds = np.isin(values, (low, high)).all(axis=1)
+        means, errors = np.empty(len(values)), np.empty(len(values))
+        reach = high - low
+        for rows, reaches in ((on_bounds, (-reach, reach)), (~on_bounds, (None, None))):
+            lattice = (-reach, 0.0, reach)
+            means[rows], errors[rows] = stratified_mean(
+                values[rows] - control, design, bounds=reaches, lattice=lattice, separate=separate, floor=floor
+            )
+    return control_mean + means, errors
 
 
 def _members(design: Design) -> Floats:

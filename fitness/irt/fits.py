@@ -1,0 +1,163 @@
+"""What estimators learn from one bank, worked out once for all of them and only when asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from evomerge.errors import InvalidInputError
+from fitness.irt.ability import posteriors
+from fitness.irt.contracts import Bank, Places, Selection
+from fitness.irt.linear import LinearModel, fit_linear
+from fitness.irt.two_parameter import ITERATIONS, NODES, ItemParameters, fit_two_parameter
+from fitness.matrix import Floats, ResponseMatrix
+
+FOLDS = 5
+"""Of cross-validation over the bank's subjects; as many as subjects where there are fewer."""
+
+
+class Fits:
+    """Models of a bank.
+
+    Args:
+        iterations: of the EM; after four of them full scores from few items are within 2 % as exact as after 25.
+
+    Raises:
+        InvalidInputError: rows of the bank that are not complete.
+    """
+
+    def __init__(self, bank: Bank, *, iterations: int = ITERATIONS) -> None:
+        if np.isnan(bank.matrix.values).any():
+            raise InvalidInputError("bank", "gaps in its rows", "complete rows; `ResponseMatrix.complete` keeps those")
+        self.bank = bank
+        self.iterations = iterations
+
+    @property
+    def matrix(self) -> ResponseMatrix:
+        """Of the bank."""
+        return self.bank.matrix
+
+    @cached_property
+    def items(self) -> ItemParameters:
+        """Of the one-dimensional two-parameter model."""
+        return fit_two_parameter(self.matrix, self.iterations)
+
+    @cached_property
+    def probabilities(self) -> Floats:
+        """[N, Q] of the items at the quadrature nodes."""
+        return self.items.probabilities(NODES[:, None]).T
+
+    @cached_property
+    def linear(self) -> LinearModel:
+        """Means and covariances of answers."""
+        return fit_linear(self.matrix)
+
+    @cached_property
+    def folds(self) -> tuple[Places, ...]:
+        """Rows that are held out together; none where the bank has fewer than two."""
+        subjects = len(self.matrix.subjects)
+        if subjects < 2:
+            return ()
+        return tuple(np.arange(fold, subjects, min(FOLDS, subjects)) for fold in range(min(FOLDS, subjects)))
+
+    def _others(self, held: Places) -> ResponseMatrix:
+        return self.matrix.of(np.setdiff1d(np.arange(len(self.matrix.subjects)), held))
+
+    @cached_property
+    def crossed_items(self) -> tuple[ItemParameters, ...]:
+        """For each fold, items fitted on the other rows."""
+        return tuple(fit_two_parameter(self._others(held), self.iterations) for held in self.folds)
+
+    @cached_property
+    def crossed_linear(self) -> tuple[LinearModel, ...]:
+        """For each fold, the linear model of the other rows."""
+        return tuple(fit_linear(self._others(held)) for held in self.folds)
+
+    def eap_residuals(self, selection: Selection) -> Floats:
+        """[M] estimates of the bank's full scores by `eap_scores` less the truth, each row by items fitted without it;
+        none where the bank has fewer than two rows."""
+        places, found = selection.places, np.empty(len(self.matrix.subjects) if self.folds else 0)
+        for held, curves, items in zip(self.folds, self._crossed_curves, self.crossed_items, strict=True):
+            means, _ = eap_scores(items, curves, self.matrix.weights, places, self.matrix.values[held][:, places])
+            found[held] = means - self.matrix.full_scores[held]
+        return found
+
+    @cached_property
+    def _crossed_curves(self) -> tuple[Floats, ...]:
+        return tuple(items.probabilities(NODES[:, None]).T for items in self.crossed_items)
+
+    def linear_residuals(self, selection: Selection) -> Floats:
+        """[M] the same for the linear model. Items that were chosen are chosen anew for each fold, as greedily and as
+        many, for a choice by all rows fits the row that is held out, too."""
+        found = np.empty(len(self.matrix.subjects) if self.folds else 0)
+        number, drawn = int((~selection.random).sum()), selection.places[selection.random]
+        for held, model in zip(self.folds, self.crossed_linear, strict=True):
+            chosen = model.greedy(number) if number else drawn[:0]
+            places = np.union1d(chosen, drawn)
+            means, _ = model.predict(places, self.matrix.values[held][:, places])
+            found[held] = means - self.matrix.full_scores[held]
+        return found
+
+    @cached_property
+    def misfit(self) -> float:
+        """Mean square of what the one-dimensional model gets wrong about a subject's mean on half of the items from its
+        answers to the other half, over subjects that its items were not fitted on; 0 where there are no two."""
+        squares: list[Floats] = []
+        halves = [np.arange(start, len(self.matrix.items), 2) for start in (0, 1)]
+        if not len(halves[1]):
+            return 0.0
+        for held, items in zip(self.folds, self.crossed_items, strict=True):
+            y, curves = self.matrix.values[held], items.probabilities(NODES[:, None]).T
+            for known, asked in (halves, halves[::-1]):
+                w = self.matrix.weights[asked] / self.matrix.weights[asked].sum()
+                expected = posteriors(items, known, y[:, known]) @ (w @ curves[asked])
+                squares.append((y[:, asked] @ w - expected) ** 2)
+        return float(np.concatenate(squares).mean()) if squares else 0.0
+
+    @cached_property
+    def slope(self) -> float:
+        """β of answers on the mean answers of the bank's other rows, pooled over rows, in [0, 1]; 1 for one row."""
+        values = self.matrix.values
+        if len(values) < 2:
+            return 1.0
+        others = (values.sum(axis=0) - values) / (len(values) - 1)
+        return _slope(values, others)
+
+    @cached_property
+    def model_slope(self) -> float:
+        """β of answers on what the one-dimensional model predicts for them, in [0, 1]: the power tuning of
+        Angelopoulos, Duchi and Zrnic 2023 (PPI++, arXiv:2311.01453), on the bank instead of on the sample."""
+        if not self.folds:
+            return 1.0
+        everything = np.arange(len(self.matrix.items))
+        predicted = np.empty_like(self.matrix.values)
+        for held, items in zip(self.folds, self.crossed_items, strict=True):
+            posterior = posteriors(items, everything, self.matrix.values[held])
+            predicted[held] = posterior @ items.probabilities(NODES[:, None])
+        return _slope(self.matrix.values, predicted)
+
+
+def eap_scores(
+    items: ItemParameters, curves: Floats, weights: Floats, places: Places, answers: Floats
+) -> tuple[Floats, Floats]:
+    """Full scores [K] of the one-dimensional model: answers [K, n] as they are, the rest as the posterior of ability
+    expects them; and their variances [K], as far as the model knows them.
+
+    Args:
+        curves: [N, Q] probabilities at the quadrature nodes.
+    """
+    rest = weights.copy()
+    rest[places] = 0.0
+    expected, spread = rest @ curves, rest**2 @ (curves * (1 - curves))  # [Q]
+    posterior = posteriors(items, places, answers)
+    mean = posterior @ expected
+    variances = np.maximum(posterior @ expected**2 - mean**2, 0.0) + posterior @ spread
+    return answers @ weights[places] + mean, variances
+
+
+def _slope(values: Floats, controls: Floats) -> float:
+    """Pooled within rows."""
+    x = controls - controls.mean(axis=1, keepdims=True)
+    spread = float((x**2).sum())
+    return float(np.clip((x * values).sum() / spread, 0.0, 1.0)) if spread > 0 else 1.0
