@@ -1,12 +1,14 @@
 """What of an answer is compared: extractors by name.
 
-`first_line`, `whole`, `last_number`, `boxed`, `choice_letter`, `code`, `after_thinking`, `regex:PATTERN` (its first
-match) and `last_regex:PATTERN` (its last). Names are chained with `|`, from left to right: `after_thinking|boxed`; a
-pattern is the rest of the name, whatever is in it. Where there is nothing to extract, the empty string comes out.
+`first_line`, `whole`, `continuation`, `last_number`, `boxed`, `choice_letter`, `code`, `after_thinking`,
+`regex:PATTERN` (its first match) and `last_regex:PATTERN` (its last). Names are chained with `|`, from left to right:
+`after_thinking|boxed`; a pattern is the rest of the name, whatever is in it. Where there is nothing to extract, the
+empty string comes out.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -72,14 +74,10 @@ def _matcher(pattern: str, *, last: bool) -> Extractor:
         raise InvalidInputError("extract", pattern, f"a regular expression ({error})") from error
 
     def match(text: str) -> str:
-        found = None
         try:
-            for found in compiled.finditer(text, timeout=PATTERN_TIMEOUT_S):
-                if not last:
-                    break
-        except TimeoutError:
-            return ""
-        if found is None:
+            matches = compiled.finditer(text, timeout=PATTERN_TIMEOUT_S)
+            found = deque(matches, maxlen=1).pop() if last else next(matches)
+        except (TimeoutError, StopIteration, IndexError):
             return ""
         groups = [group for group in found.groups() if group]
         return (groups[0] if groups else found[0] if not found.groups() else "").strip()
@@ -90,6 +88,11 @@ def _matcher(pattern: str, *, last: bool) -> Extractor:
 def whole(text: str) -> str:
     """All of it, without blanks around."""
     return text.strip()
+
+
+def continuation(text: str) -> str:
+    """All of it as it is; for code that goes on from the prompt."""
+    return text
 
 
 def first_line(text: str) -> str:
@@ -164,6 +167,7 @@ def after_thinking(text: str) -> str:
 
 
 EXTRACTORS: dict[str, Extractor] = {
-    one.__name__: one for one in (first_line, whole, last_number, boxed, choice_letter, code, after_thinking)
+    one.__name__: one
+    for one in (first_line, whole, continuation, last_number, boxed, choice_letter, code, after_thinking)
 }
 _PATTERNS = ("regex:", "last_regex:")

@@ -1,32 +1,26 @@
-"""Generation items: the greedy answer is compared with the references after normalisation."""
+"""Generation items: greedy answers, and every metric that one answer allows."""
 
 from __future__ import annotations
 
-import re
 import time
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from itertools import groupby
 
 import torch
-from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import Failure, InvalidInputError
+from fitness.answer_metrics import Answer, AnswerMetrics, Measure
+from fitness.decoding import GreedyDecoder, Prompt, Written
 from fitness.encoding import Tokens, encode
-from fitness.evaluator import Responses
-from fitness.failures import NonFiniteOutputError, failure_of
-from fitness.items import Item
+from fitness.evaluator import Reference, Responses
+from fitness.extract import first_line
+from fitness.failures import failure_of
+from fitness.items import Answering, Item
 from fitness.loglikelihood import max_length, padded
+
+PLAIN = Answering()
+"""How items without `answering` are answered: with a first line."""
 
 
 class GenerationScorer:
@@ -37,8 +31,8 @@ class GenerationScorer:
         tokenizer: the model's.
         batch_tokens: most tokens (prompts, padding and answers) in one batch; a longer single item goes alone.
         device: where the model is.
-        max_new_tokens: an answer's most tokens.
-        stop_at_newline: whether an answer ends with its first line (leading empty lines do not count).
+        max_new_tokens: an answer's most tokens, where its item does not say.
+        measures: metrics that need more than the answer, by name: `code_passes`, `judge`.
     """
 
     def __init__(
@@ -49,92 +43,119 @@ class GenerationScorer:
         batch_tokens: int = 2048,
         device: str | torch.device = "cpu",
         max_new_tokens: int = 32,
-        stop_at_newline: bool = True,
+        measures: Mapping[str, Measure] | None = None,
     ) -> None:
         self.model = model
         self.model.train(False)
         self.tokenizer = tokenizer
-        self.batch_tokens = batch_tokens
-        self.device = torch.device(device)
         self.max_new_tokens = max_new_tokens
-        self.stop_at_newline = stop_at_newline
+        self.metrics = AnswerMetrics(measures or {})
+        self._batch_tokens, self._device = batch_tokens, torch.device(device)
         self._prompts: dict[str, Tokens] = {}
+        self._last: dict[str, frozenset[int]] = {}
 
-    def score(self, items: Sequence[Item]) -> Responses | Failure:
-        """`exact_match` of each item, in the order asked; or `non_finite`, `out_of_memory`.
+    def score(
+        self,
+        items: Sequence[Item],
+        metrics: Sequence[str] | None = None,
+        references: Mapping[str, Reference] | None = None,
+    ) -> Responses | Failure:
+        """Responses in the order asked: every cheap metric that all items allow, and those of `metrics` that cost
+        something; or `non_finite`, `out_of_memory`.
+
+        Args:
+            references: not looked at here.
 
         Raises:
-            InvalidInputError: prompt and answer do not fit into the model's length.
+            InvalidInputError: prompt and answer do not fit into the model's length; a metric that items do not allow.
         """
         start = time.perf_counter()
-        answers = self.answers(items)
+        answers = self.write(items)
         if isinstance(answers, Failure):
             return answers
-        matches = tuple(float(matches_any(a, i.references)) for a, i in zip(answers, items, strict=True))
-        tokens = sum(padded(len(self.prompt(i))) for i in items) + sum(map(self._length, answers))
-        ids = tuple(i.id for i in items)
-        return Responses(ids, {"exact_match": matches}, time.perf_counter() - start, tokens)
+        values = self.metrics(items, answers, metrics or ())
+        if isinstance(values, Failure):
+            return values
+        tokens = sum(padded(len(self.prompt(item))) for item in items) + sum(answer.num_tokens for answer in answers)
+        return Responses(tuple(item.id for item in items), values, time.perf_counter() - start, tokens)
 
     def answers(self, items: Sequence[Item]) -> list[str] | Failure:
-        """The greedy answer to each item, without the prompt."""
-        prompts = [self.prompt(item) for item in items]
-        found: dict[int, str] = {}
+        """The text of each answer, see `write`."""
+        found = self.write(items)
+        return found if isinstance(found, Failure) else [answer.text for answer in found]
+
+    def write(self, items: Sequence[Item]) -> list[Answer] | Failure:
+        """The greedy answer to each item, without the prompt and from its first stop on."""
+        prompts = [self._asked(item) for item in items]
         try:
-            for places in self._batches(items, prompts):
-                texts = self._generate([prompts[place] for place in places])
-                found.update(zip(places, texts, strict=True))
+            written = self._decoder.write(prompts)
         except (RuntimeError, MemoryError, ArithmeticError) as error:
             failure = failure_of(error)
             if failure is None:
                 raise
             return failure
-        return [found[place] for place in range(len(items))]
+        return [self._answer(item, one) for item, one in zip(items, written, strict=True)]
 
     def prompt(self, item: Item) -> Tokens:
         """The item's context in tokens; tokenised once."""
         if item.context not in self._prompts:
-            tokens, limit = encode(self.tokenizer, item.context), max_length(self.model.config)
+            tokens = encode(self.tokenizer, item.context)
             if not tokens:
                 raise InvalidInputError(f"item {item.id!r} context", item.context, "a context with tokens")
-            if limit is not None and len(tokens) + self.max_new_tokens > limit:
-                asked = f"{len(tokens)} tokens and {self.max_new_tokens} of the answer"
-                raise InvalidInputError(f"item {item.id!r}", asked, f"at most {limit}, the model's length")
             self._prompts[item.context] = tokens
         return self._prompts[item.context]
 
-    def _batches(self, items: Sequence[Item], prompts: Sequence[Tokens]) -> Iterator[list[int]]:
-        """Places of items whose prompts have one padded length, in an order that depends on the items alone."""
-        key = [(padded(len(p)), item.id, item.context) for item, p in zip(items, prompts, strict=True)]
-        order = sorted(range(len(items)), key=key.__getitem__)
-        for length, group in groupby(order, key=lambda place: key[place][0]):
-            places = list(group)
-            step = max(1, self.batch_tokens // (length + self.max_new_tokens))
-            yield from (places[i : i + step] for i in range(0, len(places), step))
+    def _asked(self, item: Item) -> Prompt:
+        tokens, limit = self.prompt(item), max_length(self.model.config)
+        most = (item.answering or PLAIN).max_new_tokens or self.max_new_tokens
+        if limit is not None and len(tokens) + most > limit:
+            asked = f"{len(tokens)} tokens and {most} of the answer"
+            raise InvalidInputError(f"item {item.id!r}", asked, f"at most {limit}, the model's length")
+        return Prompt(item.id, tokens, most, self._stopper(item.answering or PLAIN))
 
-    def _generate(self, prompts: Sequence[Tokens]) -> list[str]:
-        length = padded(max(map(len, prompts)))
-        tokens = torch.full((len(prompts), length), self._pad, dtype=torch.long)
-        mask = torch.zeros_like(tokens)
-        for row, prompt in enumerate(prompts):  # on the left: answers start at the same column
-            tokens[row, length - len(prompt) :] = torch.tensor(prompt)
-            mask[row, length - len(prompt) :] = 1
-        stop = [_LineEnd(self._newlines.to(self.device), self._blanks.to(self.device), length)]
-        with torch.inference_mode():
-            output = self.model.generate(  # type: ignore[operator]  # mixed in by transformers without a type
-                input_ids=tokens.to(self.device),
-                attention_mask=mask.to(self.device),
-                generation_config=self._settings,
-                logits_processor=LogitsProcessorList([_CheckFinite()]),
-                stopping_criteria=StoppingCriteriaList(stop if self.stop_at_newline else []),
-            )
-        texts = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
-        return [self._first_line(text) if self.stop_at_newline else text for text in texts]
+    def _stopper(self, answering: Answering) -> Callable[[list[int]], bool]:
+        """Whether an answer of these tokens holds a stop. Text is made only after tokens that may end one."""
+        line, stops = answering.extract == "first_line", answering.stop
+        ends = [stop[-1] for stop in stops] + ["\n"] * line
+        last = frozenset[int]().union(*(self._with(letter) for letter in ends))
 
-    def _first_line(self, text: str) -> str:
-        return text.strip().split("\n", 1)[0] if text.strip() else ""
+        def stopped(tokens: list[int]) -> bool:
+            if tokens[-1] not in last:
+                return False
+            text = self._text(tokens)
+            return (line and "\n" in text.lstrip()) or any(stop in text for stop in stops)
 
-    def _length(self, answer: str) -> int:
-        return len(self.tokenizer.encode(answer, add_special_tokens=False))
+        return stopped
+
+    def _answer(self, item: Item, written: Written) -> Answer:
+        answering, text = item.answering or PLAIN, self._text(list(written.tokens))
+        for stop in answering.stop:
+            text = text.split(stop, 1)[0]
+        if answering.extract == "first_line":
+            text = first_line(text)
+        return Answer(text, len(written.tokens), written.finished)
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _with(self, letter: str) -> frozenset[int]:
+        """Tokens after which a text may end with this letter: part of a letter in bytes counts, and a blank is not
+        seen where a tokenizer takes it off a text's beginning."""
+        if letter not in self._last:
+            hidden = letter.isspace() and letter != "\n"
+            found = (n for n, piece in enumerate(self._pieces) if hidden or letter in piece or "\ufffd" in piece)
+            self._last[letter] = frozenset(found)
+        return self._last[letter]
+
+    @cached_property
+    def _pieces(self) -> list[str]:
+        return [str(self.tokenizer.decode([token])) for token in range(len(self.tokenizer))]
+
+    @cached_property
+    def _decoder(self) -> GreedyDecoder:
+        return GreedyDecoder(
+            self.model, ends=self._ends, pad=self._pad, batch_tokens=self._batch_tokens, device=self._device
+        )
 
     @property
     def _pad(self) -> int:
@@ -143,58 +164,8 @@ class GenerationScorer:
                 return token
         raise AssertionError("0 is an int")
 
-    @cached_property
-    def _settings(self) -> GenerationConfig:
+    @property
+    def _ends(self) -> frozenset[int]:
         own = getattr(self.model, "generation_config", None)
         end = own.eos_token_id if own is not None and own.eos_token_id is not None else self.tokenizer.eos_token_id
-        return GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False, num_beams=1, max_new_tokens=self.max_new_tokens, pad_token_id=self._pad, eos_token_id=end
-        )
-
-    @cached_property
-    def _pieces(self) -> list[str]:
-        return [str(self.tokenizer.decode([token])) for token in range(len(self.tokenizer))]
-
-    @cached_property
-    def _newlines(self) -> Tensor:
-        return torch.tensor([i for i, piece in enumerate(self._pieces) if "\n" in piece], dtype=torch.long)
-
-    @cached_property
-    def _blanks(self) -> Tensor:
-        return torch.tensor([i for i, piece in enumerate(self._pieces) if not piece.strip()], dtype=torch.long)
-
-
-class _LineEnd(StoppingCriteria):
-    """A row is done when a line break follows something that is not blank."""
-
-    def __init__(self, newlines: Tensor, blanks: Tensor, prompt_length: int) -> None:
-        self.newlines, self.blanks, self.prompt_length = newlines, blanks, prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
-        answer = input_ids[:, self.prompt_length :]
-        started = (~torch.isin(answer, self.blanks)).any(dim=1)
-        return started & torch.isin(answer[:, -1], self.newlines)
-
-
-class _CheckFinite(LogitsProcessor):
-    """The most likely of NaN logits is token 0, without a complaint: look before the choice."""
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if torch.isnan(scores).any() or torch.isposinf(scores).any():
-            raise NonFiniteOutputError("the model's output is not finite while it answers")
-        return scores
-
-
-def matches_any(answer: str, references: Sequence[str]) -> bool:
-    """Whether an answer equals one of the references after `normalise`."""
-    return normalise(answer) in {normalise(reference) for reference in references}
-
-
-def normalise(text: str) -> str:
-    """Unicode NFKC, case folded, blanks collapsed, without quotes around and punctuation behind; signs stay.
-
-    >>> normalise('  "The  Answer." '), normalise("-5."), normalise("６１")
-    ('the answer', '-5', '61')
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return re.sub(r"\s+", " ", folded).strip(" \"'`“”‘’").rstrip(" .,;:!?。、").strip(" \"'`“”‘’")
+        return frozenset(end if isinstance(end, list) else [] if end is None else [end])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evomerge.errors import InvalidInputError
+from fitness.extract import extractor
 
 Split = Literal["search", "holdout"]
 
@@ -233,8 +234,13 @@ def _answering(data: Any, where: str) -> Answering | None:
     most = data.get("max_new_tokens")
     if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         raise InvalidInputError(f"{where} max_new_tokens", most, "a positive integer")
+    name = _text(data, "extract", where, "first_line")
+    try:
+        extractor(name)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where} extract", error.value, error.allowed) from error
     return Answering(
-        extract=_text(data, "extract", where, "first_line"), stop=_texts(data, "stop", where), max_new_tokens=most,
+        extract=name, stop=_texts(data, "stop", where), max_new_tokens=most,
         tests=_text(data, "tests", where), language=_text(data, "language", where),
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import deque
 from fractions import Fraction
 
 import regex
@@ -33,11 +34,10 @@ def last_numeral(text: str) -> str:
     >>> last_numeral("from 3 to -1,234.50 dollars."), last_numeral("it is ½"), last_numeral("5-3"), last_numeral("٤٢")
     ('-1234.50', '1/2', '3', '42')
     """
-    found = None
-    for found in _NUMBER.finditer(_plain(text)):
-        pass
-    if found is None:
+    last = deque(_NUMBER.finditer(_plain(text)), maxlen=1)
+    if not last:
         return ""
+    found = last[0]
     sign = "-" if (found["sign"] or "").startswith("-") else ""
     below = f"/{_joined(found['below'])}" if found["below"] else ""
     return f"{sign}{_joined(found['top'])}{found['power'] or ''}{below}"

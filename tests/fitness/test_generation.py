@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,14 +11,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import Failure, FailureReason, InvalidInputError
 from fitness.evaluator import Responses
-from fitness.generation import GenerationScorer, matches_any, normalise
-from fitness.items import Item
+from fitness.answers import exact_match, normalise
+from fitness.generation import GenerationScorer
+from fitness.items import Answering, Item
 from fitness.scorer import make_scorer
 
 MakeModel = Callable[..., PreTrainedModel]
 
 PROMPTS = ("Q: Which city", "Tom has 37 eggs", "Japanese: 九十一 足す 七十 " * 2, "1")
 ITEMS = [Item(f"g{n}", prompt, references=("x",)) for n, prompt in enumerate(PROMPTS)]
+WHOLE = [replace(item, answering=Answering("whole")) for item in ITEMS]
 
 
 def plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, count: int) -> str:
@@ -38,10 +41,10 @@ def test_answers_equal_a_plain_greedy_loop(
     make_model: MakeModel, tokenizer: PreTrainedTokenizerBase, family: str
 ) -> None:
     model = make_model(family)
-    scorer = GenerationScorer(model, tokenizer, max_new_tokens=6, stop_at_newline=False)
+    scorer = GenerationScorer(model, tokenizer, max_new_tokens=6)
     expected = [plain(model, tokenizer, prompt, 6) for prompt in PROMPTS]
 
-    assert scorer.answers(ITEMS) == expected
+    assert scorer.answers(WHOLE) == expected
     assert len(set(expected)) > 1
 
 
@@ -58,8 +61,8 @@ def test_an_exact_match_is_one_and_the_order_is_kept(make_model: MakeModel, toke
     assert isinstance(there, Responses)
     assert isinstance(back, Responses)
 
-    assert (there.item_ids, there.values) == (("right", "wrong"), {"exact_match": (1.0, 0.0)})
-    assert (back.item_ids, back.values) == (("wrong", "right"), {"exact_match": (0.0, 1.0)})
+    assert (there.item_ids, there.values["exact_match"]) == (("right", "wrong"), (1.0, 0.0))
+    assert (back.item_ids, back.values["exact_match"]) == (("wrong", "right"), (0.0, 1.0))
 
 
 def test_an_answer_ends_with_its_first_line(make_model: MakeModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -111,10 +114,10 @@ def test_items_of_both_kinds_in_one_call_are_an_error(
     [(" Paris.", "paris"), ("６１", "61"), ('"The  Answer"', "the answer"), ("61。", "61"), ("-5.", "-5")],
 )
 def test_what_counts_as_the_same_answer(answer: str, reference: str) -> None:
-    assert matches_any(answer, ["other", reference])
+    assert exact_match(answer, ["other", reference])
     assert normalise(normalise(answer)) == normalise(answer)
 
 
 @pytest.mark.parametrize(("answer", "reference"), [("-5", "5"), ("1.5", "15"), ("Paris, France", "Paris"), ("", "x")])
 def test_what_does_not(answer: str, reference: str) -> None:
-    assert not matches_any(answer, [reference])
+    assert not exact_match(answer, [reference])

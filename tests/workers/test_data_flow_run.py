@@ -16,7 +16,8 @@ from evomerge.recipe.path import Hop, LayerPath
 from evomerge.recipe.schema import NO_MERGE, ModelRef, Recipe
 from evomerge.recipe.text import dump_yaml
 from evomerge.storage.store import Store
-from fitness.generation import GenerationScorer, normalise
+from fitness.answers import normalise
+from fitness.generation import GenerationScorer
 from fitness.items import Item, load_eval_set
 from fitness.scorer import make_scorer
 from tests.workers.tiny_run import BASELINES, counted_once, events_of, make_registry, run_spec, whole_run
