@@ -16,7 +16,7 @@ from scipy import stats
 from evomerge.candidate import Estimate
 from fitness.items import Item
 from fitness.metrics import Bounds
-from fitness.subset import Subset
+from fitness.subset import CERTAIN, Subset
 from fitness.survey import Design, Floats, difference_mean, stratified_mean
 
 UNBOUNDED: Bounds = (None, None)
@@ -64,9 +64,15 @@ def design(subset: Subset, population: Sequence[Item]) -> Design:
     unknown = [i for i in subset.ids if i not in items]
     if unknown:
         raise ValueError(f"item {unknown[0]!r} is not in the population of {len(items)} items")
-    names = sorted(set(subset.strata))
-    simple = names == [""]
-    members = [[item.weight for item in population if simple or item.group == h] for h in names]
+    names, certain = sorted(set(subset.strata)), subset.certain
+    simple = names in ([""], ["", CERTAIN])
+    drawn = [item for item in population if item.id not in certain]
+    members = [
+        [items[i].weight for i in sorted(certain)]
+        if h == CERTAIN
+        else [item.weight for item in drawn if simple or item.group == h]
+        for h in names
+    ]
     totals = np.asarray([sum(weights) for weights in members], dtype=np.float64)
     return Design(
         weights=np.asarray([items[i].weight for i in subset.ids], dtype=np.float64),

@@ -23,7 +23,7 @@ from evomerge.seeds import generator
 from fitness.estimate import combine
 from fitness.evaluator import Responses
 from fitness.measure import Measure
-from fitness.subset import Subset, allocate
+from fitness.subset import CERTAIN, Subset, allocate
 from fitness.survey import Floats
 
 ALPHA = 0.1
@@ -113,13 +113,14 @@ def beaten(values: Sequence[float], errors: Sequence[float], rivals: Rivals) -> 
 
 def nested(subset: Subset, share: float, *, seed: int, generation: int, eval_set: str) -> Subset | None:
     """A smaller random sample inside a random sample, its strata shared out alike; None where it would hold fewer than
-    `LEAST` items, fewer than strata, or as many as the whole.
+    `LEAST` items, fewer than strata, or as many as the whole. Of chosen items none is left out.
 
     Subsets of smaller shares are inside those of larger ones.
     """
-    sizes = Counter(subset.strata)
-    n = math.ceil(share * len(subset.ids))
-    if not max(LEAST, len(sizes)) <= n < len(subset.ids):
+    certain = subset.certain
+    sizes = Counter(stratum for stratum in subset.strata if stratum != CERTAIN)
+    n = math.ceil(share * len(subset.ids)) - len(certain)
+    if not max(LEAST, len(sizes)) <= n < len(subset.ids) - len(certain):
         return None
     chosen = list[tuple[str, str]]()
     for stratum, count in allocate(sizes, n).items():
@@ -127,4 +128,4 @@ def nested(subset: Subset, share: float, *, seed: int, generation: int, eval_set
         order = generator(seed, "race", eval_set, generation, stratum).permutation(len(pool))
         chosen += [(pool[i], stratum) for i in order[:count]]
     chosen.sort()
-    return Subset(tuple(i for i, _ in chosen), tuple(s for _, s in chosen))
+    return Subset(tuple(i for i, _ in chosen), tuple(s for _, s in chosen)).beside(certain)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -30,17 +30,31 @@ Places = NDArray[np.intp]
 Key = TypeVar("Key", str, int)
 
 
+CERTAIN = "\0certain"
+"""The stratum of items that were chosen instead of drawn: they stand for themselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subset:
     """Items drawn from a population, sorted by id.
 
     Attributes:
         ids: without repetition.
-        strata: the stratum that each was drawn from; all "" for a simple random sample.
+        strata: the stratum that each was drawn from; all "" for a simple random sample; `CERTAIN` for chosen items.
     """
 
     ids: tuple[str, ...]
     strata: tuple[str, ...]
+
+    @property
+    def certain(self) -> frozenset[str]:
+        """The items that were chosen."""
+        return frozenset(i for i, stratum in zip(self.ids, self.strata, strict=True) if stratum == CERTAIN)
+
+    def beside(self, chosen: Collection[str]) -> Subset:
+        """These items and chosen ones, which none of them is among."""
+        both = sorted([*zip(self.ids, self.strata, strict=True), *((i, CERTAIN) for i in chosen)])
+        return Subset(tuple(i for i, _ in both), tuple(s for _, s in both))
 
 
 def draw(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 from collections import Counter
 from functools import partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import InvalidInputError
 from evomerge.seeds import generator
+from fitness.estimate import estimate_mean
 from fitness.items import Item
-from fitness.subset import Policy, allocate, deck_order, draw, random_order
+from fitness.subset import Policy, Subset, allocate, deck_order, draw, random_order
 
 
 def population(*sizes: int) -> list[Item]:
@@ -170,3 +172,17 @@ def test_generations_of_a_deck_share_the_items_among_them(counts: list[int], pol
 def test_weights_share_like_sizes_and_everybody_gets_the_least() -> None:
     assert allocate({0: 50, 1: 30, 2: 20}, 20, weights={0: 15.0, 1: 15.0, 2: 4.4}, least=2) == {0: 9, 1: 9, 2: 2}
     assert allocate({0: 50, 1: 1}, 5, least=2) == {0: 4, 1: 1}
+
+
+def test_chosen_items_stand_for_themselves_and_leave_the_mean_unbiased() -> None:
+    items = [Item(f"i{n}", f"c{n}", (" a", " b"), 0) for n in range(8)]
+    values = dict(zip((item.id for item in items), (0.9, 0.1, 0.4, 0.8, 0.3, 0.2, 1.0, 0.5), strict=True))
+    chosen, rest = ("i0", "i6"), [item for item in items if item.id not in ("i0", "i6")]
+    means = []
+    for pair in combinations([item.id for item in rest], 2):
+        subset = Subset(pair, ("", "")).beside(chosen)
+        means.append(estimate_mean([values[i] for i in subset.ids], subset, items).mean)
+        assert subset.certain == {"i0", "i6"}
+
+    assert np.mean(means) == pytest.approx(np.mean(list(values.values())))
+    assert estimate_mean(list(values.values()), Subset(tuple(values), ("",) * 8), items).se == 0
