@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from evomerge.errors import Failure
 from fitness.items import Item
 
+SCORER_VERSION = 1
+"""Part of every evaluator's fingerprint (`fitness.fingerprint`). Raise it with any change to a scorer, a metric, an
+extractor or a default (most tokens of an answer, the judge's question) after which a model's answer to some item may be
+another number by more than rounding: what was answered before is then asked again, never mixed with the new."""
+
 Metric = str
 """A name in METRICS of `fitness.metrics`, which says what each means."""
 

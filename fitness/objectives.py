@@ -12,11 +12,11 @@ from itertools import pairwise
 
 from evomerge.candidate import Estimate
 from evomerge.run.spec import Objective, RunSpec
+from fitness.draws import Draws
 from fitness.estimate import (
     PairedDifference,
     combine,
     combine_paired,
-    design,
     estimate_mean,
     interval,
     paired,
@@ -25,9 +25,8 @@ from fitness.evaluator import Metric, Responses, Slopes
 from fitness.items import EvalSet, Item, Split
 from fitness.measure import Control, Measure, answers_by_id, answers_to
 from fitness.metrics import MetricInfo, metric
-from fitness.racing import Lap, nested
-from fitness.subset import Subset, draw
-from fitness.survey import Design
+from fitness.racing import Lap
+from fitness.subset import Subset
 from fitness.targets import Target, asked, check_spec, guard_of
 
 Asked = dict[str, tuple[str, ...]]
@@ -56,17 +55,15 @@ class ObjectivePlan:
         self.subset = spec.subset
         self.seed = spec.seed
         self.eval_sets = dict(eval_sets)
-        self._whole: dict[tuple[str, Split], Subset] = {}
-        self._drawn: dict[tuple[str, int, float], Subset] = {}
         self._laps: dict[tuple[int, float, bool], tuple[Lap, ...]] = {}
-        self._designs: dict[tuple[str, Split, Subset], Design] = {}
         self._targets = {o.name: Target(o.eval_sets, metric(o.metric), o.items) for o in self.objectives}
         self._targets |= {g.name: Target((g.eval_set,), g.metric, g.items) for g in self._guards}
         self._asked = asked(self._targets.values())
+        self.draws = Draws(self.eval_sets, self._asked, spec.subset, spec.seed)
         self._controlled = {
             name
             for name, n in self._asked.items()
-            if n is not None and len(self._population(name, "search")) <= CONTROL_SHARE * spec.budget.candidates * n
+            if n is not None and len(self.draws.population(name)) <= CONTROL_SHARE * spec.budget.candidates * n
         }
 
     @property
@@ -78,6 +75,14 @@ class ObjectivePlan:
         """The metric of an objective or constraint."""
         return self._targets[name].metric
 
+    def metrics_by_eval_set(self) -> dict[str, set[str]]:
+        """Eval set → the metrics that an answer to its items must have."""
+        found: dict[str, set[str]] = {}
+        for target in self._targets.values():
+            for name in target.eval_sets:
+                found.setdefault(name, set()).add(target.metric.name)
+        return found
+
     # -- what is asked --------------------------------------------------------------------------------------------
 
     def items(self, generation: int, fidelity: float = 1.0) -> Asked:
@@ -87,7 +92,7 @@ class ObjectivePlan:
             fidelity: so many times the usual number; those of a lower fidelity are among them. Below 1 it is one of
                 the shares after which a race may end.
         """
-        return {name: self._subset(name, generation, fidelity).ids for name in self._asked}
+        return {name: self.draws.subset(name, generation, fidelity).ids for name in self._asked}
 
     def guard_items(self) -> Asked:
         """What the base model answers once, so that a guard can compare with it in any generation: all search items
@@ -109,9 +114,9 @@ class ObjectivePlan:
         Args:
             shares: of the usual number, in rising order.
         """
-        key = (generation if self.subset.rotate else 0, fidelity, control is not None)
+        key = (generation, fidelity, control is not None)
         if key not in self._laps:
-            enough = [s for s in shares if all(self._nested(name, generation, s) for name in self._asked)]
+            enough = [s for s in shares if all(self.draws.part(name, generation, s) for name in self._asked)]
             ends = sorted({*enough, 1.0, fidelity})
             laps = [self._lap(generation, start, end, control) for start, end in pairwise([0.0, *ends])]
             self._laps[key] = (*laps[:-1], replace(laps[-1], measures=()))
@@ -125,14 +130,16 @@ class ObjectivePlan:
             for name in self._controlled & set(target.eval_sets):
                 known = target.metric.name
                 answers.setdefault(name, {})[known] = answers_by_id(responses, name, known)
-                everything = self._everything(name, "search")
+                everything = self.draws.everything(name, "search")
                 found = self._measure(target, name, everything).estimate(responses)
                 means.setdefault(name, {})[known] = found.mean
         return Control(answers, means)
 
     def split_items(self, split: Split) -> Asked:
         """All items of one split; an eval set without any is left out."""
-        return {name: self._everything(name, split).ids for name in self._asked if self._population(name, split)}
+        return {
+            name: self.draws.everything(name, split).ids for name in self._asked if self.draws.population(name, split)
+        }
 
     def search_items(self) -> Asked:
         """All search items."""
@@ -164,7 +171,7 @@ class ObjectivePlan:
         Raises:
             ValueError: a response to one of the generation's items is missing (more than those may be there).
         """
-        subsets = {name: self._subset(name, generation, fidelity) for name in self._asked}
+        subsets = {name: self.draws.subset(name, generation, fidelity) for name in self._asked}
         return {
             name: combine([self._from(target, e, responses, subsets[e], control) for e in target.eval_sets])
             for name, target in self._targets.items()
@@ -189,8 +196,8 @@ class ObjectivePlan:
         share = (1 if objective.direction == "maximize" else -1) / len(objective.eval_sets)
         weights = {}
         for name in objective.eval_sets:
-            subset = self._subset(name, generation, fidelity)
-            counts = share * self._design(name, "search", subset).counts
+            subset = self.draws.subset(name, generation, fidelity)
+            counts = share * self.draws.design(name, "search", subset).counts
             weights[name] = dict(zip(subset.ids, counts.tolist(), strict=True))
         return Slopes(objective.metric, weights)
 
@@ -198,7 +205,7 @@ class ObjectivePlan:
         self, objective: Objective, eval_set: str, responses: Mapping[str, Responses], generation: int
     ) -> list[float]:
         low, high = self.metric(objective.name).bounds
-        values = answers_to(responses, eval_set, objective.metric, self._subset(eval_set, generation).ids)
+        values = answers_to(responses, eval_set, objective.metric, self.draws.subset(eval_set, generation).ids)
         if low is not None and high is not None:
             values = [(value - low) / (high - low) for value in values]
             return values if objective.direction == "maximize" else [1 - value for value in values]
@@ -215,7 +222,7 @@ class ObjectivePlan:
             parts = []
             for eval_set in target.eval_sets:
                 split = self._split_of(responses, eval_set)
-                everything = self._everything(eval_set, split)
+                everything = self.draws.everything(eval_set, split)
                 parts.append(self._measure(target, eval_set, everything, split, finite=False).estimate(responses))
             result[name] = combine(parts)
         return result
@@ -232,11 +239,11 @@ class ObjectivePlan:
         A guard compares the candidate with the base on the generation's items; the paired difference is far less noisy
         than the two means.
         """
-        return self._violation(responses, base_responses, lambda name: self._subset(name, generation, fidelity))
+        return self._violation(responses, base_responses, lambda name: self.draws.subset(name, generation, fidelity))
 
     def full_violation(self, responses: Mapping[str, Responses], base_responses: Mapping[str, Responses]) -> float:
         """The same from the answers to all search items."""
-        return self._violation(responses, base_responses, lambda name: self._everything(name, "search"))
+        return self._violation(responses, base_responses, lambda name: self.draws.everything(name, "search"))
 
     def interval(self, name: str, estimate: Estimate, level: float = 0.95) -> tuple[float, float]:
         """A confidence interval of an objective's or constraint's estimate, inside the metric's bounds."""
@@ -255,34 +262,35 @@ class ObjectivePlan:
             parts.append(paired([left[i] for i in ids], [right[i] for i in ids], weights=weights, level=level))
         return combine_paired(parts, level)
 
+    # -- for screening --------------------------------------------------------------------------------------------
+
+    @property
+    def questions(self) -> tuple[tuple[str, Metric], ...]:
+        """Every eval set and metric that an objective is measured by."""
+        return tuple(dict.fromkeys((e, o.metric) for o in self.objectives for e in o.eval_sets))
+
+    def items_by_id(self, eval_set: str) -> tuple[Item, ...]:
+        """The search items of an eval set, sorted by id."""
+        return tuple(sorted(self.draws.population(eval_set), key=lambda item: item.id))
+
+    def complete_row(
+        self, responses: Mapping[str, Responses], eval_set: str, metric_name: Metric
+    ) -> list[float] | None:
+        """Answers to `items_by_id`; None unless all were given."""
+        if eval_set not in responses or metric_name not in responses[eval_set].values:
+            return None
+        by_id = answers_by_id(responses, eval_set, metric_name)
+        ids = self.draws.everything(eval_set, "search").ids
+        return [by_id[i] for i in ids] if by_id.keys() >= set(ids) else None
+
+    def measure(
+        self, objective: str, eval_set: str, generation: int, fidelity: float, control: Control | None
+    ) -> Measure:
+        """What is made of a generation's answers to one eval set of an objective."""
+        subset = self.draws.subset(eval_set, generation, fidelity)
+        return self._measure(self._targets[objective], eval_set, subset, control=control)
+
     # -- inside ---------------------------------------------------------------------------------------------------
-
-    def _population(self, eval_set: str, split: Split) -> tuple[Item, ...]:
-        return self.eval_sets[eval_set].split(split)
-
-    def _subset(self, eval_set: str, generation: int, fidelity: float = 1.0) -> Subset:
-        if fidelity < 1:
-            found = self._nested(eval_set, generation, fidelity)
-            assert found is not None, "races end at shares that hold enough items"
-            return found
-        key = (eval_set, generation if self.subset.rotate else 0, fidelity)
-        if key not in self._drawn:
-            self._drawn[key] = draw(
-                self._population(eval_set, "search"), self._asked[eval_set],
-                policy=self.subset.policy, seed=self.seed, generation=key[1], eval_set=eval_set,
-                fidelity=fidelity,
-            )  # fmt: skip
-        return self._drawn[key]
-
-    def _nested(self, eval_set: str, generation: int, share: float) -> Subset | None:
-        key = (eval_set, generation if self.subset.rotate else 0, share)
-        if key not in self._drawn:
-            whole = self._subset(eval_set, generation)
-            found = nested(whole, share, seed=self.seed, generation=key[1], eval_set=eval_set)
-            if found is None:
-                return None
-            self._drawn[key] = found
-        return self._drawn[key]
 
     def _lap(self, generation: int, start: float, end: float, control: Control | None) -> Lap:
         ids = self.items(generation, end)
@@ -292,26 +300,13 @@ class ObjectivePlan:
             (
                 1.0 if o.direction == "maximize" else -1.0,
                 tuple(
-                    self._measure(self._targets[o.name], e, self._subset(e, generation, end), control=control)
+                    self._measure(self._targets[o.name], e, self.draws.subset(e, generation, end), control=control)
                     for e in o.eval_sets
                 ),
             )
             for o in self.objectives
         ]
         return Lap(end, new, tuple(measures))
-
-    def _everything(self, eval_set: str, split: Split) -> Subset:
-        if (eval_set, split) not in self._whole:
-            population = self._population(eval_set, split)
-            self._whole[eval_set, split] = draw(population, None, policy=self.subset.policy, seed=0, generation=0)
-        return self._whole[eval_set, split]
-
-    def _design(self, eval_set: str, split: Split, subset: Subset) -> Design:
-        """What a subset stands for; one for all candidates that answered it."""
-        key = (eval_set, split, subset)
-        if key not in self._designs:
-            self._designs[key] = design(subset, self._population(eval_set, split))
-        return self._designs[key]
 
     def _split_of(self, responses: Mapping[str, Responses], eval_set: str) -> Split:
         if eval_set not in responses or not responses[eval_set].item_ids:
@@ -329,7 +324,7 @@ class ObjectivePlan:
         finite: bool = True,
     ) -> Measure:
         beside = None if control is None else control.beside(eval_set, target.metric.name, subset)
-        known = self._design(eval_set, split, subset)
+        known = self.draws.design(eval_set, split, subset)
         return Measure(eval_set, target.metric.name, target.metric.bounds, subset, known, beside, finite)
 
     def _from(
@@ -342,7 +337,7 @@ class ObjectivePlan:
     ) -> Estimate:
         """From all search items where all were answered, else from the subset's, by difference where there is a
         control."""
-        everything = self._everything(eval_set, "search")
+        everything = self.draws.everything(eval_set, "search")
         if eval_set in responses and set(everything.ids) <= set(responses[eval_set].item_ids):
             return self._measure(target, eval_set, everything).estimate(responses)
         return self._measure(target, eval_set, subset, control=control).estimate(responses)
@@ -360,6 +355,6 @@ class ObjectivePlan:
             after = answers_to(responses, guard.eval_set, info.name, subset.ids)
             sign = 1 if info.higher_is_better else -1
             losses = [sign * (b - a) for a, b in zip(after, before, strict=True)]
-            drop = estimate_mean(losses, subset, self._design(guard.eval_set, "search", subset)).mean
+            drop = estimate_mean(losses, subset, self.draws.design(guard.eval_set, "search", subset)).mean
             total += max(0.0, drop - guard.max_drop)
         return total

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from evomerge.optimizers.optimizer import explanation_of
 from evomerge.recipe.schema import Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.run.state import ReplayError, RunMachine, Task, proposed
+from evomerge.storage.blocks import AnswerBlock
 from evomerge.storage.store import CandidateRow, Event, Lease, RunRow, Store
 from fitness.evaluator import Responses
 from fitness.items import Split
@@ -30,6 +32,7 @@ from search_spaces.space import recipe_of
 from workers.asking import job_of
 from workers.job import Job, JobResult, Pool, WorkerSpec
 from workers.ledger import Ledger
+from workers.memory import Memory, answered_like
 from workers.registry import Registry
 from workers.report import responses_of, result_of
 from workers.setup import CONTROL, prepare
@@ -119,6 +122,13 @@ class Drive:
         finally:
             if self.pool is not None:
                 self.pool.close()
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What models have answered before, and where this run's answers go."""
+        pool = self.pool
+        assert pool is not None, "a run that is over asks nobody"
+        return self.ledger.patiently(lambda: Memory(self.store, self.search, self.lease.run, pool.device))
 
     # -- resume -------------------------------------------------------------------------------------------------
 
@@ -233,8 +243,8 @@ class Drive:
         self.ledger.put([_proposed_event(row, proposed(proposal))], [row])
         if twin is not None and twin in self.machine.scores:
             del self.fresh[number]
-            responses = self.ledger.row(twin).responses["subset"]
-            self._score(row, responses, stopped=self.machine.stopped.get(twin), cached=True)
+            row = answered_like(row, self.ledger.row(twin))
+            self._score(row, stopped=self.machine.stopped.get(twin), cached=True)
         return number
 
     def _recipe(self, proposal: Proposal) -> Recipe:
@@ -250,7 +260,11 @@ class Drive:
         row = replace(row, attempts=attempt, state=_running(row))
         self.ledger.put([Event("candidate.started", {"number": number, "task": task, "attempt": attempt})], [row])
         self.submitted[number] = task
-        return job_of(self.search, self.machine, row, recipe, task, self.beside)
+        job = job_of(self.search, self.machine, row, recipe, task, self.beside)
+        if not self.memory.has(row):
+            return job
+        self.ledger.flush()  # what it answered last is looked for in the store, too
+        return replace(job, known=self.ledger.patiently(lambda: self.memory.known(row, job.items)))
 
     def _finish(self, result: JobResult) -> None:
         task = self.submitted.pop(result.number, None)
@@ -259,10 +273,12 @@ class Drive:
         row = replace(self.ledger.row(result.number), worker=result.worker, seconds=result.seconds)
         if result.failure is not None:
             self._fail(row, task, result.failure)
-        elif task == "subset":
-            self._score(row, _responses_to(result.responses), stopped=result.fidelity, products=result.products)
+            return
+        row, blocks = self.memory.keep(row, task, result.responses)
+        if task == "subset":
+            self._score(row, blocks, known=result.known, stopped=result.fidelity, products=result.products)
         else:
-            self._verify(row, task, result.responses)
+            self._verify(row, task, blocks, result.known)
 
     def _fail(self, row: CandidateRow, task: Task, failure: Failure) -> None:
         attempt = self.machine.open[row.number, task] + 1
@@ -278,13 +294,13 @@ class Drive:
     def _score(
         self,
         row: CandidateRow,
-        responses: dict[str, Any],
+        blocks: Sequence[AnswerBlock] = (),
         *,
+        known: int = 0,
         cached: bool = False,
         stopped: float | None = None,
         products: Sequence[Mapping[str, Mapping[str, float]]] = (),
     ) -> None:
-        row = replace(row, responses=row.responses | {"subset": responses})
         answers = responses_of(row, "subset")
         self._remember(row.number, answers)
         plan, control = self.search.plan, self.beside
@@ -304,7 +320,7 @@ class Drive:
         data: dict[str, Any] = {
             "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation, "scores": scores,
             "violation": violation, "cached": cached, "worker": row.worker, "seconds": row.seconds,
-            "items": 0 if cached else sum(len(r.item_ids) for r in answers.values()), "elapsed_s": self._elapsed_s,
+            "items": 0 if cached else _count(answers) - known, "elapsed_s": self._elapsed_s,
         }  # fmt: skip
         if stopped is not None:
             data["stopped"] = stopped
@@ -317,28 +333,28 @@ class Drive:
             [Event("candidate.scored", data)],
             [scored],
             then=lambda: self.machine.front_event(before, best),
+            answers=blocks,
         )
 
-    def _verify(self, row: CandidateRow, task: Split, responses: dict[str, Responses]) -> None:
-        plan = self.search.plan
+    def _verify(self, row: CandidateRow, task: Split, blocks: Sequence[AnswerBlock], known: int) -> None:
+        plan, responses = self.search.plan, responses_of(row, task)
         costs = self.search.costs.scores(row.recipe)
         scores = {name: asdict(e) for name, e in (plan.full_scores(responses) | costs).items()}
         violation = 0.0
         if task == "search":
             violation = plan.full_violation(responses, self.base_responses)
             violation += self.search.costs.violation(costs)
-        verified = replace(
-            row,
-            verified=row.verified | {task: scores},
-            responses=row.responses | {task: _responses_to(responses)},
-        )
+        verified = replace(row, verified=row.verified | {task: scores})
         data = {
             "number": row.number, "kind": row.kind, "label": row.label, "split": task, "scores": scores,
-            "violation": violation, "items": sum(len(r.item_ids) for r in responses.values()),
+            "violation": violation, "items": _count(responses) - known,
         }  # fmt: skip
         before, best = self.machine.archive.members, self.machine.best()
         self.ledger.put(
-            [Event("candidate.verified", data)], [verified], then=lambda: self.machine.front_event(before, best)
+            [Event("candidate.verified", data)],
+            [verified],
+            then=lambda: self.machine.front_event(before, best),
+            answers=blocks,
         )
 
     def _remember(self, number: int, answers: dict[str, Responses]) -> None:
@@ -384,8 +400,5 @@ def _running(row: CandidateRow) -> CandidateState:
     return CandidateState.RUNNING if row.state == CandidateState.PROPOSED else row.state
 
 
-def _responses_to(responses: dict[str, Responses]) -> dict[str, Any]:
-    return {
-        name: {"item_ids": list(r.item_ids), "values": {m: list(v) for m, v in r.values.items()}}
-        for name, r in responses.items()
-    }
+def _count(responses: Mapping[str, Responses]) -> int:
+    return sum(len(found.item_ids) for found in responses.values())

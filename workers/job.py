@@ -42,6 +42,7 @@ class Job:
         deadline_s: seconds after which the pool gives the job up as `timeout`.
         slopes: for optimizers that follow gradients, what to differentiate, one an objective.
         race: its blocks are asked in the place of `items`, until it is lost.
+        known: eval set → answers that the same model gave before; their items are not asked again.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Job:
     deadline_s: float = 3600.0
     slopes: tuple[Slopes, ...] = ()
     race: Race | None = None
+    known: dict[str, Responses] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class JobResult:
     """What became of a job.
 
     Attributes:
-        responses: eval set name → responses; empty on failure.
+        responses: eval set name → responses, with those that were known; empty on failure.
+        known: how many of them were.
         failure: why there are none.
         seconds: by phase: `materialize`, `score`, `gradient`.
         worker: its name.
@@ -72,6 +75,7 @@ class JobResult:
     worker: str = ""
     fidelity: float | None = None
     products: tuple[dict[str, dict[str, float]], ...] = ()
+    known: int = 0
 
 
 class Pool(Protocol):
@@ -80,6 +84,11 @@ class Pool(Protocol):
     @property
     def size(self) -> int:
         """Jobs that can run at the same time."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Of the workers: `cpu` or `cuda`."""
         ...
 
     def submit(self, job: Job) -> None:

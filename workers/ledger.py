@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from evomerge.errors import LeaseLostError, StoreError
 from evomerge.run.state import RunMachine
+from evomerge.storage.blocks import AnswerBlock
 from evomerge.storage.store import CandidateRow, Commit, Event, Lease, Store
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Ledger:
         self._changed: dict[int, None] = {}
         self._events: list[Event] = []
         self._commands: list[int] = []
+        self._answers: list[AnswerBlock] = []
         self._told = 0
 
     def put(
@@ -47,8 +49,10 @@ class Ledger:
         *,
         then: Callable[[], list[Event]] | None = None,
         commands: Sequence[int] = (),
+        answers: Sequence[AnswerBlock] = (),
     ) -> None:
-        """Fold `events` in, and what `then` concludes from them; they and the changed rows are stored by `flush`."""
+        """Fold `events` in, and what `then` concludes from them; they, the changed rows and the answers that these name
+        are stored by `flush`."""
         before = self._machine.archive.members
         self._fold(events)
         if then is not None:
@@ -59,6 +63,7 @@ class Ledger:
         for number in {*before} ^ {*after}:
             self._keep(replace(self.row(number), on_front=number in after))
         self._commands += commands
+        self._answers += answers
 
     def flush(self) -> None:
         """Store everything that was put since the last time in one transaction, or wait until that is possible."""
@@ -67,6 +72,7 @@ class Ledger:
         change = Commit(
             events=tuple(self._events),
             candidates=tuple(self._rows[number] for number in self._changed),
+            answers=tuple(self._answers),
             state=self._machine.phase,
             reason=self._machine.reason,
             summary=self._machine.summary(),
@@ -76,7 +82,7 @@ class Ledger:
         self.patiently(lambda: self._store.commit(self._lease, change))
         self._last_seq += len(self._events)
         self._told = 0 if change.optimizer is not None else self._told
-        self._events, self._commands, self._changed = [], [], {}
+        self._events, self._commands, self._answers, self._changed = [], [], [], {}
         while len(self._rows) > ROWS:
             self._rows.popitem(last=False)
 

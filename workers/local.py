@@ -28,6 +28,13 @@ class LocalPool:
         """One."""
         return 1
 
+    @property
+    def device(self) -> str:
+        """This process's."""
+        from workers.resident_worker import device_of  # as in `_work`
+
+        return device_of(self._spec.device)
+
     def submit(self, job: Job) -> None:
         """Hand over a job."""
         if self._thread is None:

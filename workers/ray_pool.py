@@ -109,6 +109,11 @@ class RayPool:
         return len(self._slots)
 
     @property
+    def device(self) -> str:
+        """That every worker uses."""
+        return self._spec.device
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """Processes of the workers on this machine that have started."""
         return tuple(slot.pid for slot in self._slots if slot.pid)

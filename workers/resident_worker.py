@@ -20,6 +20,7 @@ from fitness.evaluator import Responses, Slopes, joined
 from fitness.failures import failure_of
 from fitness.gradient import backward
 from fitness.items import EvalSet, load_eval_set
+from fitness.known import completed, unknown
 from fitness.racing import Race
 from fitness.scorer import ItemScorer, make_scorer
 from workers.job import Job, JobResult, WorkerSpec
@@ -64,10 +65,14 @@ class Worker:
         try:
             loaded = self._load()
             began = time.perf_counter()
-            loaded.resident.materialize(job.recipe)
+            if job.slopes or any(unknown(ids, job.known.get(name)) for name, ids in job.items.items()):
+                loaded.resident.materialize(job.recipe)
             seconds["materialize"] = time.perf_counter() - began
             began = time.perf_counter()
-            outcome, lost_at = (_score(loaded, job.items), None) if job.race is None else _run_race(loaded, job.race)
+            if job.race is None:
+                outcome, lost_at = _score(loaded, job.items, job.known), None
+            else:
+                outcome, lost_at = _run_race(loaded, job.race, job.known)
             seconds["score"] = time.perf_counter() - began
             products: tuple[Products, ...] = ()
             if job.slopes and not isinstance(outcome, Failure):
@@ -78,9 +83,11 @@ class Worker:
             outcome = _failure(error)
         if isinstance(outcome, Failure):
             return JobResult(job.number, failure=outcome, seconds=seconds, worker=self.name)
+        known = sum(len(r.item_ids) - len(unknown(r.item_ids, job.known.get(n))) for n, r in outcome.items())
         return JobResult(
-            job.number, responses=outcome, seconds=seconds, worker=self.name, fidelity=lost_at, products=products
-        )
+            job.number, responses=outcome, seconds=seconds, worker=self.name, fidelity=lost_at, products=products,
+            known=known,
+        )  # fmt: skip
 
     def _load(self) -> _Loaded:
         torch.set_num_threads(self._spec.threads)
@@ -101,21 +108,26 @@ def device_of(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _score(loaded: _Loaded, items: Mapping[str, tuple[str, ...]]) -> dict[str, Responses] | Failure:
+def _score(
+    loaded: _Loaded, items: Mapping[str, tuple[str, ...]], known: Mapping[str, Responses]
+) -> dict[str, Responses] | Failure:
+    """Answers to the items; those that are known are not asked for."""
     responses = {}
     for name, ids in items.items():
-        outcome = loaded.scorer.score(loaded.eval_sets[name].pick(ids))
+        outcome = loaded.scorer.score(loaded.eval_sets[name].pick(unknown(ids, known.get(name))))
         if isinstance(outcome, Failure):
             return replace(outcome, message=f"eval set {name!r}: {outcome.message}")
-        responses[name] = outcome
+        responses[name] = completed(ids, known.get(name), outcome)
     return responses
 
 
-def _run_race(loaded: _Loaded, race: Race) -> tuple[dict[str, Responses] | Failure, float | None]:
+def _run_race(
+    loaded: _Loaded, race: Race, known: Mapping[str, Responses]
+) -> tuple[dict[str, Responses] | Failure, float | None]:
     """All answers, and the fidelity of the block after which the race was lost, if it was."""
     responses: dict[str, Responses] = {}
     for number, lap in enumerate(race.laps):
-        outcome = _score(loaded, lap.items)
+        outcome = _score(loaded, lap.items, known)
         if isinstance(outcome, Failure):
             return outcome, None
         responses = {name: joined(responses[name], new) if name in responses else new for name, new in outcome.items()}

@@ -1,4 +1,5 @@
-"""Candidates in the database: rows to values and back, and pages in any order.
+"""Candidates in the database: rows to values and back, and pages in any order. Their answers lie beside them, in blocks
+that are read with the details.
 
 A page in score order is read from the score index; the unscored candidates follow in number order. Equal scores are in
 number order both ways, so a page's end is one place: (mean, number).
@@ -6,7 +7,8 @@ number order both ways, so a page's end is one place: (mean, number).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, get_args
 
@@ -15,19 +17,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from evomerge.candidate import CandidateState
 from evomerge.errors import InvalidInputError
-from evomerge.storage import cursor
+from evomerge.storage import answers, cursor
+from evomerge.storage.blocks import AnswerBlock, together
 from evomerge.storage.store import CandidateKind, CandidateQuery, CandidateRow
 from evomerge.storage.tables import CandidateTable, ScoreTable
 
 _CANDIDATES = CandidateTable.__table__
 _NAMES = [c.name for c in _CANDIDATES.columns if c.name != "run"]
-_HEAVY: dict[str, Any] = {"genome": (), "recipe": {}, "responses": {}}
+_HEAVY: dict[str, Any] = {"genome": (), "recipe": {}, "answers": {}}
 
 
 def write(connection: Connection, run: str, rows: Sequence[CandidateRow]) -> None:
     """Insert or replace candidates."""
     if not rows:
         return
+    assert all(row.answers.keys() == row.responses.keys() for row in rows), "responses are kept as blocks of answers"
     connection.execute(_upsert(connection.dialect.name), [_to_columns(run, row) for row in rows])
     numbers = [row.number for row in rows]
     connection.execute(delete(ScoreTable).where(ScoreTable.run == run, ScoreTable.number.in_(numbers)))
@@ -53,7 +57,7 @@ def read(connection: Connection, run: str, number: int) -> CandidateRow | None:
     """One candidate with everything."""
     where = (CandidateTable.run == run, CandidateTable.number == number)
     row = connection.execute(select(*_columns(details=True)).where(*where)).first()
-    return None if row is None else _to_value(row)
+    return None if row is None else _with_responses(connection, [_to_value(row)])[0]
 
 
 def page(connection: Connection, run: str, query: CandidateQuery) -> tuple[list[CandidateRow], str | None]:
@@ -84,7 +88,7 @@ def _by_number(
     found = [_to_value(row) for row in connection.execute(rows)]
     more = len(found) > query.limit
     del found[query.limit :]
-    return found, cursor.encode(query.sort, found[-1].number) if more else None
+    return _with_responses(connection, found), cursor.encode(query.sort, found[-1].number) if more else None
 
 
 def _by_score(
@@ -104,7 +108,7 @@ def _by_score(
     more = len(found) > query.limit
     del found[query.limit :]
     end = cursor.encode(query.sort, found[-1][0], found[-1][1].number) if more else None
-    return [row for _, row in found], end
+    return _with_responses(connection, [row for _, row in found]), end
 
 
 def _scored(rows: Select[Any], name: str, descending: bool, last: tuple[Any, ...] | None) -> Select[Any]:
@@ -152,6 +156,22 @@ def _columns(details: bool) -> list[ColumnElement[Any]]:
 
 def _to_columns(run: str, row: CandidateRow) -> dict[str, Any]:
     return {"run": run} | {name: getattr(row, name) for name in _NAMES}
+
+
+def _with_responses(connection: Connection, rows: list[CandidateRow]) -> list[CandidateRow]:
+    """The same with what the blocks that they name hold."""
+    keys = [key for row in rows for sets in row.answers.values() for names in sets.values() for key in names]
+    if not keys:
+        return rows
+    blocks = answers.by_key(connection, keys)
+    return [replace(row, responses=_responses(row, blocks)) for row in rows]
+
+
+def _responses(row: CandidateRow, blocks: Mapping[str, AnswerBlock]) -> dict[str, Any]:
+    return {
+        task: {name: together([blocks[key] for key in keys]) for name, keys in sets.items()}
+        for task, sets in row.answers.items()
+    }
 
 
 def _to_value(row: Row[Any]) -> CandidateRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
 from evomerge.errors import InvalidInputError, LeaseLostError, StoreError
-from evomerge.storage import candidates, cursor
+from evomerge.storage import answers, candidates, cursor
+from evomerge.storage.blocks import AnswerBlock, Bank
 from evomerge.storage.engine import begins_writing, open_engine
 from evomerge.storage.ids import RunIds, is_run_id
 from evomerge.storage.migrate import upgrade
@@ -61,6 +62,7 @@ class SqlStore:
     def __init__(self, url: str, *, busy_timeout_s: float = 5.0, clock: Callable[[], datetime] = _now) -> None:
         self._clock = clock
         self._ids = RunIds()
+        self._questions: set[str] = set()  # lists of items that are stored: most blocks share theirs with others
         self._engine = open_engine(url, busy_timeout_s)
         self._place = self._engine.url.render_as_string(hide_password=True)
         try:
@@ -139,6 +141,33 @@ class SqlStore:
             rows = connection.execute(newer.order_by(EventTable.seq).limit(limit)).all()
         return [Event(row.type, row.data, row.seq, row.at) for row in rows]
 
+    def banks(self) -> list[Bank]:
+        """What there are answers to: a row for each evaluator and eval set."""
+        with self._read() as connection:
+            return answers.banks(connection)
+
+    def answers(
+        self, fingerprint: str, *, eval_set: str | None = None, subjects: Sequence[str] | None = None
+    ) -> list[AnswerBlock]:
+        """The answers that an evaluator took, oldest first."""
+        with self._read() as connection:
+            return answers.of(connection, fingerprint, eval_set, subjects)
+
+    def subjects(self, fingerprint: str, *, eval_set: str | None = None) -> list[str]:
+        """Who answered anything under an evaluator."""
+        with self._read() as connection:
+            return answers.subjects(connection, fingerprint, eval_set)
+
+    def add_answers(self, blocks: Sequence[AnswerBlock]) -> int:
+        """Keep imported answers, all or none; how many blocks were new (see `Store.add_answers`)."""
+        with self._write() as connection:
+            return answers.write(connection, blocks, self._clock(), set())
+
+    def describe_evaluator(self, fingerprint: str, settings: Mapping[str, Any]) -> None:
+        """Keep what a fingerprint stands for; the first description stays."""
+        with self._write() as connection:
+            answers.describe(connection, fingerprint, settings)
+
     def command(self, run_id: str, verb: Verb) -> int:
         """Leave a command for the run's controller; its number.
 
@@ -213,9 +242,11 @@ class SqlStore:
             first = last_seq - len(change.events) + 1
             events = [replace(e, seq=seq, at=e.at or at) for seq, e in enumerate(change.events, start=first)]
             _append(connection, lease.run, events)
+            answers.write(connection, change.answers, at, self._questions)
             candidates.write(connection, lease.run, change.candidates)
             _keep_optimizer(connection, lease.run, change.optimizer)
             _finish_commands(connection, lease.run, change.commands_done)
+        self._questions.update(block.questions for block in change.answers)
         return events
 
     def close(self) -> None:

@@ -1,16 +1,17 @@
-"""The contract of what lasts: runs, candidates, events, commands and leases.
+"""The contract of what lasts: runs, candidates, answers, events, commands and leases.
 
 One run has one writer at a time: the holder of its lease. Everything that belongs together commits in one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from evomerge.candidate import CandidateState, Genome
+from evomerge.storage.blocks import AnswerBlock, Bank
 
 RunState = Literal[
     "queued", "starting", "running", "paused", "stopping", "verifying", "succeeded", "failed", "cancelled"
@@ -47,7 +48,9 @@ class CandidateRow:
         label: `base`, `source:math`, `average`; empty for search candidates.
         scores: objective or constraint name → {mean, se, n}.
         verified: split → the same, from all search items or all holdout items.
-        responses: split or subset → eval set → {item_ids, values: metric → floats}.
+        answers: split or subset → eval set → keys of the blocks of answers to its items.
+        responses: split or subset → eval set → {item_ids, values: metric → floats}; what those blocks hold. It is
+            read, never written.
         on_front: whether it is on the run's front now.
     """
 
@@ -61,6 +64,7 @@ class CandidateRow:
     recipe: dict[str, Any]
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     verified: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    answers: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     responses: dict[str, Any] = field(default_factory=dict)
     violation: float = 0.0
     on_front: bool = False
@@ -93,10 +97,15 @@ class Lease:
 @dataclass(frozen=True, slots=True)
 class Commit:
     """What changes together. Fields that are None stay as they are, except that a new `state` takes `reason` with it:
-    without one, the old state's reason goes."""
+    without one, the old state's reason goes.
+
+    Attributes:
+        answers: blocks that `candidates` name and that may not be stored yet; those that are stay as they are.
+    """
 
     events: tuple[Event, ...] = ()
     candidates: tuple[CandidateRow, ...] = ()
+    answers: tuple[AnswerBlock, ...] = ()
     state: RunState | None = None
     reason: str | None = None
     summary: dict[str, Any] | None = None
@@ -107,8 +116,8 @@ class Commit:
 @dataclass(frozen=True, slots=True)
 class CandidateQuery:
     """A page of candidates. `sort` is `number`, `-number`, `score:NAME` or `-score:NAME`; `cursor` is from the page
-    before; candidates without that score come last, both ways. Without `details`, genome, recipe and responses are
-    left empty: lists are light then."""
+    before; candidates without that score come last, both ways. Without `details`, genome, recipe, answers and
+    responses are left empty: lists are light then."""
 
     state: str | None = None
     kind: str | None = None
@@ -162,6 +171,32 @@ class Store(Protocol):
 
     def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[Event]: ...
 
+    def banks(self) -> list[Bank]:
+        """What there are answers to: a row for each evaluator and eval set, the first that was written first."""
+        ...
+
+    def answers(
+        self, fingerprint: str, *, eval_set: str | None = None, subjects: Sequence[str] | None = None
+    ) -> list[AnswerBlock]:
+        """The answers that an evaluator took, oldest first: of a question that was asked twice, the later counts."""
+        ...
+
+    def subjects(self, fingerprint: str, *, eval_set: str | None = None) -> list[str]:
+        """Who answered anything under an evaluator, in the order of their names."""
+        ...
+
+    def add_answers(self, blocks: Sequence[AnswerBlock]) -> int:
+        """Keep answers that no run of this store asked for (imports), all or none; how many blocks were new.
+
+        Raises:
+            ValueError: an answer is not a finite number.
+        """
+        ...
+
+    def describe_evaluator(self, fingerprint: str, settings: Mapping[str, Any]) -> None:
+        """Keep what a fingerprint stands for; the first description stays."""
+        ...
+
     def command(self, run_id: str, verb: Verb) -> int:
         """Ask the run's controller for something; the controller reads it soon. Returns the command's number.
 
@@ -189,7 +224,7 @@ class Store(Protocol):
 
         Raises:
             LeaseLostError: the lease's epoch is not the run's newest, or it was released.
-            ValueError: a value cannot be written as JSON (NaN, infinity).
+            ValueError: a value cannot be written as JSON (NaN, infinity), or an answer is not a finite number.
         """
         ...
 

@@ -110,7 +110,48 @@ class CandidateTable(Table):
     failure: Mapped[dict[str, str] | None] = mapped_column(Json)
     genome: Mapped[list[float]] = mapped_column(Json)
     recipe: Mapped[dict[str, Any]] = mapped_column(Json)
-    responses: Mapped[dict[str, Any]] = mapped_column(Json)
+    answers: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class EvaluatorTable(Table):
+    """What the fingerprints of evaluators stand for; a fingerprint of imported answers may have no row."""
+
+    __tablename__ = "evaluators"
+
+    fingerprint: Mapped[str] = mapped_column(Text, primary_key=True)
+    settings: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class QuestionsTable(Table):
+    """Lists of items that were asked together: ids, and a hash of each one's content. Once for all who were asked."""
+
+    __tablename__ = "questions"
+
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    items: Mapped[list[str]] = mapped_column(Json)
+    contents: Mapped[list[str]] = mapped_column(Json)
+
+
+class AnswerTable(Table):
+    """Blocks of answers, append-only; `key` is a hash of all that a block says, so that nothing is kept twice.
+
+    `run` and `number` say who asked first; imports have none.
+    """
+
+    __tablename__ = "answers"
+    __table_args__ = (Index(None, "key", unique=True), Index(None, "fingerprint", "subject"))
+
+    id: Mapped[int] = mapped_column(_NUMBER, primary_key=True)
+    key: Mapped[str] = mapped_column(Text)
+    fingerprint: Mapped[str] = mapped_column(Text)
+    eval_set: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str] = mapped_column(Text)
+    run: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
+    number: Mapped[int | None] = mapped_column(_NUMBER)
+    questions: Mapped[str] = mapped_column(ForeignKey("questions.key"))
+    metrics: Mapped[list[str]] = mapped_column(Json)
+    created: Mapped[datetime] = mapped_column(Utc)
+    packed: Mapped[bytes]
 
 
 class ScoreTable(Table):

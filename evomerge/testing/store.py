@@ -13,6 +13,7 @@ import pytest
 
 from evomerge.errors import InvalidInputError, LeaseLostError
 from evomerge.storage.store import CandidateQuery, Commit, Event, Lease, RunState, Store
+from evomerge.testing.store_answers import AnswerContract
 from evomerge.testing.store_candidates import CandidateContract, candidate
 
 UNKNOWN = "run_00000000000000000000000000"
@@ -35,7 +36,7 @@ class Clock:
 OpenStore = Callable[[Clock], Store]
 
 
-class StoreContract(CandidateContract):
+class StoreContract(CandidateContract, AnswerContract):
     """Inherit, and add the fixture `open_store`."""
 
     @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from evomerge.candidate import CandidateState
 from evomerge.errors import InvalidInputError
+from evomerge.storage.blocks import AnswerBlock
 from evomerge.storage.store import CandidateQuery, CandidateRow, Commit, Lease, Store
 
 
@@ -31,12 +32,14 @@ class CandidateContract:
     """Needs the fixtures `store` and `lease`."""
 
     def test_a_candidate_reads_back_as_written(self, store: Store, lease: Lease) -> None:
+        block = AnswerBlock("f", "math", "m", ("x",), ("c",), {"accuracy": (1.0,)}, lease.run, 3)
         full = candidate(
             3,
             {"b": 0.1 + 0.2, "a": -1e-300},
             kind="baseline",
             label="source:math",
             verified={"holdout": {"a": {"mean": 0.5, "se": 0.0, "n": 7}}},
+            answers={"search": {"math": [block.key]}},
             responses={"search": {"math": {"item_ids": ["x"], "values": {"accuracy": [1.0]}}}},
             violation=0.25,
             on_front=True,
@@ -46,7 +49,7 @@ class CandidateContract:
             seconds={"materialize": 0.5},
             failure={"reason": "timeout", "message": "60 s"},
         )
-        store.commit(lease, Commit(candidates=(full,)))
+        store.commit(lease, Commit(candidates=(full,), answers=(block,)))
 
         read = store.candidate(lease.run, 3)
         assert read == full

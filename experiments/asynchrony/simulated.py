@@ -28,7 +28,7 @@ class SimulatedPool:
     """
 
     def __init__(self, size: int, answer: Answer, *, median_s: float, failures: float, seed: int) -> None:
-        self.size = size
+        self.size, self.device = size, "cpu"
         self.busy_s = 0.0
         self._answer, self._median_s, self._failures = answer, median_s, failures
         self._rng = np.random.default_rng(seed)

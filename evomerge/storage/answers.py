@@ -1,0 +1,167 @@
+"""Answers in the database: blocks in and out, and what there is. Nothing is ever changed or taken away."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from evomerge.errors import StoreError
+from evomerge.storage.blocks import AnswerBlock, Bank, unpack
+from evomerge.storage.tables import AnswerTable, EvaluatorTable, QuestionsTable
+
+_AT_ONCE = 500
+"""Names in one statement; databases limit them."""
+_BLOCK = (*(c for c in AnswerTable.__table__.columns if c.name != "id"), QuestionsTable.items, QuestionsTable.contents)
+
+
+def write(connection: Connection, blocks: Sequence[AnswerBlock], at: datetime, known: Collection[str]) -> int:
+    """Insert the blocks that are not there yet; how many these are.
+
+    Args:
+        known: keys of lists of items that are certainly stored.
+    """
+    if not blocks:
+        return 0
+    lists = {b.questions: b for b in blocks if b.questions not in known}
+    if lists:
+        rows = [{"key": key, "items": list(b.items), "contents": list(b.contents)} for key, b in lists.items()]
+        connection.execute(_insert(connection.dialect.name, QuestionsTable), rows)
+    found = [
+        {
+            "key": b.key, "fingerprint": b.fingerprint, "eval_set": b.eval_set, "subject": b.subject, "run": b.run,
+            "number": b.number, "questions": b.questions, "metrics": list(b.values), "created": at, "packed": b.packed,
+        }
+        for b in {b.key: b for b in blocks}.values()
+    ]  # fmt: skip
+    return int(connection.execute(_insert(connection.dialect.name, AnswerTable), found).rowcount)
+
+
+def describe(connection: Connection, fingerprint: str, settings: Mapping[str, Any]) -> None:
+    """Keep what a fingerprint stands for, unless it is known."""
+    row = {"fingerprint": fingerprint, "settings": dict(settings)}
+    connection.execute(_insert(connection.dialect.name, EvaluatorTable), [row])
+
+
+@cache
+def _insert(dialect: str, table: Any) -> Any:
+    """Made once, as SQLAlchemy needs longer to make a statement than the database to carry it out."""
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table).on_conflict_do_nothing()
+
+
+def by_key(connection: Connection, keys: Iterable[str]) -> dict[str, AnswerBlock]:
+    """Blocks by their keys.
+
+    Raises:
+        StoreError: one is not there.
+    """
+    wanted, found = list(dict.fromkeys(keys)), dict[str, AnswerBlock]()
+    for some in _some(wanted):
+        for row in connection.execute(_blocks().where(AnswerTable.key.in_(some))):
+            found[row.key] = _to_block(row)
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        raise StoreError(f"{len(missing)} blocks of answers are gone from the database, the first is {missing[0]}")
+    return found
+
+
+def of(
+    connection: Connection, fingerprint: str, eval_set: str | None, subjects: Sequence[str] | None
+) -> list[AnswerBlock]:
+    """An evaluator's blocks, oldest first."""
+    rows = _blocks().where(AnswerTable.fingerprint == fingerprint)
+    if eval_set is not None:
+        rows = rows.where(AnswerTable.eval_set == eval_set)
+    if subjects is None:
+        return [_to_block(row) for row in connection.execute(rows.order_by(AnswerTable.id))]
+    found = [
+        row
+        for some in _some(dict.fromkeys(subjects))
+        for row in connection.execute(rows.where(AnswerTable.subject.in_(some)).add_columns(AnswerTable.id))
+    ]
+    return [_to_block(row) for row in sorted(found, key=lambda row: int(row.id))]
+
+
+def subjects(connection: Connection, fingerprint: str, eval_set: str | None) -> list[str]:
+    """Names of those who answered anything."""
+    names = select(AnswerTable.subject).where(AnswerTable.fingerprint == fingerprint).distinct()
+    if eval_set is not None:
+        names = names.where(AnswerTable.eval_set == eval_set)
+    return sorted(connection.scalars(names))
+
+
+def banks(connection: Connection) -> list[Bank]:
+    """A row for each evaluator and eval set; no values are read."""
+    table = AnswerTable
+    counted = select(
+        table.fingerprint, table.eval_set, func.count().label("blocks"), func.sum(func.length(table.packed)),
+        func.min(table.created), func.max(table.created),
+    ).group_by(table.fingerprint, table.eval_set).order_by(func.min(table.id))  # fmt: skip
+    settings = {row.fingerprint: row.settings for row in connection.execute(select(EvaluatorTable))}
+    return [
+        _bank(connection, fingerprint, eval_set, settings.get(fingerprint, {}), counts)
+        for fingerprint, eval_set, *counts in connection.execute(counted).all()
+    ]
+
+
+def _bank(
+    connection: Connection, fingerprint: str, eval_set: str, settings: dict[str, Any], counts: Sequence[Any]
+) -> Bank:
+    blocks, size, first, last = counts
+    table = AnswerTable
+    here = (table.fingerprint == fingerprint, table.eval_set == eval_set)
+    kinds = connection.scalars(select(table.metrics).where(*here).distinct()).all()
+    asked = dict[str, set[str]]()
+    for subject, questions in connection.execute(select(table.subject, table.questions).where(*here).distinct()):
+        asked.setdefault(subject, set()).add(questions)
+    ids = _ids(connection, set[str]().union(*asked.values()))
+    each = Counter(map(frozenset, asked.values()))  # most were asked the same lists as others
+    answered = {lists: len(frozenset[str]().union(*(ids[key] for key in lists))) for lists in each}
+    items = len(frozenset[str]().union(*ids.values()))
+    return Bank(
+        fingerprint=fingerprint,
+        eval_set=eval_set,
+        settings=settings,
+        metrics=tuple(name for name in kinds[0] if all(name in kind for kind in kinds)),
+        subjects=len(asked),
+        items=items,
+        answers=sum(answered[lists] * count for lists, count in each.items()),
+        complete=sum(count for lists, count in each.items() if answered[lists] == items),
+        blocks=blocks,
+        bytes=int(size),
+        first=first,
+        last=last,
+    )
+
+
+def _ids(connection: Connection, keys: set[str]) -> dict[str, frozenset[str]]:
+    table = QuestionsTable
+    return {
+        row.key: frozenset(row.items)
+        for some in _some(sorted(keys))
+        for row in connection.execute(select(table.key, table.items).where(table.key.in_(some)))
+    }
+
+
+def _some(names: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(names)
+    while some := list(islice(rest, _AT_ONCE)):
+        yield some
+
+
+def _blocks() -> Select[Any]:
+    return select(*_BLOCK).join(QuestionsTable, QuestionsTable.key == AnswerTable.questions)
+
+
+def _to_block(row: Row[Any]) -> AnswerBlock:
+    items = tuple(row.items)
+    values = unpack(row.packed, row.metrics, len(items))
+    return AnswerBlock(
+        row.fingerprint, row.eval_set, row.subject, items, tuple(row.contents), values, row.run, row.number, row.created
+    )

@@ -1,0 +1,124 @@
+"""What models have answered before, in this run or in others, and where a run's answers go.
+
+Answers are kept under the fingerprint of the evaluator and the subject that gave them. Whoever asks the same model the
+same question in the same way is told what is known; only the rest reaches a worker.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from evomerge.merge.methods import method_of
+from evomerge.recipe.schema import Recipe
+from evomerge.storage.blocks import AnswerBlock, together
+from evomerge.storage.store import CandidateRow, Store
+from fitness.evaluator import Responses
+from fitness.fingerprint import Evaluator, content_of, tokenizer_hash
+from fitness.known import known_answers
+from fitness.metrics import METRICS
+from workers.job import WorkerSpec
+from workers.setup import Search
+
+Items = Mapping[str, Sequence[str]]
+
+MODEL = "model"
+"""The name of a model that is asked alone, whatever it is called in a run."""
+NO_ANSWERS_DEPEND_ON = ("recipe", "eval_sets", "device", "threads", "batch_tokens", "cache")
+"""Fields of a worker's spec that change no answer, or that the fingerprint has in a better form. All others are part of
+it as they are."""
+
+
+def evaluator_of(worker: WorkerSpec, device: str, metrics: Sequence[str]) -> Evaluator:
+    """How a run's workers ask.
+
+    Args:
+        device: that the workers use.
+        metrics: that the run wants; what only some metrics depend on is left out without these.
+    """
+    others = [part.name for part in fields(worker) if part.name not in NO_ANSWERS_DEPEND_ON]
+    settings = [(name, repr(getattr(worker, name))) for name in others]
+    if any(METRICS[name].expert for name in metrics):  # answers are compared with those of the run's sources
+        sources = {name: ref.sha256 or ref.location for name, ref in worker.recipe.sources.items()}
+        settings.append(("experts", json.dumps(sources, sort_keys=True)))
+    return Evaluator(
+        tokenizer=tokenizer_hash(Path(worker.recipe.base.location)),
+        dtype=worker.recipe.dtype,
+        device=device.partition(":")[0],
+        settings=tuple(settings),
+    )
+
+
+def subject_of(recipe: Recipe) -> str:
+    """Whose answers those of a baseline are: the recipe's digest without what does not matter in it.
+
+    A model alone has no name and nothing random, so it is the same subject under any alias and in runs of any seed.
+    """
+    method = method_of(recipe.merge)
+    plain: dict[str, object] = {} if method.stochastic else {"seed": 0}
+    plain |= {} if method.requires else {"calibration": None}
+    if recipe.merge.method == "passthrough" and len(recipe.sources) == 1:
+        ((name, ref),) = recipe.sources.items()
+        aligned = (recipe.align or {}).get(name)
+        plain |= {"sources": {MODEL: ref}, "align": None if aligned is None else {MODEL: aligned}}
+    return recipe.model_copy(update=plain).digest
+
+
+class Memory:
+    """One run's way to the answers of all runs.
+
+    Args:
+        device: that the run's workers use.
+    """
+
+    def __init__(self, store: Store, search: Search, run: str, device: str) -> None:
+        self._store, self._run = store, run
+        self._eval_sets, self._wanted = search.plan.eval_sets, search.report.metrics_by_eval_set()
+        metrics = sorted(set[str]().union(*self._wanted.values()))
+        evaluator = evaluator_of(search.worker, device, metrics)
+        self.fingerprint = evaluator.fingerprint
+        store.describe_evaluator(self.fingerprint, evaluator.to_dict())
+        self._other_runs = search.spec.subset.bank
+        self._baselines = dict(enumerate(map(subject_of, search.baselines.values())))
+        self._asked = set(store.subjects(self.fingerprint))
+
+    def subject(self, row: CandidateRow) -> str:
+        """Under which name a candidate's answers are kept."""
+        return self._baselines.get(row.number, row.digest)
+
+    def has(self, row: CandidateRow) -> bool:
+        """Whether a candidate's model may have answered something."""
+        return self.subject(row) in self._asked
+
+    def known(self, row: CandidateRow, items: Items) -> dict[str, Responses]:
+        """What a candidate's model has answered of some items; the store must hold all answers that were kept."""
+        blocks = self._store.answers(self.fingerprint, subjects=[self.subject(row)])
+        if not self._other_runs:
+            blocks = [block for block in blocks if block.run == self._run]
+        return known_answers(blocks, items, self._eval_sets, self._wanted)
+
+    def keep(
+        self, row: CandidateRow, task: str, responses: Mapping[str, Responses]
+    ) -> tuple[CandidateRow, tuple[AnswerBlock, ...]]:
+        """A candidate with its answers to one task, and the blocks to store with it."""
+        blocks = {name: self._block(row, name, found) for name, found in responses.items() if found.item_ids}
+        self._asked.add(self.subject(row))
+        named = {name: [block.key] for name, block in blocks.items()}
+        held = {name: together([block]) for name, block in blocks.items()}
+        answered = replace(row, answers=row.answers | {task: named}, responses=row.responses | {task: held})
+        return answered, tuple(blocks.values())
+
+    def _block(self, row: CandidateRow, eval_set: str, found: Responses) -> AnswerBlock:
+        items = self._eval_sets[eval_set].pick(found.item_ids)
+        contents = tuple(map(content_of, items))
+        values = {name: found.values[name] for name in sorted(found.values)}
+        return AnswerBlock(
+            self.fingerprint, eval_set, self.subject(row), found.item_ids, contents, values, self._run, row.number
+        )
+
+
+def answered_like(row: CandidateRow, twin: CandidateRow) -> CandidateRow:
+    """A candidate with a like one's answers to its generation's items."""
+    return replace(row, answers={"subset": twin.answers["subset"]}, responses={"subset": twin.responses["subset"]})
