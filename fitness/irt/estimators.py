@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from evomerge.errors import InvalidInputError
+from fitness.irt.anchors import embeddings
 from fitness.irt.contracts import Bank, Estimator
 from fitness.irt.design_based import DoublyRobust, Mean, Stratified, difference, regression, shrunk
 from fitness.irt.fits import Fits
 from fitness.irt.model_based import Blup, Combined, Eap, Recentred
+from fitness.irt.published import BLEND, Aipw, Anchor, PIrt, Ridge, gp_irt, mp_irt
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,37 @@ _ALL = (
     EstimatorInfo(
         "combined_blup", lambda fits: Combined(fits, Blup(fits), "combined_blup"),
         "the unbiased score and recentred blup, weighed by their errors", rows=2, drawn=True,
+    ),
+    EstimatorInfo(
+        "p_irt", lambda fits: PIrt(fits, fits.multidimensional),
+        "answers, and what the most likely ability predicts for the others", rows=2, bounded=True, published=True,
+    ),
+    EstimatorInfo(
+        "gp_irt", gp_irt, "p_irt and the anchors' mean, by a formula", rows=2, bounded=True, published=True
+    ),
+    EstimatorInfo(
+        "mp_irt", lambda fits: mp_irt(fits, 0.0, "mp_irt"), "p_irt with abilities between the parents'",
+        rows=2, parents=True, bounded=True, published=True,
+    ),
+    EstimatorInfo(
+        "gmp_irt", lambda fits: mp_irt(fits, BLEND, "gmp_irt"), "half mp_irt, half the mean",
+        rows=2, parents=True, bounded=True, published=True,
+    ),
+    EstimatorInfo(
+        "anchor_correctness", lambda fits: Anchor(fits, embeddings(fits.bank), "anchor_correctness"),
+        "anchor points by the bank's answers, weighed by their clusters", rows=1, published=True,
+    ),
+    EstimatorInfo(
+        "anchor_irt",
+        lambda fits: Anchor(
+            fits, embeddings(fits.bank, fits.multidimensional), "anchor_irt"
+        ),
+        "anchor points by item curves, weighed by their clusters", rows=2, bounded=True, published=True,
+    ),
+    EstimatorInfo("ridge", Ridge, "ridge regression of the bank's scores on its answers", rows=2, published=True),
+    EstimatorInfo(
+        "aipw", Aipw, "ridge regression of a subject's answers on the bank's, and the mean of what it misses",
+        rows=2, published=True,
     ),
 )  # fmt: skip
 

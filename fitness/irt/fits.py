@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -10,11 +12,17 @@ from evomerge.errors import InvalidInputError
 from fitness.irt.ability import posteriors
 from fitness.irt.contracts import Bank, Places, Selection
 from fitness.irt.linear import LinearModel, fit_linear
+from fitness.irt.multidimensional import fit_multidimensional
 from fitness.irt.two_parameter import ITERATIONS, NODES, ItemParameters, fit_two_parameter
 from fitness.matrix import Floats, ResponseMatrix
 
 FOLDS = 5
 """Of cross-validation over the bank's subjects; as many as subjects where there are fewer."""
+
+REMEMBERED = 16
+"""Selections whose cross-validation is kept."""
+
+_T = TypeVar("_T")
 
 
 class Fits:
@@ -32,6 +40,16 @@ class Fits:
             raise InvalidInputError("bank", "gaps in its rows", "complete rows; `ResponseMatrix.complete` keeps those")
         self.bank = bank
         self.iterations = iterations
+        self._remembered: dict[Hashable, Any] = {}
+
+    def remember(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """What `make` gave for this key lately: subjects of a generation are asked the same items."""
+        if key not in self._remembered:
+            while len(self._remembered) >= REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
+            self._remembered[key] = make()
+        found: _T = self._remembered[key]
+        return found
 
     @property
     def matrix(self) -> ResponseMatrix:
@@ -47,6 +65,11 @@ class Fits:
     def probabilities(self) -> Floats:
         """[N, Q] of the items at the quadrature nodes."""
         return self.items.probabilities(NODES[:, None]).T
+
+    @cached_property
+    def multidimensional(self) -> ItemParameters:
+        """Of the model in several dimensions, for comparison, however small the bank."""
+        return fit_multidimensional(self.matrix, force=True)
 
     @cached_property
     def linear(self) -> LinearModel:
@@ -77,6 +100,9 @@ class Fits:
     def eap_residuals(self, selection: Selection) -> Floats:
         """[M] estimates of the bank's full scores by `eap_scores` less the truth, each row by items fitted without it;
         none where the bank has fewer than two rows."""
+        return self.remember(("eap", *_key(selection)), lambda: self._eap_residuals(selection))
+
+    def _eap_residuals(self, selection: Selection) -> Floats:
         places, found = selection.places, np.empty(len(self.matrix.subjects) if self.folds else 0)
         for held, curves, items in zip(self.folds, self._crossed_curves, self.crossed_items, strict=True):
             means, _ = eap_scores(items, curves, self.matrix.weights, places, self.matrix.values[held][:, places])
@@ -90,6 +116,9 @@ class Fits:
     def linear_residuals(self, selection: Selection) -> Floats:
         """[M] the same for the linear model. Items that were chosen are chosen anew for each fold, as greedily and as
         many, for a choice by all rows fits the row that is held out, too."""
+        return self.remember(("linear", *_key(selection)), lambda: self._linear_residuals(selection))
+
+    def _linear_residuals(self, selection: Selection) -> Floats:
         found = np.empty(len(self.matrix.subjects) if self.folds else 0)
         number, drawn = int((~selection.random).sum()), selection.places[selection.random]
         for held, model in zip(self.folds, self.crossed_linear, strict=True):
@@ -154,6 +183,10 @@ def eap_scores(
     mean = posterior @ expected
     variances = np.maximum(posterior @ expected**2 - mean**2, 0.0) + posterior @ spread
     return answers @ weights[places] + mean, variances
+
+
+def _key(selection: Selection) -> tuple[bytes, bytes]:
+    return selection.places.tobytes(), selection.random.tobytes()
 
 
 def _slope(values: Floats, controls: Floats) -> float:
