@@ -1,0 +1,121 @@
+"""Estimates for subjects that a bank's models were not fitted on: what the bank itself says about methods.
+
+M subjects in the bank, K held out, N items, n asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fitness.irt.ability import eap
+from fitness.irt.contracts import Bank, Places, Scores, Selection
+from fitness.irt.estimators import make_estimator
+from fitness.irt.fits import Fits
+from fitness.irt.information import BATCH, ask_each
+from fitness.irt.item_quality import item_quality
+from fitness.irt.selection import Policy, Stream, select
+from fitness.matrix import Floats
+
+Asking = Policy | Literal["each"]
+
+DETERMINED = ("greedy", "adaptive", "each")
+"""Policies that ask the same items whatever the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approach:
+    """Items chosen in one way and scores estimated in another.
+
+    Attributes:
+        policy: of the selection; `each` asks every subject items of its own, one by one (Fisher information).
+        estimator: by name.
+    """
+
+    policy: Asking
+    estimator: str
+
+    @property
+    def name(self) -> str:
+        """Of both together, as in tables."""
+        return f"{self.estimator}, {self.policy}"
+
+
+def held_out(fits: Fits, fold: int) -> tuple[Fits, Places]:
+    """Models of all rows but one fold's, and the fold's rows. Parents are always in the bank, never held out.
+
+    What the one-dimensional model gets wrong about a subject (one number for the whole bank) is taken from `fits`, as
+    its items are: both are fitted across the same folds.
+    """
+    rows = fits.folds[fold]
+    parents = np.array(fits.bank.parents, dtype=np.intp)
+    kept = np.setdiff1d(np.arange(len(fits.matrix.subjects)), np.setdiff1d(rows, parents))
+    inner = Bank(fits.matrix.of(kept), tuple(np.searchsorted(kept, parents).tolist()))
+    found = Fits(inner, iterations=fits.iterations)
+    found.items, found.misfit = fits.crossed_items[fold], fits.misfit
+    return found, np.setdiff1d(rows, parents)
+
+
+def ask(fits: Fits, answers: Floats, policy: Policy, n: int, stream: Stream) -> Selection:
+    """The items that K subjects are asked in common; adaptive ones in batches, by the answers [K, N] so far."""
+    if policy != "adaptive":
+        return select(fits.bank, n, policy, stream)
+    found = select(fits.bank, min(n, BATCH), policy, stream, curves=fits.items)
+    while len(found.places) < min(n, answers.shape[1]):
+        abilities = eap(fits.items, found.places, answers[:, found.places])[0]
+        size = min(n, len(found.places) + BATCH)
+        found = select(
+            fits.bank, size, policy, stream, curves=fits.items, abilities=abilities, asked=found.places
+        )  # fmt: skip
+    return found
+
+
+def predict(fits: Fits, answers: Floats, approach: Approach, n: int, stream: Stream) -> Scores:
+    """Full scores of K subjects by `n` of their answers [K, N]."""
+    estimator = make_estimator(approach.estimator, fits)
+    if approach.policy != "each":
+        found = ask(fits, answers, approach.policy, n, stream)
+        return estimator.estimate(found, answers[:, found.places])
+    open_items = item_quality(fits.bank).sound
+    asked = ask_each(fits.items, min(n, int(open_items.sum())), open_items, answers)
+    one_by_one = [
+        estimator.estimate(_chosen(places, answers.shape[1]), row[None, places])
+        for places, row in zip(asked, answers, strict=True)
+    ]
+    return Scores(
+        np.concatenate([scores.means for scores in one_by_one]),
+        np.concatenate([scores.errors for scores in one_by_one]),
+        False,
+    )
+
+
+def _chosen(places: Places, num_items: int) -> Selection:
+    zeros = np.zeros(len(places), dtype=np.intp)
+    return Selection(places, zeros, {0: num_items}, zeros.astype(np.bool_), np.zeros(num_items, dtype=np.intp))
+
+
+def cross_validate(fits: Fits, approach: Approach, n: int, *, draws: int, seed: int) -> tuple[Places, list[Scores]]:
+    """Estimates for every subject of the bank but its parents, from models of the other folds.
+
+    Args:
+        draws: sets of items; one where the policy leaves nothing to chance.
+
+    Returns:
+        [K] rows, and for each draw [K] estimates of them.
+    """
+    draws = 1 if approach.policy in DETERMINED else draws
+    folds = [held_out(fits, fold) for fold in range(len(fits.folds))]
+    rows = np.concatenate([rows for _, rows in folds])
+    found = []
+    for draw in range(draws):
+        parts = [
+            predict(inner, fits.matrix.values[held], approach, n, Stream(seed, draw, f"fold {fold}"))
+            for fold, (inner, held) in enumerate(folds)
+            if len(held)
+        ]
+        means = np.concatenate([part.means for part in parts])
+        errors = np.concatenate([part.errors for part in parts])
+        found.append(Scores(means, errors, all(part.unbiased for part in parts)))
+    return rows, found
