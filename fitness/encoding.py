@@ -15,25 +15,50 @@ from fitness.items import Item
 Tokens = tuple[int, ...]
 
 
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, item: Item) -> tuple[tuple[Tokens, Tokens], ...]:
+    """Tokens of each choice's context and of the choice.
+
+    Raises:
+        InvalidInputError: as `encode_choices`.
+    """
+    if not item.contexts:
+        head, tails = encode_choices(tokenizer, item)
+        return tuple((head, tail) for tail in tails)
+    pairs = zip(item.contexts, item.choices, strict=True)
+    return tuple(encode_pair(tokenizer, context, choice, f"item {item.id!r} choices") for context, choice in pairs)
+
+
 def encode_choices(tokenizer: PreTrainedTokenizerBase, item: Item) -> tuple[Tokens, tuple[Tokens, ...]]:
-    """Tokens of the context and of each choice.
+    """Tokens of the context that all choices share and of each choice.
 
     Raises:
         InvalidInputError: a choice has no token of its own, or an all-blank context meets a tokenizer without a
             beginning-of-sequence or end-of-sequence token to stand in for it.
     """
-    context = item.context.rstrip()
-    blanks = item.context[len(context) :]
+    pairs = [encode_pair(tokenizer, item.context, choice, f"item {item.id!r} choices") for choice in item.choices]
+    return pairs[0][0], tuple(tail for _, tail in pairs)
+
+
+def encode_pair(tokenizer: PreTrainedTokenizerBase, text: str, continuation: str, where: str) -> tuple[Tokens, Tokens]:
+    """Tokens of a text and of what follows it.
+
+    Args:
+        where: the field that holds the continuation, for errors.
+
+    Raises:
+        InvalidInputError: see `encode_choices`.
+    """
+    context = text.rstrip()
+    blanks = text[len(context) :]
     if context:
         head = encode(tokenizer, context)
-        tails = tuple(encode(tokenizer, context + blanks + choice)[len(head) :] for choice in item.choices)
+        tail = encode(tokenizer, context + blanks + continuation)[len(head) :]
     else:
-        head = (_prefix_token(tokenizer, item),)
-        tails = tuple(tuple(tokenizer.encode(blanks + choice, add_special_tokens=False)) for choice in item.choices)
-    for choice, tail in zip(item.choices, tails, strict=True):
-        if not tail:
-            raise InvalidInputError(f"item {item.id!r} choices", choice, "a choice that adds a token to the context")
-    return head, tails
+        head = (prefix_token(tokenizer, where),)
+        tail = tuple(tokenizer.encode(blanks + continuation, add_special_tokens=False))
+    if not tail:
+        raise InvalidInputError(where, continuation, "a text that adds a token to the context")
+    return head, tail
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
@@ -49,10 +74,13 @@ def _prefix_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return prefix if isinstance(prefix, int) else None
 
 
-def _prefix_token(tokenizer: PreTrainedTokenizerBase, item: Item) -> int:
+def prefix_token(tokenizer: PreTrainedTokenizerBase, where: str) -> int:
+    """What stands before a text that nothing precedes.
+
+    Raises:
+        InvalidInputError: the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token.
+    """
     prefix = _prefix_id(tokenizer)
     if prefix is None:
-        raise InvalidInputError(
-            f"item {item.id!r} context", item.context, "more than blanks, as the tokenizer has no first token"
-        )
+        raise InvalidInputError(where, "", "a context of more than blanks, as the tokenizer has no first token")
     return prefix

@@ -110,6 +110,7 @@ METRICS: dict[str, MetricInfo] = {
             also=("generation",),
             label_free=True,
             on_demand=True,
+            differentiable=True,
         ),
         MetricInfo(
             "expert_kl",
@@ -121,6 +122,7 @@ METRICS: dict[str, MetricInfo] = {
             label_free=True,
             expert=True,
             on_demand=True,
+            differentiable=True,
         ),
         MetricInfo(
             "expert_mse",
@@ -132,6 +134,7 @@ METRICS: dict[str, MetricInfo] = {
             label_free=True,
             expert=True,
             on_demand=True,
+            differentiable=True,
         ),
         MetricInfo(
             "expert_flips",
@@ -151,6 +154,7 @@ METRICS: dict[str, MetricInfo] = {
             False,
             "minus the log-likelihood of running text for each of its UTF-8 bytes, bits",
             label_free=True,
+            differentiable=True,
         ),
         MetricInfo(
             "nats_per_word",
@@ -159,6 +163,7 @@ METRICS: dict[str, MetricInfo] = {
             False,
             "minus the log-likelihood of running text for each of its words, nats; perplexity is its exponential",
             label_free=True,
+            differentiable=True,
         ),
         MetricInfo(
             "nats_per_token",
@@ -167,6 +172,7 @@ METRICS: dict[str, MetricInfo] = {
             False,
             "minus the log-likelihood of running text for each of its tokens, nats; perplexity is its exponential",
             label_free=True,
+            differentiable=True,
         ),
         MetricInfo(
             "exact_match",

@@ -2,35 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import Failure
-from fitness.evaluator import Responses, Scorer
+from fitness.evaluator import Metric, Reference, Responses, Scorer
+from fitness.first_token import FirstTokenScorer
 from fitness.generation import GenerationScorer
 from fitness.items import Item
+from fitness.label_free import log_shares
 from fitness.loglikelihood import ChoiceScorer
-from fitness.metrics import common_kind
+from fitness.metrics import METRICS, common_kind
+from fitness.text import TextScorer
 
 
 class ItemScorer:
-    """Multiple-choice items go to one scorer, generation items to another; a call holds items of one kind.
+    """Items go to the scorer of their kind; a call holds items of one kind.
 
-    Raises (from `score`):
-        InvalidInputError: items of both kinds in one call.
+    Args:
+        choice: its way to read the model serves texts and first tokens, too.
+
+    Raises (from `score` and `answers`):
+        InvalidInputError: items of several kinds in one call.
     """
 
     def __init__(self, choice: ChoiceScorer, generation: Scorer) -> None:
         self.choice = choice
         self.generation = generation
+        self.text = TextScorer(choice.reader, choice.tokenizer)
+        self.first = FirstTokenScorer(choice.reader, choice.tokenizer)
 
-    def score(self, items: Sequence[Item]) -> Responses | Failure:
-        """Responses to items of one kind, in the order asked; without items, none."""
+    def score(
+        self,
+        items: Sequence[Item],
+        metrics: Sequence[Metric] | None = None,
+        references: Mapping[str, Reference] | None = None,
+    ) -> Responses | Failure:
+        """Responses to items of one kind, in the order asked; without items, none. See `Scorer`."""
         if not items:
             return Responses((), {}, 0.0, 0)
-        return (self.choice if common_kind(items) == "choice" else self.generation).score(items)
+        kind = common_kind(items)
+        if kind == "choice":
+            return self.choice.score(items, metrics, references)
+        if kind == "text":
+            return self.text.score(items, metrics, references)
+        return self._score_generation(items, metrics, references)
+
+    def answers(self, items: Sequence[Item]) -> dict[str, Reference] | Failure:
+        """Item id → the answer as a distribution: what other models are compared with where this one owns the item.
+
+        Raises:
+            ValueError: running text, which has no answer.
+        """
+        kind = common_kind(items)
+        if kind == "text":
+            raise ValueError("running text has no answer to compare with")
+        if kind == "choice":
+            scores = self.choice.log_likelihoods(items)
+            found = scores if isinstance(scores, Failure) else [log_shares(each) for each in scores]
+        else:
+            found = self.first.answers(items)
+        return found if isinstance(found, Failure) else {i.id: a for i, a in zip(items, found, strict=True)}
+
+    def _score_generation(
+        self, items: Sequence[Item], metrics: Sequence[Metric] | None, references: Mapping[str, Reference] | None
+    ) -> Responses | Failure:
+        """Answers are written only where a metric looks at them."""
+        begun = tuple(name for name in metrics or () if METRICS[name].kind == "choice")
+        written = None if metrics is None else tuple(name for name in metrics if name not in begun)
+        parts: list[Responses] = []
+        for scorer, wanted in ((self.first, begun), (self.generation, written)):
+            if wanted or wanted is None:
+                outcome = scorer.score(items, wanted, references)
+                if isinstance(outcome, Failure):
+                    return outcome
+                parts.append(outcome)
+        values = {name: answers for part in parts for name, answers in part.values.items()}
+        ids = tuple(item.id for item in items)
+        return Responses(ids, values, sum(p.seconds for p in parts), sum(p.tokens for p in parts))
 
 
 def make_scorer(

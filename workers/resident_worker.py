@@ -146,7 +146,7 @@ def _products(loaded: _Loaded, slopes: Slopes) -> Products:
     with loaded.resident.projection().into(products):
         for name, weights in slopes.weights.items():
             items = loaded.eval_sets[name].pick(tuple(weights))
-            backward(loaded.scorer.choice, items, slopes.metric, list(weights.values()))
+            backward(loaded.scorer, items, slopes.metric, list(weights.values()))
     if not all(math.isfinite(product) for found in products.values() for product in found.values()):
         raise NonFiniteError(f"the gradient of {slopes.metric} is not finite")
     return products

@@ -97,7 +97,7 @@ def test_the_vocabulary_may_need_several_rounds_of_the_head(
 ) -> None:
     model = make_model()
     whole = scored(ChoiceScorer(model, tokenizer), items)
-    monkeypatch.setattr("fitness.loglikelihood.HEAD_ELEMENTS", 1)
+    monkeypatch.setattr("fitness.reading.HEAD_ELEMENTS", 1)
 
     assert np.concatenate(scored(ChoiceScorer(model, tokenizer), items)) == pytest.approx(
         np.concatenate(whole), abs=1e-5
@@ -112,7 +112,14 @@ def test_score_reports_every_metric_in_the_order_asked(
     assert isinstance(responses, Responses)
 
     assert responses.item_ids == tuple(i.id for i in items)
-    assert set(responses.values) == {"accuracy", "accuracy_norm", "choice_probability", "log_likelihood", "margin"}
+    assert set(responses.values) == {
+        "accuracy",
+        "accuracy_norm",
+        "accuracy_bytes",
+        "choice_probability",
+        "log_likelihood",
+        "margin",
+    }
     for item, scores, found in zip(items, scored(scorer, items), responses.values["log_likelihood"], strict=True):
         assert item.label is not None
         assert found == scores[item.label]
