@@ -290,6 +290,11 @@ class ObjectivePlan:
         subset = self.draws.subset(eval_set, generation, fidelity)
         return self._measure(self._targets[objective], eval_set, subset, control=control)
 
+    def exact(self, objective: str, eval_set: str, responses: Mapping[str, Responses]) -> Estimate:
+        """From the answers to all search items."""
+        everything = self.draws.everything(eval_set, "search")
+        return self._measure(self._targets[objective], eval_set, everything).estimate(responses)
+
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _lap(self, generation: int, start: float, end: float, control: Control | None) -> Lap:

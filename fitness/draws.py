@@ -1,0 +1,112 @@
+"""The items of a run's generations: drawn once, the same for all who answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from evomerge.run import spec
+from fitness.estimate import design
+from fitness.items import EvalSet, Item, Split
+from fitness.racing import nested
+from fitness.subset import Subset, draw
+from fitness.survey import Design
+
+
+class Draws:
+    """Subsets of eval sets by generation and fidelity.
+
+    Args:
+        asked: eval set → items that a candidate answers; None is all of them.
+        policy: of the run.
+        seed: the run's.
+    """
+
+    def __init__(
+        self, eval_sets: Mapping[str, EvalSet], asked: Mapping[str, int | None], policy: spec.Subset, seed: int
+    ) -> None:
+        self.asked = dict(asked)
+        self._sets, self._policy, self._seed = dict(eval_sets), policy, seed
+        self._strata: dict[str, Mapping[str, str]] = {}
+        self._chosen: dict[tuple[str, int], frozenset[str]] = {}
+        self._drawn: dict[tuple[str, int, float], Subset] = {}
+        self._whole: dict[tuple[str, Split], Subset] = {}
+        self._designs: dict[tuple[str, Split, Subset], Design] = {}
+
+    def population(self, eval_set: str, split: Split = "search") -> tuple[Item, ...]:
+        """All items of a split, in file order."""
+        return self._sets[eval_set].split(split)
+
+    def stratify(self, eval_set: str, strata: Mapping[str, str]) -> None:
+        """From generation 1 on, draw by these strata (item → stratum) in the place of the items' groups."""
+        self._strata[eval_set] = {item: f"\0{stratum}" for item, stratum in strata.items()}  # no group's name
+        self._drawn = {key: found for key, found in self._drawn.items() if key[0] != eval_set or key[1] == 0}
+
+    def choose(self, generation: int, chosen: Mapping[str, Sequence[str]]) -> None:
+        """Have a generation answer these items for certain; the rest of its items is drawn from the others. Before
+        anything is drawn for it."""
+        for name, ids in chosen.items():
+            self._chosen[name, generation] = frozenset(ids)
+
+    def subset(self, eval_set: str, generation: int, fidelity: float = 1.0) -> Subset:
+        """What a generation is asked; below fidelity 1, up to the end of a race's block."""
+        if fidelity < 1:
+            found = self.part(eval_set, generation, fidelity)
+            assert found is not None, "races end at shares that hold enough items"
+            return found
+        key = (eval_set, self._number(generation), fidelity)
+        if key not in self._drawn:
+            self._drawn[key] = self._draw(*key)
+        return self._drawn[key]
+
+    def part(self, eval_set: str, generation: int, share: float) -> Subset | None:
+        """A share of the usual number; None where it is too small to judge by."""
+        key = (eval_set, self._number(generation), share)
+        if key not in self._drawn:
+            whole = self.subset(eval_set, generation)
+            found = nested(whole, share, seed=self._seed, generation=key[1], eval_set=eval_set)
+            if found is None:
+                return None
+            self._drawn[key] = found
+        return self._drawn[key]
+
+    def everything(self, eval_set: str, split: Split) -> Subset:
+        """All items of a split."""
+        if (eval_set, split) not in self._whole:
+            population = self.population(eval_set, split)
+            self._whole[eval_set, split] = draw(population, None, policy=self._kind, seed=0, generation=0)
+        return self._whole[eval_set, split]
+
+    def design(self, eval_set: str, split: Split, subset: Subset) -> Design:
+        """What a subset's items stand for."""
+        key = (eval_set, split, subset)
+        if key not in self._designs:
+            population = self.population(eval_set, split)
+            strata = self._strata.get(eval_set, {})
+            if split == "search" and not set(strata.values()).isdisjoint(subset.strata):
+                population = _relabelled(population, strata)
+            self._designs[key] = design(subset, population)
+        return self._designs[key]
+
+    def _number(self, generation: int) -> int:
+        return generation if self._policy.rotate else 0
+
+    @property
+    def _kind(self) -> spec.DrawPolicy:
+        return "random" if self._policy.policy == "random" else "stratified"
+
+    def _draw(self, eval_set: str, generation: int, fidelity: float) -> Subset:
+        population, asked = self.population(eval_set), self.asked[eval_set]
+        if generation > 0 and eval_set in self._strata:
+            population = _relabelled(population, self._strata[eval_set])
+        chosen = self._chosen.get((eval_set, generation), frozenset())
+        left = [item for item in population if item.id not in chosen]
+        n = None if asked is None else max(1, asked - len(chosen))
+        found = draw(
+            left, n, policy=self._kind, seed=self._seed, generation=generation, eval_set=eval_set, fidelity=fidelity
+        )
+        return found.beside(chosen)
+
+
+def _relabelled(population: Sequence[Item], strata: Mapping[str, str]) -> tuple[Item, ...]:
+    return tuple(replace(item, group=strata[item.id]) for item in population)

@@ -1,0 +1,254 @@
+"""What optimizers are told of candidates, and which items a bank of complete answers suggests to ask.
+
+Reported scores are unbiased by the way items were drawn, whatever candidates are like. With few items they are noisy,
+and a model that knows how items go together is closer, as long as candidates are like those it was fitted on. So models
+serve for screening only: where cross-validation on the bank finds that a model ranks no worse (`fitness.irt.gate`),
+an optimizer is told a combination of the unbiased score u and the model's score m, weighed by their errors. m is first
+moved by the mean of u − m over the latest candidates, for models are wrong together about candidates that are better
+than everything in the bank (Zhang, Dorner and Hardt 2025); by less where that mean may be noise (James and Stein 1961).
+Candidates of one generation share their items, so that its noise is told by the means of generations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from evomerge.candidate import Estimate
+from evomerge.seeds import derive
+from fitness.estimate import combine
+from fitness.evaluator import Metric, Responses
+from fitness.irt.contracts import Bank, Selection
+from fitness.irt.fits import Fits
+from fitness.irt.gate import ITERATIONS, Gate, gate
+from fitness.irt.model_based import Blup, Eap, Model
+from fitness.irt.selection import Policy, Rotation, Stream, select
+from fitness.matrix import Floats, make_matrix
+from fitness.measure import Control, answers_to
+from fitness.objectives import ObjectivePlan
+from fitness.subset import CERTAIN, Subset
+
+Question = tuple[str, Metric]
+"""An eval set and a metric."""
+
+WINDOW = 32
+"""Latest candidates whose mean of u − m moves the model's scores."""
+LEAST = 8
+"""Candidates without which a model's bias is not known, and it is not used."""
+LEAST_GENERATIONS = 3
+"""And generations."""
+MODELS: dict[str, Callable[[Fits], Model]] = {"eap": Eap, "blup": Blup}
+
+Differences = dict[str, dict[str, float]]
+"""Objective → eval set → u − m of one candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is made of one candidate's answers for the optimizer.
+
+    Attributes:
+        scores: objective → estimate; those that no model knows more of are left out.
+        differences: of every objective that a model has a score of, whether it is used yet or not.
+    """
+
+    scores: dict[str, Estimate]
+    differences: Differences
+
+
+class Screening:
+    """The banks of a run's objectives, and what they say.
+
+    Args:
+        plan: the run's.
+        policy: of the run's items.
+        exposure: share of the latest ten generations in which an item may be asked because it was chosen.
+    """
+
+    def __init__(self, plan: ObjectivePlan, policy: str, exposure: float) -> None:
+        self._plan, self._policy, self._exposure = plan, policy, exposure
+        self._rows: dict[Question, dict[str, Floats]] = {}
+        self._parents: set[str] = set()
+        self._fits: dict[Question, Fits] = {}
+        self._gates: dict[tuple[Question, int, str], Gate] = {}
+        self._errors: dict[tuple[Question, Subset], float] = {}
+        self._seen: dict[tuple[str, str], deque[tuple[int, float]]] = {}
+        self._asked: dict[str, deque[Selection]] = {}
+
+    # -- what is known ------------------------------------------------------------------------------------------
+
+    def learn(self, subject: str, responses: Mapping[str, Responses], *, parent: bool = False) -> None:
+        """Add a subject to the bank of every question of which it answered all search items.
+
+        Args:
+            parent: whether it is one of the models that are merged.
+        """
+        for question in self._plan.questions:
+            row = self._plan.complete_row(responses, *question)
+            if row is None:
+                continue
+            self._rows.setdefault(question, {})[subject] = np.asarray(row)
+            if parent:
+                self._parents.add(subject)
+            self._fits.pop(question, None)
+            self._gates = {key: found for key, found in self._gates.items() if key[0] != question}
+            self._errors = {key: found for key, found in self._errors.items() if key[0] != question}
+
+    def bank(self, question: Question) -> Bank:
+        """All subjects that answered everything, in the order in which they came."""
+        rows = self._rows.get(question, {})
+        items = self._plan.items_by_id(question[0])
+        matrix = make_matrix(
+            np.array(list(rows.values())).reshape(len(rows), len(items)),
+            list(rows),
+            [item.id for item in items],
+            groups=[item.group for item in items],
+            weights=[item.weight for item in items],
+        )
+        return Bank(matrix, tuple(k for k, name in enumerate(rows) if name in self._parents))
+
+    def verdict(self, question: Question, n: int, policy: str) -> Gate:
+        """Whether a model may screen candidates that answer n items so chosen."""
+        key = (question, n, policy)
+        if key not in self._gates:
+            usable: Policy = policy if policy in ("hybrid", "adaptive") else "random"  # type: ignore[assignment]
+            bank = self.bank(question)
+            if usable != "random" and len(bank.matrix.subjects) - len(bank.parents) < LEAST:
+                usable = "random"
+            self._gates[key] = gate(bank, n, usable, derive(self._plan.seed, "gate", *question))
+        return self._gates[key]
+
+    # -- what is asked ------------------------------------------------------------------------------------------
+
+    def choose(self, generation: int) -> dict[str, tuple[str, ...]]:
+        """Eval set → items that every candidate of a generation is asked because they tell most; the others are drawn.
+
+        None where the policy draws all, or where the bank does not show that a model ranks by them no worse than the
+        unbiased score does by as many items drawn.
+        """
+        chosen = {}
+        for question in self._plan.questions:
+            name, n = question[0], self._plan.draws.asked[question[0]]
+            policy = None if n is None or name in chosen else self._choice(question, n)
+            if policy is not None and n is not None:
+                chosen[name] = self._chosen(question, n, policy, generation)
+        return chosen
+
+    def _choice(self, question: Question, n: int) -> str | None:
+        if self._policy not in ("auto", "hybrid", "adaptive"):
+            return None
+        tried = ("hybrid", "adaptive") if self._policy == "auto" else (self._policy,)
+        open_ = [(found.tau_m, p) for p in tried if (found := self.verdict(question, n, p)).open and found.policy == p]
+        return max(open_)[1] if open_ else None
+
+    def _chosen(self, question: Question, n: int, policy: str, generation: int) -> tuple[str, ...]:
+        name, bank = question[0], self.bank(question)
+        recent = self._asked.setdefault(name, deque(maxlen=10))
+        stream, rotation = Stream(self._plan.seed, generation, name), Rotation(self._exposure, recent=tuple(recent))
+        if policy == "hybrid":
+            found = select(bank, n, "hybrid", stream, rotation=rotation)
+        else:
+            curves = self._fitted(question).items
+            found = select(bank, max(1, round(0.6 * n)), "adaptive", stream, rotation=rotation, curves=curves)
+        only = found.places[~found.random]
+        recent.append(replace(found, places=only, strata=only * 0, random=np.zeros(len(only), dtype=np.bool_)))
+        return tuple(bank.matrix.items[i] for i in only)
+
+    # -- what is told -------------------------------------------------------------------------------------------
+
+    def told(
+        self, responses: Mapping[str, Responses], generation: int, fidelity: float, control: Control | None
+    ) -> Told:
+        """What to tell of a candidate that answered all items of its generation and fidelity.
+
+        Args:
+            control: as for `ObjectivePlan.scores`.
+        """
+        scores: dict[str, Estimate] = {}
+        differences: Differences = {}
+        for objective in self._plan.objectives:
+            parts: list[Estimate] = []
+            for name in objective.eval_sets:
+                if self._plan.complete_row(responses, name, objective.metric) is not None:
+                    parts.append(self._plan.exact(objective.name, name, responses))
+                    continue
+                measure = self._plan.measure(objective.name, name, generation, fidelity, control)
+                unbiased = measure.estimate(responses)
+                found = self._modelled((name, measure.metric), measure.subset, responses)
+                if found is not None:
+                    differences.setdefault(objective.name, {})[name] = unbiased.mean - found[0]
+                parts.append(self._combined((objective.name, name), unbiased, found))
+            if objective.name in differences:
+                scores[objective.name] = combine(parts)
+        return Told(scores, differences)
+
+    def note(self, generation: int, differences: Differences) -> None:
+        """Remember how far a candidate's unbiased scores lay from the model's."""
+        for objective, found in differences.items():
+            for name, difference in found.items():
+                self._seen.setdefault((objective, name), deque(maxlen=WINDOW)).append((generation, difference))
+
+    def _modelled(
+        self, question: Question, subset: Subset, responses: Mapping[str, Responses]
+    ) -> tuple[float, float] | None:
+        """A model's score and its mean square error on subjects that it was not fitted on, if a model may screen."""
+        policy = "hybrid" if subset.certain else "random"
+        if question not in self._rows or not self.verdict(question, len(subset.ids), policy).open:
+            return None
+        model = MODELS[self.verdict(question, len(subset.ids), policy).method](self._fitted(question))
+        selection = self._selection(question[0], subset)
+        key = (question, subset)
+        if key not in self._errors:
+            self._errors[key] = float((model.residuals(selection) ** 2).mean())
+        values = answers_to(responses, *question, subset.ids)
+        return float(model.estimate(selection, np.array([values])).means[0]), self._errors[key]
+
+    def _combined(self, place: tuple[str, str], unbiased: Estimate, found: tuple[float, float] | None) -> Estimate:
+        """(1 − w) u + w (m + mean of u − m), w = var u / (var u + mse m + that mean's variance)."""
+        offset = self._offset(place)
+        if found is None or offset is None or unbiased.se == 0:
+            return unbiased
+        model, mse = found
+        mse += offset[1]
+        w = unbiased.se**2 / (unbiased.se**2 + mse)
+        mean = (1 - w) * unbiased.mean + w * (model + offset[0])
+        error = (1 - w) * unbiased.se + w * math.sqrt(mse)  # an upper bound: both rest on the same answers
+        return Estimate(mean, min(error, unbiased.se), unbiased.n)
+
+    def _offset(self, place: tuple[str, str]) -> tuple[float, float] | None:
+        """The mean of u − m, drawn to 0 as far as it may be noise, and its variance; None while too little is known."""
+        seen = self._seen.get(place, ())
+        generations = {g for g, _ in seen}
+        if len(seen) < LEAST or len(generations) < LEAST_GENERATIONS:
+            return None
+        means = [np.mean([d for g, d in seen if g == one]) for one in sorted(generations)]
+        mean, variance = float(np.mean(means)), float(np.var(means, ddof=1)) / len(means)
+        share = max(0.0, 1 - variance / mean**2) if mean else 0.0
+        return share * mean, variance
+
+    def _fitted(self, question: Question) -> Fits:
+        if question not in self._fits:
+            self._fits[question] = Fits(self.bank(question), iterations=ITERATIONS)
+        return self._fits[question]
+
+    def _selection(self, eval_set: str, subset: Subset) -> Selection:
+        place = {item.id: k for k, item in enumerate(self._plan.items_by_id(eval_set))}
+        places = np.array([place[i] for i in subset.ids], dtype=np.intp)
+        random = np.array([stratum != CERTAIN for stratum in subset.strata], dtype=np.bool_)
+        return Selection(places, np.zeros_like(places), {0: len(place)}, random)
+
+
+def gates_of(found: Sequence[Gate]) -> list[dict[str, Any]]:
+    """JSON-ready; what was not measured is null."""
+    return [
+        {
+            "open": g.open, "method": g.method, "n": g.n, "policy": g.policy, "reasons": list(g.reasons),
+            **{k: None if math.isnan(v) else v for k, v in (("tau_m", g.tau_m), ("tau_u", g.tau_u))},
+        }
+        for g in found
+    ]  # fmt: skip
