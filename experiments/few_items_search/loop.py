@@ -1,0 +1,89 @@
+"""Searches with any selection and estimator over the table: what an optimizer finds when it is told just that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from genes import Genes
+from product import Believed
+
+from evomerge.candidate import Evaluation
+from evomerge.optimizers import make
+from fitness.irt.contracts import Bank
+from fitness.irt.cross_validation import Approach
+from fitness.irt.estimators import make_estimator
+from fitness.irt.fits import Fits
+from fitness.irt.selection import Selection, Stream, select
+from table import METRIC, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The candidate with the best estimate, the answers that were asked for, and the candidates."""
+
+    chosen: Believed
+    items: int
+    candidates: int
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One way to score candidates.
+
+    Attributes:
+        bank: merges that models of items are fitted on; their answers cost nothing here.
+        parents: how many of them, the first ones, are the sources.
+        rotate: new items every generation of the optimizer.
+        n: items a candidate.
+    """
+
+    table: Table
+    bank: tuple[str, ...]
+    parents: int
+    approach: Approach
+    n: int
+    rotate: bool
+
+    @cached_property
+    def fits(self) -> Fits:
+        """What the bank says of items."""
+        return Fits(Bank(self.table.matrix(METRIC, self.bank), tuple(range(self.parents))))
+
+    def run(self, optimizer: str, budget: int, seed: int) -> Ended:
+        """Ask candidates one at a time until so many items were answered.
+
+        A candidate that has answered a generation's items is not asked them again; five times as many candidates as
+        the budget pays for end the search, too.
+        """
+        genes, estimator = Genes(self.table.levels), make_estimator(self.approach.estimator, self.fits)
+        search = make(optimizer, genes.problem(1, max(1, budget // self.n)), seed=seed)
+        selections: dict[int, Selection] = {}
+        told: dict[tuple[str, int], tuple[float, float]] = {}
+        spent = asked = 0
+        while spent + self.n <= budget and asked < 5 * max(1, budget // self.n):
+            (proposal,) = search.ask(1)
+            asked += 1
+            generation = proposal.generation if self.rotate else 0
+            key = (genes.name(proposal.genome), generation)
+            if generation not in selections:
+                selections[generation] = select(
+                    self.fits.bank, self.n, _policy(self.approach), Stream(seed, generation)
+                )
+            if key not in told:
+                selection = selections[generation]
+                answers = self.table.values(key[0])[selection.places][None]
+                scores = estimator.estimate(selection, answers)
+                told[key] = float(scores.means[0]), float(scores.errors[0])
+                spent += self.n
+            mean, error = told[key]
+            errors = None if np.isnan(error) else (error,)
+            search.tell([Evaluation(proposal.trial, (mean,), errors=errors)])
+        best = max(told, key=lambda key: told[key][0])
+        return Ended(Believed(best[0], *told[best]), spent, asked)
+
+
+def _policy(approach: Approach):  # type: ignore[no-untyped-def]
+    assert approach.policy != "each", "all candidates of a generation answer the same items"
+    return approach.policy
