@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from api import cli_data_sets
+from api.cli_data_sets import Holdout, Near, Seed
 from api.progress import make_console
 from evomerge.errors import InvalidInputError
 
@@ -18,12 +20,6 @@ if TYPE_CHECKING:
     from fitness.harness.card import Card
 
 out = make_console()
-
-Holdout = Annotated[float, typer.Option(help="Share of the items that only report a search's result.")]
-Seed = Annotated[int, typer.Option(help="Another seed, another split.")]
-Near = Annotated[
-    float, typer.Option(help="Questions at least this similar (Jaccard of word 5-grams) stay on one side of the split.")
-]
 
 
 def show(
@@ -118,5 +114,6 @@ def _tokenizer(model: Path) -> PreTrainedTokenizerBase:
 
 def add_to(items: typer.Typer) -> None:
     """Add the commands."""
-    items.command()(show)
-    items.command()(from_harness)
+    for command in (show, from_harness):
+        items.command()(command)
+    cli_data_sets.add_to(items)

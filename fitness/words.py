@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Thai, Lao, Burmese, Khmer, kana and Han: written without blanks, so that each character counts as a word."""
 
-WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|(?<=[\d\s)])[-+*/=<>^×÷](?=[\d\s(])")
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|(?<=[\d\s)])[-+*/=<>^×÷](?=[\d\s(]|$)")
 """Words, and operators between numbers or blanks: `37 + 15` and `37 - 15` are different questions."""
 
 
