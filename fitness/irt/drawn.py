@@ -14,7 +14,7 @@ from fitness.survey import Design, difference_mean, stratified_mean
 UNIT = (0.0, 1.0)
 
 LEAST_VARIANCE = 0.02
-"""Of a difference between an answer and its prediction, where both are in [0, 1]: twenty right predictions in a row do
+"""Of a difference between a right-or-wrong answer and its prediction in [0, 1]: twenty right predictions in a row do
 not mean that the twenty-first is certain."""
 
 
@@ -52,10 +52,10 @@ class Drawn:
         known, beside = values[:, self.chosen] @ self.counts, float(control[self.chosen] @ self.counts)
         if not len(self.random):
             return known, np.zeros(len(values))
-        inside = values.min(initial=0.0) >= 0 and values.max(initial=1.0) <= 1
+        graded = bool(np.isin(values, UNIT).all())  # a population's mean answers, say, are known much better
         means, errors = difference_mean(
             values[:, self.random], control[self.random], 0.0, self.design,
-            bounds=UNIT, separate=self.separate, floor=LEAST_VARIANCE if inside else 0.0,
+            bounds=UNIT, separate=self.separate, floor=LEAST_VARIANCE if graded else 0.0,
         )  # fmt: skip
         return known + (full - beside) + self.rest * means, self.rest * errors
 
