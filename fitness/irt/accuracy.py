@@ -17,8 +17,8 @@ CANDIDATES = 16
 PICKS = 64
 """Groups of candidates drawn for each set of estimates."""
 
-Z90 = 1.6448536269514722
-"""Half width of a nominal 90 % interval, in standard errors."""
+LEVEL = 0.9
+"""Of the intervals whose coverage is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Accuracy:
         tau: Kendall's τ-b between estimates and full scores; NaN where either never varies.
         regret: full score lost by picking the best by estimate out of 16 subjects (all, if fewer).
         inflation: estimate minus full score of the one picked.
-        coverage: share of full scores within 1.645 standard errors; NaN for methods without.
+        coverage: share of full scores inside the nominal 90 % interval; NaN for methods without.
         num_estimates: how many estimates were compared.
     """
 
@@ -44,8 +44,15 @@ class Accuracy:
     num_estimates: int
 
 
-def accuracy(truth: Floats, found: Sequence[Scores], random: np.random.Generator) -> Accuracy:
+def accuracy(
+    truth: Floats, found: Sequence[Scores], random: np.random.Generator, *, drawn: int | None = None
+) -> Accuracy:
     """Compare sets of estimates with the full scores [K] of the same K subjects.
+
+    Args:
+        random: groups the subjects.
+        drawn: items drawn at random. Intervals of estimates that rest on the draw alone are Student's t with one less
+            degrees of freedom; those of models are normal.
 
     Raises:
         ValueError: no estimates, or not K of them in a set.
@@ -58,7 +65,8 @@ def accuracy(truth: Floats, found: Sequence[Scores], random: np.random.Generator
     picks = [_pick(truth, row, random) for row in means]
     with_error = np.isfinite(errors)
     # Rounding must not decide whether an exact estimate with error 0 is covered.
-    inside = np.abs(off) <= Z90 * errors + 1e-9
+    widths = np.array([half_width(drawn if scores.unbiased else None) for scores in found])[:, None]
+    inside = np.abs(off) <= widths * errors + 1e-9
     return Accuracy(
         mae=float(np.abs(off).mean()),
         bias=float(off.mean()),
@@ -69,6 +77,16 @@ def accuracy(truth: Floats, found: Sequence[Scores], random: np.random.Generator
         coverage=float(inside[with_error].mean()) if with_error.any() else float("nan"),
         num_estimates=off.size,
     )
+
+
+def half_width(drawn: int | None, level: float = LEVEL) -> float:
+    """Of an interval, in standard errors, for an estimate by so many drawn items; None is normal.
+
+    >>> round(half_width(None), 3), round(half_width(20), 3)
+    (1.645, 1.729)
+    """
+    quantile = 0.5 + level / 2
+    return float(stats.norm.ppf(quantile) if drawn is None else stats.t.ppf(quantile, max(drawn - 1, 1)))
 
 
 def kendall(left: Floats, right: Floats) -> float:

@@ -184,7 +184,7 @@ def _cross_validated(fits: Fits, approach: Approach, n: int, seed: int) -> Metho
     rows, found = cross_validate(fits, approach, n, draws=DRAWS, seed=seed)
     random = generator(seed, "report", approach.name, n)
     return MethodReport(
-        approach.policy, approach.estimator, n, accuracy(fits.matrix.full_scores[rows], found, random)
+        approach.policy, approach.estimator, n, accuracy(fits.matrix.full_scores[rows], found, random, drawn=n)
     )  # fmt: skip
 
 
@@ -205,7 +205,7 @@ def _top_quartile(bank: Bank, approaches: Sequence[Approach], numbers: Sequence[
             scores = [predict(fits, answers, approach, n, Stream(seed, draw, "top quartile")) for draw in range(draws)]
             random = generator(seed, "report, top", approach.name, n)
             found.append(
-                MethodReport(approach.policy, approach.estimator, n, accuracy(truth[top], scores, random))
+                MethodReport(approach.policy, approach.estimator, n, accuracy(truth[top], scores, random, drawn=n))
             )  # fmt: skip
     return found
 

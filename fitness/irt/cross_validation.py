@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 
 from fitness.irt.ability import eap
-from fitness.irt.contracts import Bank, Places, Scores, Selection
+from fitness.irt.anchors import chosen
+from fitness.irt.contracts import Bank, Estimator, Places, Scores, Selection
 from fitness.irt.estimators import make_estimator
 from fitness.irt.fits import Fits
 from fitness.irt.information import BATCH, ask_each
@@ -75,25 +76,26 @@ def ask(fits: Fits, answers: Floats, policy: Policy, n: int, stream: Stream) -> 
 def predict(fits: Fits, answers: Floats, approach: Approach, n: int, stream: Stream) -> Scores:
     """Full scores of K subjects by `n` of their answers [K, N]."""
     estimator = make_estimator(approach.estimator, fits)
-    if approach.policy != "each":
-        found = ask(fits, answers, approach.policy, n, stream)
-        return estimator.estimate(found, answers[:, found.places])
+    if approach.policy == "each":
+        return estimate_each(estimator, ask_for_each(fits, answers, n), answers)
+    found = ask(fits, answers, approach.policy, n, stream)
+    return estimator.estimate(found, answers[:, found.places])
+
+
+def ask_for_each(fits: Fits, answers: Floats, n: int) -> Places:
+    """[K, n] the items that each of K subjects is asked by itself, by its answers [K, N] so far."""
     open_items = item_quality(fits.bank).sound
-    asked = ask_each(fits.items, min(n, int(open_items.sum())), open_items, answers)
+    return ask_each(fits.items, min(n, int(open_items.sum())), open_items, answers)
+
+
+def estimate_each(estimator: Estimator, asked: Places, answers: Floats) -> Scores:
+    """Full scores of K subjects by answers [K, N] to items [K, n] of their own."""
     one_by_one = [
-        estimator.estimate(_chosen(places, answers.shape[1]), row[None, places])
+        estimator.estimate(chosen(places, answers.shape[1]), row[None, np.sort(places)])
         for places, row in zip(asked, answers, strict=True)
     ]
-    return Scores(
-        np.concatenate([scores.means for scores in one_by_one]),
-        np.concatenate([scores.errors for scores in one_by_one]),
-        False,
-    )
-
-
-def _chosen(places: Places, num_items: int) -> Selection:
-    zeros = np.zeros(len(places), dtype=np.intp)
-    return Selection(places, zeros, {0: num_items}, zeros.astype(np.bool_), np.zeros(num_items, dtype=np.intp))
+    means = np.concatenate([scores.means for scores in one_by_one])
+    return Scores(means, np.concatenate([scores.errors for scores in one_by_one]), False)
 
 
 def cross_validate(fits: Fits, approach: Approach, n: int, *, draws: int, seed: int) -> tuple[Places, list[Scores]]:
