@@ -39,7 +39,9 @@ class TensorInfo:
 
 
 _ASKED = 128 << 10
-"""Bytes that the system is asked for at a time."""
+"""Bytes that the system is asked for at a time: Linux reads no more than so many for one call."""
+_LOOKED_AT = 1 << 20
+"""Bytes of which the first and the last tell whether all are in memory: asking for what is costs time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,25 @@ class Place:
             into, at = into[number:], at + number
 
     def expect(self, first: int, length: int) -> None:
-        """Ask the system to begin to read these bytes from the disk."""
-        if hasattr(os, "posix_fadvise"):
-            for begin in range(first, first + length, _ASKED):  # Linux reads no more than so many for one call
-                size = min(_ASKED, first + length - begin)
-                os.posix_fadvise(self.handle, self.offset + begin, size, os.POSIX_FADV_WILLNEED)
+        """Ask the system to begin to read these bytes from the disk, those apart that seem to be in memory."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        last = self.offset + first + length
+        for begin in range(self.offset + first, last, _LOOKED_AT):
+            end = min(begin + _LOOKED_AT, last)
+            if self._in_memory(begin) and self._in_memory(end - 1):
+                continue
+            for part in range(begin, end, _ASKED):
+                os.posix_fadvise(self.handle, part, min(_ASKED, end - part), os.POSIX_FADV_WILLNEED)
+
+    def _in_memory(self, at: int) -> bool:
+        """Whether a byte can be read without waiting for the disk."""
+        if not hasattr(os, "RWF_NOWAIT"):
+            return False
+        try:
+            return os.preadv(self.handle, [bytearray(1)], at, os.RWF_NOWAIT) == 1
+        except OSError:  # it would have to wait, or this file system cannot tell
+            return False
 
     def forget(self, first: int, length: int) -> None:
         """Tell the system that nobody here reads these bytes again: it may use their pages for something else."""
@@ -84,13 +100,46 @@ class Place:
             os.posix_fadvise(self.handle, self.offset + first, length, os.POSIX_FADV_DONTNEED)
 
 
+class _File:
+    """One file, mapped; its header is known to be good.
+
+    Attributes:
+        header: tensor → its line: dtype, shape, and where it lies behind the header.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            self.header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+            size = os.fstat(file.fileno()).st_size
+        self.header.pop("__metadata__", None)
+        self._start = 8 + length
+        self._bytes = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage.from_file(str(path), False, size))
+
+    def tensor(self, info: TensorInfo) -> Tensor:
+        """A view; a copy of what does not lie on a multiple of its entries' size."""
+        begin, end = self._range(info.name)
+        part = self._bytes[begin:end]
+        return (part.clone() if begin % info.dtype.itemsize else part).view(info.dtype).view(info.shape)
+
+    def places(self, path: Path) -> dict[str, Place]:
+        """Where the tensors lie in the file, which is opened for that."""
+        handle = os.open(path, os.O_RDONLY)
+        ranges = {name: self._range(name) for name in self.header}
+        return {name: Place(handle, begin, end - begin) for name, (begin, end) in ranges.items()}
+
+    def _range(self, name: str) -> tuple[int, int]:
+        begin, end = self.header[name]["data_offsets"]
+        return self._start + begin, self._start + end
+
+
 class Weights:
     """The tensors of one directory, in the order of its files. Reading needs no lock."""
 
-    def __init__(self, directory: Path, tensors: Mapping[str, TensorInfo], handles: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, tensors: Mapping[str, TensorInfo], files: Mapping[str, _File]) -> None:
         self.directory = directory
         self.tensors = tensors
-        self._handles = dict(handles)
+        self._files = dict(files)
         self._places: dict[str, Place] = {}
         self._lock = threading.Lock()
 
@@ -102,23 +151,22 @@ class Weights:
             CheckpointError: the weights were closed.
         """
         info = self.tensors[name]
-        handle = self._handles.get(info.file)
-        if handle is None:
+        file = self._files.get(info.file)
+        if file is None:
             raise CheckpointError(f"{self.directory}: read of {name!r} after the checkpoint was closed")
-        tensor: Tensor = handle.get_tensor(name)
-        return tensor
+        return file.tensor(info)
 
     def place(self, name: str) -> Place:
         """Where a tensor's bytes lie; valid until the weights are closed."""
         with self._lock:
             if not self._places:
-                for file in sorted(self._handles):
-                    self._places |= _places(self.directory / file)
+                for at, file in sorted(self._files.items()):
+                    self._places |= file.places(self.directory / at)
         return self._places[name]
 
     def close(self) -> None:
         """Let the files go; tensors that were read stay valid."""
-        self._handles.clear()
+        self._files.clear()
         for handle in {place.handle for place in self._places.values()}:
             os.close(handle)
         self._places.clear()
@@ -135,8 +183,8 @@ def open_weights(directory: Path, stem: str) -> Weights:
         raise CheckpointError(f"{directory}: {_what(directory)}; expected a model directory")
     single, index = directory / f"{stem}.safetensors", directory / f"{stem}.safetensors.index.json"
     if single.is_file():
-        handle, tensors = _open_file(single)
-        return Weights(directory, tensors, {single.name: handle})
+        file, tensors = _open_file(single)
+        return Weights(directory, tensors, {single.name: file})
     if index.is_file():
         return _open_shards(directory, index)
     raise CheckpointError(_nothing(directory, stem))
@@ -145,18 +193,18 @@ def open_weights(directory: Path, stem: str) -> Weights:
 def _open_shards(directory: Path, index: Path) -> Weights:
     listed = _weight_map(index)
     tensors: dict[str, TensorInfo] = {}
-    handles: dict[str, Any] = {}
+    files: dict[str, _File] = {}
     for file in sorted(set(listed.values())):
         if not (directory / file).is_file():
             raise CheckpointError(f"{directory / file}: shard is missing; {index.name} lists it")
-        handles[file], found = _open_file(directory / file)
+        files[file], found = _open_file(directory / file)
         expected = {name for name, at in listed.items() if at == file}
         if absent := sorted(expected - set(found)):
             raise CheckpointError(f"{directory / file}: lacks {some(absent)}, which {index.name} places there")
         if extra := sorted(set(found) - expected):
             raise CheckpointError(f"{directory / file}: holds {some(extra)}, which {index.name} does not place there")
         tensors |= found
-    return Weights(directory, tensors, handles)
+    return Weights(directory, tensors, files)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -171,35 +219,25 @@ def _weight_map(index: Path) -> dict[str, str]:
     return listed
 
 
-def _open_file(path: Path) -> tuple[Any, dict[str, TensorInfo]]:
+def _open_file(path: Path) -> tuple[_File, dict[str, TensorInfo]]:
     try:
-        handle: Any = safe_open(path, framework="pt")
-        return handle, {name: _info(handle, name, path) for name in handle.offset_keys()}
+        handle: Any
+        with safe_open(path, framework="pt") as handle:  # looks whether the header is sound and the file is whole
+            names = handle.offset_keys()
+        file = _File(path)
+        return file, {name: _info(name, file.header[name], path) for name in names}
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({path.stat().st_size} bytes): {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _places(path: Path) -> dict[str, Place]:
-    """From the header, which is known to be good: eight bytes of length, then JSON with offsets behind it."""
-    handle = os.open(path, os.O_RDONLY)
-    start = 8 + int.from_bytes(os.pread(handle, 8, 0), "little")
-    header = json.loads(os.pread(handle, start - 8, 8))
-    return {
-        name: Place(handle, start + begin, end - begin)
-        for name, line in header.items()
-        if name != "__metadata__"
-        for begin, end in [line["data_offsets"]]
-    }
-
-
-def _info(handle: Any, name: str, path: Path) -> TensorInfo:
-    view = handle.get_slice(name)
-    stored = view.get_dtype()
-    if stored not in DTYPES:
-        raise CheckpointError(f"{path}: tensor {name!r} is stored as {stored}; expected one of {', '.join(DTYPES)}")
-    return TensorInfo(name, tuple(view.get_shape()), DTYPES[stored], path.name)
+def _info(name: str, line: Mapping[str, Any], path: Path) -> TensorInfo:
+    if line["dtype"] not in DTYPES:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} is stored as {line['dtype']}; expected one of {', '.join(DTYPES)}"
+        )
+    return TensorInfo(name, tuple(line["shape"]), DTYPES[line["dtype"]], path.name)
 
 
 def read_json(path: Path) -> dict[str, Any]:
