@@ -32,6 +32,8 @@ from fitness.targets import Target, asked, check_spec, guard_of
 Asked = dict[str, tuple[str, ...]]
 """Eval set → ids of the items to score."""
 
+BANK_SHARE = 0.1
+"""All baselines' answers to all search items may cost this share, too, where no policy needs them in any case."""
 CONTROL_SHARE = 0.5
 """The control's answers to all search items may cost this share of what all candidates answer, not more."""
 
@@ -60,11 +62,15 @@ class ObjectivePlan:
         self._targets |= {g.name: Target((g.eval_set,), g.metric, g.items) for g in self._guards}
         self._asked = asked(self._targets.values())
         self.draws = Draws(self.eval_sets, self._asked, spec.subset, spec.seed)
-        self._controlled = {
-            name
+        baselines = 2 + len(spec.models.sources)
+        needed = spec.subset.policy in ("informed", "hybrid", "adaptive")
+        affordable = {
+            name: spec.budget.candidates * n / len(self.draws.population(name))  # complete rows
             for name, n in self._asked.items()
-            if n is not None and len(self.draws.population(name)) <= CONTROL_SHARE * spec.budget.candidates * n
+            if n is not None
         }
+        self._banked = {name for name, rows in affordable.items() if needed or baselines <= BANK_SHARE * rows}
+        self._controlled = {name for name, rows in affordable.items() if rows * CONTROL_SHARE >= 1} | self._banked
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,6 +110,10 @@ class ObjectivePlan:
         """What the control answers once: all search items of the eval sets where that costs at most `CONTROL_SHARE` of
         what the budget's candidates answer."""
         return {name: ids for name, ids in self.search_items().items() if name in self._controlled}
+
+    def bank_items(self) -> Asked:
+        """What every baseline answers once, so that their answers tell items apart."""
+        return {name: ids for name, ids in self.search_items().items() if name in self._banked}
 
     def laps(
         self, generation: int, fidelity: float, shares: Sequence[float], control: Control | None

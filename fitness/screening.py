@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from fitness.irt.fits import Fits
 from fitness.irt.gate import ITERATIONS, Gate, gate
 from fitness.irt.model_based import Blup, Eap, Model
 from fitness.irt.selection import Policy, Rotation, Stream, select
+from fitness.irt.strata import MOST, quantile_strata
 from fitness.matrix import Floats, make_matrix
 from fitness.measure import Control, answers_to
 from fitness.objectives import ObjectivePlan
@@ -59,6 +59,22 @@ class Told:
 
     scores: dict[str, Estimate]
     differences: Differences
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A gate, and what it is about.
+
+    Attributes:
+        rows: subjects in the bank.
+        n: items that a candidate answers.
+    """
+
+    eval_set: str
+    metric: Metric
+    rows: int
+    n: int
+    gate: Gate
 
 
 class Screening:
@@ -122,6 +138,31 @@ class Screening:
                 usable = "random"
             self._gates[key] = gate(bank, n, usable, derive(self._plan.seed, "gate", *question))
         return self._gates[key]
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The gate of every question whose items are not all asked anyway."""
+        found = []
+        for question in self._plan.questions:
+            n = self._plan.draws.asked[question[0]]
+            if n is not None:
+                policy = self._choice(question, n) or "random"
+                rows = len(self._rows.get(question, {}))
+                found.append(Verdict(*question, rows, n, self.verdict(question, n, policy)))
+        return tuple(found)
+
+    def stratify(self) -> None:
+        """From generation 1 on, draw items by how those in the bank answered them: their parents' pattern, and how hard
+        they are (the first metric of an eval set counts)."""
+        done = set[str]()
+        for question in self._plan.questions:
+            name, n = question[0], self._plan.draws.asked[question[0]]
+            if name in done or n is None or question not in self._rows:
+                continue
+            done.add(name)
+            bank = self.bank(question)
+            strata = quantile_strata(bank, max(1, min(n // 2, MOST)))
+            labels = {item: str(stratum) for item, stratum in zip(bank.matrix.items, strata, strict=True)}
+            self._plan.draws.stratify(name, labels)
 
     # -- what is asked ------------------------------------------------------------------------------------------
 
@@ -241,14 +282,3 @@ class Screening:
         places = np.array([place[i] for i in subset.ids], dtype=np.intp)
         random = np.array([stratum != CERTAIN for stratum in subset.strata], dtype=np.bool_)
         return Selection(places, np.zeros_like(places), {0: len(place)}, random)
-
-
-def gates_of(found: Sequence[Gate]) -> list[dict[str, Any]]:
-    """JSON-ready; what was not measured is null."""
-    return [
-        {
-            "open": g.open, "method": g.method, "n": g.n, "policy": g.policy, "reasons": list(g.reasons),
-            **{k: None if math.isnan(v) else v for k, v in (("tau_m", g.tau_m), ("tau_u", g.tau_u))},
-        }
-        for g in found
-    ]  # fmt: skip

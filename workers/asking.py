@@ -37,6 +37,8 @@ def _items(search: Search, machine: RunMachine, row: CandidateRow, task: Task) -
     if task != "subset":
         return plan.split_items(task)
     asked = plan.items(row.generation, machine.fidelity(row.number))
+    if row.kind == "baseline":
+        asked |= plan.bank_items()
     # Guards compare every later generation with the base's answers, estimates with the control's.
     if row.number == 0:
         asked |= plan.guard_items()

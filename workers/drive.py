@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ from evomerge.storage.blocks import AnswerBlock
 from evomerge.storage.store import CandidateRow, Event, Lease, RunRow, Store
 from fitness.evaluator import Responses
 from fitness.items import Split
-from fitness.measure import Control
 from search_spaces.space import recipe_of
 from workers.asking import job_of
 from workers.job import Job, JobResult, Pool, WorkerSpec
-from workers.ledger import Ledger
-from workers.memory import Memory, answered_like
+from workers.judge import Judge
+from workers.ledger import Ledger, new_row, proposed_event
+from workers.memory import Memory, answered_like, subject_of
 from workers.registry import Registry
 from workers.report import responses_of, result_of
 from workers.setup import CONTROL, prepare
@@ -93,9 +93,7 @@ class Drive:
         self.submitted: dict[int, Task] = {}
         self.fresh: dict[int, Recipe] = {}  # of candidates that are about to be handed out
         self.digests: dict[tuple[str, int, float], int] = {}
-        self.control = list(self.search.baselines).index(CONTROL)
-        self.base_responses: dict[str, Responses] = {}
-        self.beside: Control | None = None
+        self.judge = Judge(self.search)
         self.began, self.listened = time.monotonic(), -math.inf
         self.ledger = Ledger(store, lease, self.machine, row.last_seq, stop)
         self._recall(row)
@@ -106,6 +104,11 @@ class Drive:
         """Until the run is over, or paused with nothing in flight, or the controller must stop."""
         assert self.pool is not None or self.machine.done
         try:
+            if not self.machine.done and self.spec.subset.bank:
+                for subject, answers in self.ledger.patiently(
+                    lambda: self.memory.bank(self.search.plan.search_items())
+                ):
+                    self.judge.complete(subject, answers)
             while self.pool is not None and not self.machine.done and not self.stop.is_set():
                 self._advance()
                 self._obey()
@@ -141,10 +144,14 @@ class Drive:
                 asked = (event.data["digest"], event.data["generation"], self.machine.fidelity(number))
                 self.digests.setdefault(asked, number)
                 self._same_baseline(event.data)
-        for number in (0, self.control):
-            baseline = self.store.candidate(row.id, number)
-            if baseline is not None and number in self.machine.scores:
-                self._remember(number, responses_of(baseline, "subset"))
+        for event in events:  # in the order in which the bank grew
+            number = event.data.get("number", -1)
+            known = event.type == "candidate.scored" and number < len(self.recipes)
+            if known or (event.type == "candidate.verified" and event.data["split"] == "search"):
+                found = self.store.candidate(row.id, number)
+                assert found is not None, "its event was stored with it"
+                self._learn(found, "subset" if known else "search")
+        self.judge.recall(events)
 
     def _same_baseline(self, data: dict[str, Any]) -> None:
         alone = (
@@ -192,13 +199,13 @@ class Drive:
     def _advance(self) -> None:
         if self.machine.phase == "queued":
             rows = [
-                _new_row(number, "baseline", label, recipe, 0, ())
+                new_row(number, "baseline", label, recipe, 0, ())
                 for number, (label, recipe) in enumerate(self.search.baselines.items())
             ]
             note = explanation_of(self.machine.optimizer)
             said = [Event("run.note", {"text": note})] if note else []
             self.ledger.put(
-                [*self.machine.start(), *said, *(_proposed_event(row, {"genome": []}) for row in rows)], rows
+                [*self.machine.start(), *said, *(proposed_event(row, {"genome": []}) for row in rows)], rows
             )
         while events := self.machine.advance() or self.machine.name_elites():
             self.ledger.put(events)
@@ -234,13 +241,14 @@ class Drive:
 
     def _propose(self) -> int:
         number, proposal = self.machine.propose()
+        self.ledger.put(self.judge.choose(proposal.generation))
         recipe = self._recipe(proposal)
         asked = (recipe.digest, proposal.generation, proposal.fidelity)
         twin = self.digests.get(asked)
-        row = _new_row(number, "search", "", recipe, proposal.generation, proposal.genome, digest=asked[0])
+        row = new_row(number, "search", "", recipe, proposal.generation, proposal.genome, digest=asked[0])
         self.digests.setdefault(asked, number)
         self.fresh[number] = recipe
-        self.ledger.put([_proposed_event(row, proposed(proposal))], [row])
+        self.ledger.put([proposed_event(row, proposed(proposal))], [row])
         if twin is not None and twin in self.machine.scores:
             del self.fresh[number]
             row = answered_like(row, self.ledger.row(twin))
@@ -260,7 +268,7 @@ class Drive:
         row = replace(row, attempts=attempt, state=_running(row))
         self.ledger.put([Event("candidate.started", {"number": number, "task": task, "attempt": attempt})], [row])
         self.submitted[number] = task
-        job = job_of(self.search, self.machine, row, recipe, task, self.beside)
+        job = job_of(self.search, self.machine, row, recipe, task, self.judge.control)
         if not self.memory.has(row):
             return job
         self.ledger.flush()  # what it answered last is looked for in the store, too
@@ -302,32 +310,24 @@ class Drive:
         products: Sequence[Mapping[str, Mapping[str, float]]] = (),
     ) -> None:
         answers = responses_of(row, "subset")
-        self._remember(row.number, answers)
-        plan, control = self.search.plan, self.beside
+        if row.kind == "baseline":
+            self._learn(row, "subset")
         fidelity = self.machine.fidelity(row.number) if stopped is None else stopped
-        costs = self.search.costs.scores(row.recipe)
-        found = plan.scores(answers, row.generation, control, fidelity) | costs
-        scores = {name: asdict(estimate) for name, estimate in found.items()}
-        violation = plan.violation(answers, self.base_responses, row.generation, fidelity)
-        violation += self.search.costs.violation(costs)
+        found = self.judge.judge(row, answers, fidelity, whole=stopped is None)
         scored = replace(
-            row,
-            state=CandidateState.SCORED,
-            scores=scores,
-            violation=violation,
-            cached=cached,
+            row, state=CandidateState.SCORED, scores=found.scores, violation=found.violation, cached=cached
         )
         data: dict[str, Any] = {
-            "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation, "scores": scores,
-            "violation": violation, "cached": cached, "worker": row.worker, "seconds": row.seconds,
-            "items": 0 if cached else _count(answers) - known, "elapsed_s": self._elapsed_s,
-        }  # fmt: skip
+            "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation,
+            "scores": found.scores, "violation": found.violation, "cached": cached, "worker": row.worker,
+            "seconds": row.seconds, "items": 0 if cached else _count(answers) - known, "elapsed_s": self._elapsed_s,
+        } | found.told  # fmt: skip
         if stopped is not None:
             data["stopped"] = stopped
         if self.machine.optimizer.uses_responses and row.kind == "search":
-            data["responses"] = plan.item_scores(answers, row.generation)
+            data["responses"] = self.search.plan.item_scores(answers, row.generation)
         if products and self.search.linear is not None:
-            data["gradients"] = [self.search.linear.derivatives(row.genome, found) for found in products]
+            data["gradients"] = [self.search.linear.derivatives(row.genome, product) for product in products]
         before, best = self.machine.archive.members, self.machine.best()
         self.ledger.put(
             [Event("candidate.scored", data)],
@@ -337,17 +337,14 @@ class Drive:
         )
 
     def _verify(self, row: CandidateRow, task: Split, blocks: Sequence[AnswerBlock], known: int) -> None:
-        plan, responses = self.search.plan, responses_of(row, task)
-        costs = self.search.costs.scores(row.recipe)
-        scores = {name: asdict(e) for name, e in (plan.full_scores(responses) | costs).items()}
-        violation = 0.0
+        responses = responses_of(row, task)
+        found = self.judge.verify(row, responses, task)
         if task == "search":
-            violation = plan.full_violation(responses, self.base_responses)
-            violation += self.search.costs.violation(costs)
-        verified = replace(row, verified=row.verified | {task: scores})
+            self._learn(row, task)
+        verified = replace(row, verified=row.verified | {task: found.scores})
         data = {
-            "number": row.number, "kind": row.kind, "label": row.label, "split": task, "scores": scores,
-            "violation": violation, "items": _count(responses) - known,
+            "number": row.number, "kind": row.kind, "label": row.label, "split": task, "scores": found.scores,
+            "violation": found.violation, "items": _count(responses) - known,
         }  # fmt: skip
         before, best = self.machine.archive.members, self.machine.best()
         self.ledger.put(
@@ -357,12 +354,19 @@ class Drive:
             answers=blocks,
         )
 
-    def _remember(self, number: int, answers: dict[str, Responses]) -> None:
-        """The baselines that others are compared with."""
-        if number == 0:
-            self.base_responses = answers
-        if number == self.control:
-            self.beside = self.search.plan.control(answers)
+    def _learn_from_other_runs(self) -> None:
+        if self.spec.subset.bank and not self.machine.done:
+            everything = self.search.plan.search_items()
+            for subject, answers in self.ledger.patiently(lambda: self.memory.bank(everything)):
+                self.judge.complete(subject, answers)
+
+    def _learn(self, row: CandidateRow, task: str) -> None:
+        """Keep in mind what baselines answered, and whoever answered everything."""
+        if row.kind == "baseline" and task == "subset":
+            subject = subject_of(list(self.search.baselines.values())[row.number])
+            self.judge.baseline(row, subject, responses_of(row, task))
+        else:
+            self.judge.complete(row.digest, responses_of(row, task))
 
 
 def all_events(store: Store, run: str) -> list[Event]:
@@ -371,29 +375,6 @@ def all_events(store: Store, run: str) -> list[Event]:
     while page := store.events(run, after=events[-1].seq if events else 0, limit=5000):
         events += page
     return events
-
-
-def _new_row(
-    number: int,
-    kind: Any,
-    label: str,
-    recipe: Recipe,
-    generation: int,
-    genome: tuple[float, ...],
-    *,
-    digest: str | None = None,
-) -> CandidateRow:
-    return CandidateRow(
-        number=number, kind=kind, label=label, state=CandidateState.PROPOSED, generation=generation, genome=genome,
-        digest=digest or recipe.digest, recipe=recipe.model_dump(mode="json", by_alias=True),
-    )  # fmt: skip
-
-
-def _proposed_event(row: CandidateRow, asked: dict[str, Any]) -> Event:
-    data = {
-        "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation, "digest": row.digest,
-    }  # fmt: skip
-    return Event("candidate.proposed", data | asked)
 
 
 def _running(row: CandidateRow) -> CandidateState:

@@ -7,12 +7,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from evomerge.candidate import CandidateState, Genome
 from evomerge.errors import LeaseLostError, StoreError
+from evomerge.recipe.schema import Recipe
 from evomerge.run.state import RunMachine
 from evomerge.storage.blocks import AnswerBlock
-from evomerge.storage.store import CandidateRow, Commit, Event, Lease, Store
+from evomerge.storage.store import CandidateKind, CandidateRow, Commit, Event, Lease, Store
 
 log = logging.getLogger(__name__)
 
@@ -126,3 +128,32 @@ class Ledger:
         if self._told < SNAPSHOT_EVERY:
             return None
         return str(self._events[-1].seq).encode() + b"\n" + self._machine.optimizer.state()
+
+
+def new_row(
+    number: int,
+    kind: CandidateKind,
+    label: str,
+    recipe: Recipe,
+    generation: int,
+    genome: Genome,
+    *,
+    digest: str | None = None,
+) -> CandidateRow:
+    """A candidate that nobody has looked at yet."""
+    return CandidateRow(
+        number=number, kind=kind, label=label, state=CandidateState.PROPOSED, generation=generation, genome=genome,
+        digest=digest or recipe.digest, recipe=recipe.model_dump(mode="json", by_alias=True),
+    )  # fmt: skip
+
+
+def proposed_event(row: CandidateRow, asked: dict[str, Any]) -> Event:
+    """`candidate.proposed` of a new row.
+
+    Args:
+        asked: what an optimizer asked for.
+    """
+    data = {
+        "number": row.number, "kind": row.kind, "label": row.label, "generation": row.generation, "digest": row.digest,
+    }  # fmt: skip
+    return Event("candidate.proposed", data | asked)

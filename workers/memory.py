@@ -24,6 +24,8 @@ from workers.setup import Search
 
 Items = Mapping[str, Sequence[str]]
 
+BANK = 20_000
+"""Blocks of other runs' answers in which an item bank is looked for."""
 MODEL = "model"
 """The name of a model that is asked alone, whatever it is called in a run."""
 NO_ANSWERS_DEPEND_ON = ("recipe", "eval_sets", "device", "threads", "batch_tokens", "cache")
@@ -98,6 +100,20 @@ class Memory:
         if not self._other_runs:
             blocks = [block for block in blocks if block.run == self._run]
         return known_answers(blocks, items, self._eval_sets, self._wanted)
+
+    def bank(self, items: Items) -> list[tuple[str, dict[str, Responses]]]:
+        """Subjects of other runs that answered all of some eval set's items, in the order of their names; the latest
+        `BANK` blocks of answers are looked at."""
+        blocks: dict[str, list[AnswerBlock]] = {}
+        for block in self._store.answers(self.fingerprint)[-BANK:]:
+            if block.run != self._run:
+                blocks.setdefault(block.subject, []).append(block)
+        known = {name: known_answers(blocks[name], items, self._eval_sets, self._wanted) for name in sorted(blocks)}
+        return [
+            (subject, found)
+            for subject, found in known.items()
+            if any(len(answers.item_ids) == len(items[name]) for name, answers in found.items())
+        ]
 
     def keep(
         self, row: CandidateRow, task: str, responses: Mapping[str, Responses]
