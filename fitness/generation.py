@@ -29,7 +29,7 @@ class GenerationScorer:
     Args:
         model: a causal language model on `device`.
         tokenizer: the model's.
-        batch_tokens: most tokens (prompts, padding and answers) in one batch; a longer single item goes alone.
+        batch_tokens: most tokens in one forward pass, see `fitness.decoding`.
         device: where the model is.
         max_new_tokens: an answer's most tokens, where its item does not say.
         measures: metrics that need more than the answer, by name: `code_passes`, `judge`.

@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import Failure, FailureReason, InvalidInputError
-from fitness.evaluator import Responses
 from fitness.answers import exact_match, normalise
+from fitness.evaluator import Responses
 from fitness.generation import GenerationScorer
 from fitness.items import Answering, Item
 from fitness.scorer import make_scorer
