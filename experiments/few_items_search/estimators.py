@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,13 +31,17 @@ from table import Table, load_table
 
 HERE = Path(__file__).parent
 COUNTS = (10, 20, 30, 50, 100)
+SLOW_DRAWS = 5
+"""Of the published ways that maximise a likelihood for every merge."""
 APPROACHES = (
     Approach("random", "mean"), Approach("stratified", "stratified"), Approach("random", "difference"),
     Approach("stratified", "difference"), Approach("parent_neyman", "difference"), Approach("random", "greg"),
     Approach("random", "doubly_robust"), Approach("random", "shrunk"), Approach("random", "eap"),
     Approach("random", "blup"), Approach("greedy", "blup"), Approach("hybrid", "recentred_blup"),
     Approach("hybrid", "combined_blup"), Approach("random", "combined_eap"), Approach("adaptive", "eap"),
-    Approach("each", "eap"),
+    Approach("each", "eap"), Approach("random", "p_irt"), Approach("random", "gp_irt"), Approach("random", "mp_irt"),
+    Approach("random", "gmp_irt"), Approach("random", "ridge"), Approach("random", "aipw"),
+    Approach("random", "anchor_correctness"),
 )  # fmt: skip
 
 
@@ -58,13 +63,18 @@ def measure(
         fits = Fits(Bank(table.matrix(metric, bank), tuple(range(len(SOURCES)))))
         matrix = table.matrix(metric, others)
         for approach in approaches:
+            begun = time.process_time()
             for n in COUNTS:
-                count = 1 if approach.policy in DETERMINED else draws
+                count = SLOW_DRAWS if approach.estimator.endswith("p_irt") else draws
+                count = 1 if approach.policy in DETERMINED else count
                 sets: list[Scores] = []
                 for draw in range(count):
                     sets.append(predict(fits, matrix.values, approach, n, Stream(split, draw)))
                 result = accuracy(matrix.full_scores, sets, generator(split, "picks", approach.name, n))
                 found.setdefault(approach.name, {}).setdefault(str(n), []).append(result)
+            print(
+                f"  {metric} {merges} {split} {approach.name}: {time.process_time() - begun:.1f} CPU s", file=sys.stderr
+            )
     return {name: {n: mean_of(results) for n, results in by_n.items()} for name, by_n in found.items()}
 
 

@@ -15,7 +15,7 @@ from fitness.irt.contracts import Bank
 from fitness.irt.cross_validation import Approach
 from fitness.irt.estimators import make_estimator
 from fitness.irt.fits import Fits
-from fitness.irt.selection import Selection, Stream, select
+from fitness.irt.selection import Policy, Selection, Stream, select
 from table import METRIC, Table
 
 
@@ -37,6 +37,7 @@ class Loop:
         parents: how many of them, the first ones, are the sources.
         rotate: new items every generation of the optimizer.
         n: items a candidate.
+        pool: a merge that is asked again is judged by all its answers (simple random items only).
     """
 
     table: Table
@@ -45,6 +46,7 @@ class Loop:
     approach: Approach
     n: int
     rotate: bool
+    pool: bool = False
 
     @cached_property
     def fits(self) -> Fits:
@@ -60,30 +62,41 @@ class Loop:
         genes, estimator = Genes(self.table.levels), make_estimator(self.approach.estimator, self.fits)
         search = make(optimizer, genes.problem(1, max(1, budget // self.n)), seed=seed)
         selections: dict[int, Selection] = {}
+        answered: dict[str, Selection] = {}  # all that a merge was ever asked
         told: dict[tuple[str, int], tuple[float, float]] = {}
         spent = asked = 0
         while spent + self.n <= budget and asked < 5 * max(1, budget // self.n):
             (proposal,) = search.ask(1)
             asked += 1
             generation = proposal.generation if self.rotate else 0
-            key = (genes.name(proposal.genome), generation)
+            key = name, _ = genes.name(proposal.genome), generation
             if generation not in selections:
-                selections[generation] = select(
-                    self.fits.bank, self.n, _policy(self.approach), Stream(seed, generation)
-                )
+                selections[generation] = select(self.fits.bank, self.n, self._policy, Stream(seed, generation))
             if key not in told:
                 selection = selections[generation]
-                answers = self.table.values(key[0])[selection.places][None]
-                scores = estimator.estimate(selection, answers)
+                before = answered.get(name)
+                spent += self.n if before is None else len(np.setdiff1d(selection.places, before.places))
+                answered[name] = selection if before is None else _union(selection, before)
+                asked_now = answered[name] if self.pool else selection
+                scores = estimator.estimate(asked_now, self.table.values(name)[asked_now.places][None])
                 told[key] = float(scores.means[0]), float(scores.errors[0])
-                spent += self.n
             mean, error = told[key]
-            errors = None if np.isnan(error) else (error,)
-            search.tell([Evaluation(proposal.trial, (mean,), errors=errors)])
-        best = max(told, key=lambda key: told[key][0])
-        return Ended(Believed(best[0], *told[best]), spent, asked)
+            search.tell([Evaluation(proposal.trial, (mean,), errors=None if np.isnan(error) else (error,))])
+        latest = {name: value for (name, _), value in told.items()} if self.pool else {}
+        best, (mean, error) = max(
+            latest.items() if self.pool else ((name, value) for (name, _), value in told.items()),
+            key=lambda found: found[1][0],
+        )
+        return Ended(Believed(best, mean, error), spent, asked)
+
+    @property
+    def _policy(self) -> Policy:
+        assert self.approach.policy != "each", "all candidates of a generation answer the same items"
+        return self.approach.policy
 
 
-def _policy(approach: Approach):  # type: ignore[no-untyped-def]
-    assert approach.policy != "each", "all candidates of a generation answer the same items"
-    return approach.policy
+def _union(selection: Selection, other: Selection) -> Selection:
+    """The items of two simple random samples, taken as one."""
+    places = np.union1d(selection.places, other.places)
+    zeros = np.zeros(len(places), dtype=np.intp)
+    return Selection(places, zeros, selection.sizes, np.ones(len(places), dtype=np.bool_), selection.columns)

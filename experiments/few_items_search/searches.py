@@ -39,16 +39,20 @@ PRODUCT: dict[str, tuple[int | None, dict[str, Any]]] = {
     "as shipped": (ITEMS, {"bank": False}),
 }
 """Searches by the product: items of a candidate, and what is made of them."""
-BANK = 24
-"""Merges that models of items are fitted on in the searches below, besides sources, base and average."""
-LOOPS: dict[str, tuple[Approach, bool]] = {
-    "fixed items, gmp-IRT (MERGE³)": (Approach("random", "gmp_irt"), False),
-    "fixed items, mp-IRT": (Approach("random", "mp_irt"), False),
-    "rotating items, gmp-IRT": (Approach("random", "gmp_irt"), True),
-    "greedy items, BLUP": (Approach("greedy", "blup"), False),
-    "hybrid items, recentred BLUP": (Approach("hybrid", "recentred_blup"), True),
+MERGES = 24
+"""In the banks of the searches below that have merges besides sources, base and average."""
+LOOPS: dict[str, tuple[Approach, bool, int]] = {
+    "fixed items, gmp-IRT (MERGE³), 24 merges known": (Approach("random", "gmp_irt"), False, MERGES),
+    "fixed items, mp-IRT, 24 merges known": (Approach("random", "mp_irt"), False, MERGES),
+    "rotating items, gmp-IRT, 24 merges known": (Approach("random", "gmp_irt"), True, MERGES),
+    "greedy items, BLUP, 24 merges known": (Approach("greedy", "blup"), False, MERGES),
+    "hybrid items, recentred BLUP, 24 merges known": (Approach("hybrid", "recentred_blup"), True, MERGES),
+    "fixed items, gmp-IRT (MERGE³), none known": (Approach("random", "gmp_irt"), False, 0),
+    "rotating items, gmp-IRT, none known": (Approach("random", "gmp_irt"), True, 0),
+    "rotating items, difference to the sources": (Approach("random", "difference"), True, 0),
+    "the same, answers pooled": (Approach("random", "difference"), True, 0),
 }
-"""Searches with a bank: the selection and the estimator, and whether items rotate."""
+"""Searches with a bank: the selection and the estimator, whether items rotate, and the merges in the bank."""
 OPTIMIZER = "auto"
 
 Row = dict[str, Any]
@@ -79,22 +83,20 @@ def _found(found: Found) -> Row:
 
 
 def loop_runs(table: Table, seeds: int) -> Iterator[Row]:
-    """Every estimator, budget and seed; each seed has a bank of its own."""
-    known = len(BASELINES)
+    """Every estimator, budget and seed; each seed has banks of its own."""
     for seed in range(seeds):
-        bank, _ = banks(table, BANK, seed, table.merges)
-        shared: Loop | None = None
-        for name, (approach, rotate) in LOOPS.items():
-            loop = Loop(table, tuple(bank), len(SOURCES), approach, ITEMS, rotate)
-            if shared is not None:
-                loop.__dict__["fits"] = shared.fits  # what is learnt of the bank is learnt once
-            shared = loop
+        shared: dict[int, Loop] = {}
+        for name, (approach, rotate, merges) in LOOPS.items():
+            bank, _ = banks(table, merges, seed, table.merges)
+            loop = Loop(table, tuple(bank), len(SOURCES), approach, ITEMS, rotate, pool="pooled" in name)
+            if merges in shared:
+                loop.__dict__["fits"] = shared[merges].fits  # what is learnt of a bank is learnt once
+            shared[merges] = loop
             for budget in BUDGETS:
                 ended = loop.run(OPTIMIZER, budget, seed)
                 yield {
                     "policy": name, "budget": budget, "seed": seed, "chosen": asdict(ended.chosen),
-                    "items": ended.items, "all_items": ended.items + 300 * (known + BANK),
-                    "candidates": ended.candidates,
+                    "items": ended.items, "all_items": ended.items + 300 * len(bank), "candidates": ended.candidates,
                 }  # fmt: skip
 
 

@@ -1,0 +1,137 @@
+"""What the searches found, judged by items that no search saw: prints the README's tables, writes quality.svg.
+
+    python experiments/few_items_search/report.py
+
+With `--split search` all search items are the judge: those that full evaluation follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from grid import BASELINES
+
+from fitness.estimate import paired
+from table import METRIC, Table, load_table
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+FULL = "all items"
+CLOSE = 0.005
+"""So much worse on average counts as equal."""
+
+Row = dict[str, Any]
+
+
+def by_policy(rows: Sequence[Row], kind: str) -> dict[str, dict[int, list[Row]]]:
+    """Policy → budget → one row a seed; those that have such a choice."""
+    found: dict[str, dict[int, list[Row]]] = {}
+    for row in rows:
+        if kind in row:
+            found.setdefault(row["policy"], {}).setdefault(row["budget"], []).append(row)
+    return found
+
+
+def quality(table: Table, rows: Sequence[Row], kind: str, split: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[seeds] of the merges that were chosen, in points."""
+    return np.array([100 * table.mean(row[kind]["name"], split=split) for row in rows])
+
+
+def show(table: Table, found: Mapping[str, Mapping[int, Sequence[Row]]], kind: str, split: Any) -> None:
+    """Quality, and what the search believed of its choice against all search items."""
+    print("| policy | answers | all answers | candidates | quality | inflation | in standard errors |")
+    print("|---|---|---|---|---|---|---|")
+    for policy, by_budget in found.items():
+        for rows in by_budget.values():
+            truth = np.array([table.mean(row[kind]["name"]) for row in rows])
+            over = np.array([row[kind]["mean"] for row in rows]) - truth
+            errors = np.array([row[kind]["se"] for row in rows])
+            in_errors = f"{np.mean(over / errors):+.1f}" if np.all(errors > 0) else "–"
+            reached = quality(table, rows, kind, split)
+            spent, everything, count = (np.mean([row[k] for row in rows]) for k in ("items", "all_items", "candidates"))
+            cells = [f"{number:.0f}" for number in (spent, everything, count)]
+            cells += [f"{v.mean():.1f} ± {v.std():.1f}" for v in (reached, 100 * over)]
+            print(f"| {policy} | {' | '.join(cells)} | {in_errors} |")
+
+
+def savings(
+    table: Table, found: Mapping[str, Mapping[int, Sequence[Row]]], kind: str, split: Any, counted: str
+) -> None:
+    """For each budget of full evaluation: how many times fewer answers a policy needs for the same quality."""
+    goals = {
+        b: (quality(table, rows, "chosen", split).mean(), np.mean([r[counted] for r in rows]))
+        for b, rows in found[FULL].items()
+    }
+    print(f"| policy | {' | '.join(f'{spent:.0f}: {goal:.1f}' for goal, spent in goals.values())} |")
+    print(f"|---|{'---|' * len(goals)}")
+    for policy, by_budget in found.items():
+        if policy == FULL:
+            continue
+        cells = []
+        for goal, spent in goals.values():
+            enough = [
+                np.mean([row[counted] for row in rows])
+                for rows in by_budget.values()
+                if quality(table, rows, kind, split).mean() >= goal - 100 * CLOSE
+            ]
+            cells.append(f"{spent / min(enough):.1f}" if enough else "–")
+        print(f"| {policy} | {' | '.join(cells)} |")
+
+
+def baselines(table: Table, split: Any) -> None:
+    """Every baseline, and the best merge of the grid by all search items."""
+    best = max(table.merges, key=table.mean)
+    rows = {**{label: weights.name for label, weights in BASELINES.items()}, "best by all search items": best}
+    print("| model | search | judge | accuracy there | best minus it |\n|---|---|---|---|---|")
+    for label, name in rows.items():
+        against = paired(table.values(best, split=split).tolist(), table.values(name, split=split).tolist())
+        print(f"| {label} ({name}) | {100 * table.mean(name):.1f} | {100 * table.mean(name, split=split):.1f} | "
+              f"{100 * table.mean(name, metric='accuracy', split=split):.1f} | {100 * against.difference:+.1f} "
+              f"[{100 * against.low:+.1f}, {100 * against.high:+.1f}] |")  # fmt: skip
+
+
+def draw(table: Table, found: Mapping[str, Mapping[int, Sequence[Row]]], split: Any) -> None:
+    """Quality by answers."""
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    for number, (policy, by_budget) in enumerate(found.items()):
+        spent = [np.mean([row["items"] for row in rows]) for rows in by_budget.values()]
+        values = [quality(table, rows, "chosen", split) for rows in by_budget.values()]
+        centre, error = [v.mean() for v in values], [v.std() / np.sqrt(len(v)) for v in values]
+        axis.errorbar(spent, centre, error, color=f"C{number}", marker="o", markersize=3, capsize=2, label=policy)
+    axis.axhline(100 * table.mean(BASELINES["average"].name, split=split), color="0.6", linestyle=":")
+    axis.text(0.99, 100 * table.mean(BASELINES["average"].name, split=split), "plain average", fontsize=8, color="0.4",
+              ha="right", va="bottom", transform=axis.get_yaxis_transform())  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_xlabel("answers of candidates")
+    axis.set_ylabel(f"{METRIC} of the merge chosen, {split} items, %")
+    axis.legend(fontsize=7)
+    figure.savefig(HERE / "quality.svg")
+
+
+def main() -> None:
+    """All tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--split", choices=("search", "holdout"), default="holdout")
+    split: Any = parser.parse_args().split
+    table, rows = load_table(), json.loads((HERE / "searches.json").read_text(encoding="utf-8"))["rows"]
+    baselines(table, split)
+    for kind in ("chosen", "verified"):
+        found = by_policy(rows, kind)
+        print(f"\n**{kind}**, {split} items\n")
+        show(table, found, kind, split)
+        for counted in ("items", "all_items"):
+            print(f"\ntimes fewer {counted} for the quality of full evaluation, {kind}\n")
+            savings(table, found, kind, split, counted)
+    draw(table, by_policy(rows, "chosen"), split)
+
+
+if __name__ == "__main__":
+    main()
