@@ -6,6 +6,7 @@ M subjects in the bank, K held out, N items, n asked.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from fitness.irt.fits import Fits
 from fitness.irt.information import BATCH, ask_each
 from fitness.irt.item_quality import item_quality
 from fitness.irt.selection import Policy, Stream, select
+from fitness.irt.two_parameter import ItemParameters
 from fitness.matrix import Floats
 
 Asking = Policy | Literal["each"]
@@ -44,19 +46,31 @@ class Approach:
         return f"{self.estimator}, {self.policy}"
 
 
-def held_out(fits: Fits, fold: int) -> tuple[Fits, Places]:
-    """Models of all rows but one fold's, and the fold's rows. Parents are always in the bank, never held out.
+class _Inner(Fits):
+    """Models of a bank's other folds."""
 
-    What the one-dimensional model gets wrong about a subject (one number for the whole bank) is taken from `fits`, as
-    its items are: both are fitted across the same folds.
-    """
+    def __init__(self, outer: Fits, fold: int, bank: Bank) -> None:
+        super().__init__(bank, iterations=outer.iterations)
+        self._outer, self._fold = outer, fold
+
+    @cached_property
+    def items(self) -> ItemParameters:
+        """Fitted once for all who leave out this fold."""
+        return self._outer.crossed_items[self._fold]
+
+    @cached_property
+    def misfit(self) -> float:
+        """The whole bank's: one number, worked out across the same folds."""
+        return self._outer.misfit
+
+
+def held_out(fits: Fits, fold: int) -> tuple[Fits, Places]:
+    """Models of all rows but one fold's, and the fold's rows. Parents are always in the bank, never held out."""
     rows = fits.folds[fold]
     parents = np.array(fits.bank.parents, dtype=np.intp)
     kept = np.setdiff1d(np.arange(len(fits.matrix.subjects)), np.setdiff1d(rows, parents))
     inner = Bank(fits.matrix.of(kept), tuple(np.searchsorted(kept, parents).tolist()))
-    found = Fits(inner, iterations=fits.iterations)
-    found.items, found.misfit = fits.crossed_items[fold], fits.misfit
-    return found, np.setdiff1d(rows, parents)
+    return _Inner(fits, fold, inner), np.setdiff1d(rows, parents)
 
 
 def ask(fits: Fits, answers: Floats, policy: Policy, n: int, stream: Stream) -> Selection:

@@ -6,18 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
 from evomerge.seeds import generator
-from fitness.irt.ability import posteriors
-from fitness.irt.contracts import Places, Selection
+from fitness.irt.ability import log_likelihoods, posteriors
+from fitness.irt.contracts import Selection
 from fitness.irt.cross_validation import held_out
 from fitness.irt.fits import Fits
+from fitness.irt.two_parameter import LOG_WEIGHTS
 from fitness.matrix import Floats
 
 BINS = 10
 
 STALE = 3.0
 """Standard errors of a generation's mean residual beyond which the bank no longer describes what candidates answer."""
+
+
+LEAST_ITEMS = 4
+
+POPULATION_STEPS = 8
+"""Of the EM for a generation's distribution of ability (Laird 1978)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +114,35 @@ def diagram(predicted: Floats, observed: Floats) -> Reliability:
 def drift(fits: Fits, generations: Sequence[tuple[int, Selection, Floats]]) -> tuple[Drift, ...]:
     """Whether candidates of each generation answer the drawn items as the bank's curves say.
 
-    Ability is taken from the chosen items, and residuals from the drawn ones; where all are drawn, from every second
-    one and the others, both ways. Candidates of a generation resemble each other, so items are the sample. Generations
-    with fewer than four drawn items tell nothing and are left out.
+    Ability is taken from the chosen items, and residuals from the drawn ones. Candidates of a generation resemble each
+    other, so items are the sample. Generations with fewer than four items of either kind tell nothing and are left out:
+    two random halves agree on average whatever has happened to the items.
 
     Args:
-        generations: number, selection, and answers [K, n] of its candidates, at least one.
+        generations: number, selection, and answers [K, n] of its candidates.
     """
     found = []
     for generation, selection, answers in generations:
-        drawn = np.flatnonzero(selection.random)
-        if len(drawn) < 4 or not len(answers):
+        drawn = int(selection.random.sum())
+        if min(drawn, len(selection.random) - drawn) < LEAST_ITEMS or not len(answers):
             continue
-        chosen = np.flatnonzero(~selection.random)
-        halves = [(drawn[::2], drawn[1::2]), (drawn[1::2], drawn[::2])]
-        pairs = [(chosen, drawn)] if len(chosen) >= 4 else halves
-        each = np.concatenate([_residuals(fits, selection, answers, known, asked) for known, asked in pairs])
-        error = float(each.std(ddof=1)) / np.sqrt(len(each))
-        mean = float(each.mean())
+        each, shared = _residuals(fits, selection, answers)
+        mean, error = float(each.mean()), float(np.sqrt(each.var(ddof=1) / len(each) + shared))
         found.append(Drift(generation, mean, mean / error if error > 0 else 0.0, len(each)))
     return tuple(found)
 
 
-def _residuals(fits: Fits, selection: Selection, answers: Floats, known: Places, asked: Places) -> Floats:
-    """[asked] mean over candidates of answers less their predictions."""
-    posterior = posteriors(fits.items, selection.places[known], answers[:, known])
-    predicted = posterior @ fits.probabilities[selection.places[asked]].T
-    return np.asarray((answers[:, asked] - predicted).mean(axis=0))
+def _residuals(fits: Fits, selection: Selection, answers: Floats) -> tuple[Floats, float]:
+    """For each drawn item, the mean over candidates of answers less their predictions; and the variance that all of
+    these share because abilities are not known exactly."""
+    known, asked = np.flatnonzero(~selection.random), np.flatnonzero(selection.random)
+    likelihoods = log_likelihoods(fits.items, selection.places[known], answers[:, known])
+    curves = fits.probabilities[selection.places[asked]]
+    # The candidates' own distribution of ability, for the bank's would draw strong candidates back to it.
+    prior = LOG_WEIGHTS
+    for _ in range(POPULATION_STEPS):
+        prior = np.log(softmax(likelihoods + prior, axis=1).mean(axis=0) + 1e-12)
+    residuals = (answers[:, asked] - softmax(likelihoods + prior, axis=1) @ curves.T).mean(axis=0)
+    posterior, mean_curve = softmax(likelihoods + LOG_WEIGHTS, axis=1), curves.mean(axis=0)
+    spread = posterior @ mean_curve**2 - (posterior @ mean_curve) ** 2
+    return np.asarray(residuals), float(spread.mean() / len(answers))
