@@ -143,7 +143,7 @@ def _run(code: str, tests: str, limits: Limits) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="evomerge-code-", ignore_cleanup_errors=True) as folder:
         program = {
             "code": code, "tests": tests, "word": word, "folder": folder, "limits": asdict(limits),
-            "readable": _readable(),
+            "readable": _readable(), "parent": os.getpid(),
         }  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, "-S", "-s", "-P", "-B", str(LAUNCHER)],

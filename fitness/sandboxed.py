@@ -1,7 +1,7 @@
 """A program of its own, run by `fitness.sandbox`: gives up what it can, then runs the code that it is handed.
 
 It imports nothing but the standard library. What arrives on its standard input is one JSON object: `code`, `tests`,
-`word`, `folder`, `limits`, `readable`. What it says, on what was its standard output, is one too: `word` when code and
+`word`, `folder`, `limits`, `readable`, `parent`. What it says, on what was its standard output, is one too: `word` when code and
 tests came to their end, or `error`, or `setup` where the machine did not let it give something up.
 
 Numbers of system calls are those of x86-64 (arch/x86/entry/syscalls/syscall_64.tbl); Landlock as in
@@ -108,7 +108,9 @@ def give_up(program: dict[str, Any]) -> None:
     ):
         resource.setrlimit(kind, (most, most))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file that is too large is an OSError
-    call(libc.prctl, 1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: die with the worker
+    call(libc.prctl, 1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: die with the worker,
+    if os.getppid() != program["parent"]:  # also where it died before
+        raise ProcessLookupError("the worker is gone")
     call(libc.prctl, 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
     keep_files(libc, program["folder"], program["readable"])
     call(libc.syscall, 126, struct.pack("Ii", 0x20080522, 0), bytes(24))  # capset: no capability is left
