@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -178,6 +178,7 @@ class Screening:
             policy = None if n is None or name in chosen else self._choice(question, n)
             if policy is not None and n is not None:
                 chosen[name] = self._chosen(question, n, policy, generation)
+        self.asked(chosen)
         return chosen
 
     def _choice(self, question: Question, n: int) -> str | None:
@@ -189,16 +190,20 @@ class Screening:
 
     def _chosen(self, question: Question, n: int, policy: str, generation: int) -> tuple[str, ...]:
         name, bank = question[0], self.bank(question)
-        recent = self._asked.setdefault(name, deque(maxlen=10))
-        stream, rotation = Stream(self._plan.seed, generation, name), Rotation(self._exposure, recent=tuple(recent))
+        stream = Stream(self._plan.seed, generation, name)
+        rotation = Rotation(self._exposure, recent=tuple(self._asked.get(name, ())))
         if policy == "hybrid":
             found = select(bank, n, "hybrid", stream, rotation=rotation)
         else:
             curves = self._fitted(question).items
             found = select(bank, max(1, round(0.6 * n)), "adaptive", stream, rotation=rotation, curves=curves)
-        only = found.places[~found.random]
-        recent.append(replace(found, places=only, strata=only * 0, random=np.zeros(len(only), dtype=np.bool_)))
-        return tuple(bank.matrix.items[i] for i in only)
+        return tuple(bank.matrix.items[i] for i in found.places[~found.random])
+
+    def asked(self, chosen: Mapping[str, Sequence[str]]) -> None:
+        """Remember what a generation was asked for certain: items that come often are left out for a while."""
+        for name, ids in chosen.items():
+            found = self._selection(name, Subset(tuple(ids), (CERTAIN,) * len(ids)))
+            self._asked.setdefault(name, deque(maxlen=10)).append(found)
 
     # -- what is told -------------------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ class Judge:
         for event in events:
             if event.type == "subset.chosen":
                 self._plan.draws.choose(event.data["generation"], event.data["eval_sets"])
+                self._screening.asked(event.data["eval_sets"])
                 self._chosen_for = event.data["generation"]
             if event.type == "candidate.scored" and "differences" in event.data:
                 self._screening.note(event.data["generation"], event.data["differences"])

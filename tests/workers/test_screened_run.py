@@ -1,0 +1,117 @@
+"""Searches that learn which items tell most, and tell their optimizer more than the items' mean: tiny real models."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.storage.store import Store
+from tests.workers.tiny_run import drive, events_of, run_spec, whole_run
+from workers.registry import Registry
+from workers.replay import replay
+
+
+def spec(**subset: Any) -> dict[str, Any]:
+    """So many elites that the bank soon allows a model."""
+    return run_spec(
+        space={"kind": "parameter", "method": "task_arithmetic", "weight": [-6.0, 6.0]},
+        optimizer={"name": "cma_es", "options": {"population": 4}},
+        budget={"candidates": 36},
+        subset={"elites": 3, "elites_share": 10.0, "policy": "hybrid", "race": []} | subset,
+    )
+
+
+@pytest.fixture(scope="module")
+def screened(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, str]]:
+    store, run = whole_run(tmp_path_factory.mktemp("screened"), registry, spec())
+    yield store, run
+    store.close()
+
+
+def told_of(store: Store, run: str) -> dict[int, Any]:
+    return {e.data["number"]: e.data["told"] for e in events_of(store, run) if "told" in e.data}
+
+
+def chosen_of(store: Store, run: str) -> dict[int, list[str]]:
+    found = [e.data for e in events_of(store, run) if e.type == "subset.chosen"]
+    return {data["generation"]: data["eval_sets"]["sums"] for data in found}
+
+
+def test_optimizers_are_told_other_numbers_than_people_once_the_bank_is_large_enough(
+    screened: tuple[Store, str], registry: Registry
+) -> None:
+    store, run = screened
+    told = told_of(store, run)
+
+    assert told
+    for number, scores in told.items():
+        row = store.candidate(run, number)
+        assert row is not None
+        assert scores["skill"]["mean"] != row.scores["skill"]["mean"]
+        assert scores["skill"]["se"] <= row.scores["skill"]["se"]
+    assert replay(store, run, registry).state == "succeeded"
+
+
+def test_every_candidate_of_a_generation_answers_the_chosen_items(screened: tuple[Store, str]) -> None:
+    store, run = screened
+    chosen = chosen_of(store, run)
+    rows = [store.candidate(run, e.data["number"]) for e in events_of(store, run) if e.type == "candidate.scored"]
+
+    assert chosen
+    assert all(len(ids) == 5 for ids in chosen.values())
+    for row in rows:
+        assert row is not None
+        assert set(chosen.get(row.generation, ())) <= set(row.responses["subset"]["sums"]["item_ids"])
+        assert row.kind == "baseline" or row.scores["skill"]["n"] in (8, 24)
+
+
+def test_a_resumed_run_asks_and_tells_the_same(
+    screened: tuple[Store, str], store: Store, registry: Registry, tmp_path: Path
+) -> None:
+    run = store.create_run(spec(), "tiny")[0].id
+    for enough in (90, 130, 170):
+        stop = threading.Event()
+        watcher = threading.Thread(target=_stop_at, args=(store, run, enough, stop))
+        watcher.start()
+        drive(store, registry, tmp_path / "cache", run, stop)
+        watcher.join()
+    drive(store, registry, tmp_path / "cache", run)
+
+    assert chosen_of(store, run) == chosen_of(*screened)
+    assert told_of(store, run) == told_of(*screened)
+
+
+def test_unbiased_screening_tells_what_is_reported(registry: Registry, tmp_path: Path) -> None:
+    store, run = whole_run(tmp_path, registry, spec(screening="unbiased", policy="stratified"))
+
+    assert told_of(store, run) == {}
+    assert chosen_of(store, run) == {}
+    store.close()
+
+
+def test_a_second_run_begins_with_the_bank_of_the_first(
+    screened: tuple[Store, str], registry: Registry, tmp_path: Path
+) -> None:
+    store, _ = screened
+    run = store.create_run(spec() | {"seed": 6}, "tiny")[0].id
+    drive(store, registry, tmp_path / "cache", run)
+    alone = store.create_run(spec(bank=False) | {"seed": 6}, "tiny")[0].id
+    drive(store, registry, tmp_path / "cache", alone)
+
+    assert min(chosen_of(store, run)) == 1
+    assert min(chosen_of(store, alone)) > 1
+    baselines = [e.data for e in events_of(store, run) if e.type == "candidate.scored" and e.data["kind"] == "baseline"]
+    assert sum(data["items"] for data in baselines) == 0, "they have answered before"
+
+
+def _stop_at(store: Store, run: str, enough: int, stop: threading.Event) -> None:
+    while not stop.is_set():
+        row = store.run(run)
+        if row is not None and (row.last_seq >= enough or row.state == "succeeded"):
+            stop.set()
+        time.sleep(0.005)
