@@ -72,4 +72,5 @@ def ml_abilities(items: ItemParameters, places: Places, answers: Floats) -> Floa
         return value, np.asarray((by_p * p * (1 - p)) @ a)
 
     start = np.zeros(a.shape[1])
-    return np.array([minimize(likelihood, start, args=(y,), jac=True, method="BFGS").x for y in answers])
+    found = [minimize(likelihood, start, args=(y,), jac=True, method="BFGS").x for y in answers]
+    return np.array(found).reshape(len(answers), a.shape[1])

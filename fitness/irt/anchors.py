@@ -45,7 +45,7 @@ def anchors(points: Floats, weights: Floats, n: int, seed: int = 0) -> tuple[Pla
         column = distances[:, centre].copy()
         column[places] = np.inf
         places.append(int(np.argmin(column)))
-    totals = np.bincount(distances.argmin(axis=1), weights, minlength=n)
+    totals: Floats = np.bincount(distances.argmin(axis=1), weights, minlength=n).astype(np.float64)
     order = np.argsort(places)
     return np.asarray(places, dtype=np.intp)[order], totals[order]
 
@@ -93,4 +93,4 @@ def _plus_plus(points: Floats, weights: Floats, n: int, random: np.random.Genera
 def squared_distances(points: Floats, centres: Floats) -> Floats:
     """[N, n] between points [N, ·] and centres [n, ·]."""
     norms = (points**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)
-    return np.maximum(norms - 2 * points @ centres.T, 0.0)
+    return np.asarray(np.maximum(norms - 2 * points @ centres.T, 0.0))

@@ -104,6 +104,8 @@ def as_if_drawn(selection: Selection, weights: Floats) -> Drawn:
 
 def _totals(selection: Selection, weights: Floats, sampled: list[int], left: dict[int, int]) -> Floats:
     """Weight in the full score of what each sampled stratum's random items stand for."""
+    if not sampled:
+        return np.empty(0)
     fixed = selection.places[~selection.random]
     if selection.columns is not None:
         open_weights = weights.copy()

@@ -144,4 +144,5 @@ def _ledoit_wolf(centred: Floats) -> tuple[float, float]:
     delta = squared / items - scale**2  # Lemma 3.2: distance of S from s² I
     beta = (float((norms**2).sum()) / subjects - squared) / subjects / items  # Lemma 3.4: error of S
     shrinkage = 1.0 if delta <= 0 else min(max(beta, 0.0), delta) / delta
-    return shrinkage, scale
+    # Two rows deviate from their mean alike, which looks like certainty; C must have an inverse.
+    return max(shrinkage, 1 / (subjects + 1)), scale

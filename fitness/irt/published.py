@@ -136,7 +136,7 @@ class MpIrt:
         y = check_answers(selection, answers, len(weights))
         check_bounded(y)
         projected = self.items.a[places] @ self.parents.T  # [n, J] logits by λ
-        shares = np.array([_mixture(projected, self.items.beta[places], row) for row in y]).reshape(len(y), -1)
+        shares = np.array([_mixture(projected, self.items.beta[places], row) for row in y]).reshape(len(y), len(self.parents))
         expected = self.items.probabilities(shares @ self.parents)
         found = asked_and_expected(weights, places, y, expected)
         plain = y @ as_if_drawn(selection, weights).design.counts
@@ -184,7 +184,7 @@ class Anchor:
         counts = _anchor_weights(self.fits, selection, self.points, self.name)
         if counts is None:
             nearest = squared_distances(self.points, self.points[selection.places]).argmin(axis=1)
-            counts = np.bincount(nearest, weights, minlength=len(selection.places))
+            counts = np.bincount(nearest, weights, minlength=len(selection.places)).astype(np.float64)
         return without_errors(y @ counts)
 
 
@@ -232,6 +232,8 @@ class Aipw:
         """See `Estimator`."""
         weights, features = self.fits.matrix.weights, self.fits.matrix.values.T
         y = check_answers(selection, answers, len(weights))
+        if not len(y):
+            return without_errors(np.empty(0))
         sample = drawn(selection, weights) or as_if_drawn(selection, weights)
         predicted = ridge(features[selection.places], y.T, features).T  # [K, N]
         missed = y - predicted[:, selection.places]
