@@ -291,15 +291,36 @@ METRICS: dict[str, MetricInfo] = {
 }
 
 
+HARNESS = "harness:"
+"""Metrics `harness:NAME` are what the code of a task of the LM Evaluation Harness says, see `fitness.harness`."""
+
+HARNESS_SHARES = ("acc", "exact_match", "em", "pass@", "f1")
+"""How names of those begin that lie in [0, 1] by custom; of others nothing is known."""
+
+HARNESS_LOSSES = ("ter", "wer", "cer", "brier_score", "loss")
+"""Those of which less is better by custom."""
+
+
 def metric(name: str) -> MetricInfo:
     """A metric by name.
 
     Raises:
         InvalidInputError: no such metric; the message lists those there are.
     """
+    if name.startswith(HARNESS):
+        return _harness_metric(name)
     if name not in METRICS:
         raise InvalidInputError("metric", name, f"one of {', '.join(METRICS)}")
     return METRICS[name]
+
+
+def _harness_metric(name: str) -> MetricInfo:
+    own = name.removeprefix(HARNESS)
+    bounds: Bounds = (0.0, 1.0) if own.startswith(HARNESS_SHARES) else (None, None)
+    return MetricInfo(
+        name, "choice", bounds, own.partition(",")[0] not in HARNESS_LOSSES, f"{own}, as the task's own code says",
+        also=("generation",), label_free=True, on_demand=True, needs="doc",
+    )  # fmt: skip
 
 
 def kind_of(item: Item) -> Kind:

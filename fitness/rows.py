@@ -156,6 +156,6 @@ def _opened(source: str, path: Path, config: str | None, revision: str | None) -
 def _split(found: Mapping[str, Any], source: str, split: str | None) -> Any:
     if split is None and len(found) == 1:
         return next(iter(found.values()))
-    if split not in found:
+    if split is None or split not in found:
         raise InvalidInputError("split", split, f"one of those of {source!r}: {', '.join(map(str, found))}")
     return found[split]

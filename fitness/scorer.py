@@ -8,9 +8,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import Failure
-from fitness.evaluator import Metric, Reference, Responses, Scorer
+from fitness.answer_metrics import Measure
+from fitness.evaluator import Metric, Reference, Responses
 from fitness.first_token import FirstTokenScorer
 from fitness.generation import GenerationScorer
+from fitness.harness.answers import JudgedAnswers, Raw, is_judged
 from fitness.items import Item
 from fitness.label_free import log_shares
 from fitness.loglikelihood import ChoiceScorer
@@ -28,11 +30,16 @@ class ItemScorer:
         InvalidInputError: items of several kinds in one call.
     """
 
-    def __init__(self, choice: ChoiceScorer, generation: Scorer) -> None:
+    def __init__(self, choice: ChoiceScorer, generation: GenerationScorer) -> None:
         self.choice = choice
         self.generation = generation
         self.text = TextScorer(choice.reader, choice.tokenizer)
         self.first = FirstTokenScorer(choice.reader, choice.tokenizer)
+        self.judged = JudgedAnswers(self._raw)
+
+    def expect(self, items: Sequence[Item]) -> None:
+        """Items of which some will be asked, see `ChoiceScorer.expect`."""
+        self.choice.expect(items)
 
     def score(
         self,
@@ -43,6 +50,10 @@ class ItemScorer:
         """Responses to items of one kind, in the order asked; without items, none. See `Scorer`."""
         if not items:
             return Responses((), {}, 0.0, 0)
+        judged = tuple(name for name in metrics or () if is_judged(name))
+        if judged:
+            own = tuple(name for name in metrics or () if name not in judged)
+            return _together(self.judged.score(items, judged), self.score(items, own, references) if own else None)
         kind = common_kind(items)
         if kind == "choice":
             return self.choice.score(items, metrics, references)
@@ -83,6 +94,27 @@ class ItemScorer:
         ids = tuple(item.id for item in items)
         return Responses(ids, values, sum(p.seconds for p in parts), sum(p.tokens for p in parts))
 
+    def _raw(self, items: Sequence[Item]) -> tuple[Raw, int] | Failure:
+        if common_kind(items) == "choice":
+            before, scores = self.choice.reader.tokens, self.choice.log_likelihoods(items)
+            return scores if isinstance(scores, Failure) else (scores, self.choice.reader.tokens - before)
+        written = self.generation.write(items)
+        if isinstance(written, Failure):
+            return written
+        tokens = sum(len(self.generation.prompt(item)) for item in items) + sum(w.num_tokens for w in written)
+        return [[one.text] for one in written], tokens
+
+
+def _together(first: Responses | Failure, second: Responses | Failure | None) -> Responses | Failure:
+    """Responses of the same items by different metrics."""
+    if second is None or isinstance(first, Failure):
+        return first
+    if isinstance(second, Failure):
+        return second
+    return Responses(
+        first.item_ids, first.values | second.values, first.seconds + second.seconds, first.tokens + second.tokens
+    )
+
 
 def make_scorer(
     model: PreTrainedModel,
@@ -91,15 +123,19 @@ def make_scorer(
     batch_tokens: int = 2048,
     device: str | torch.device = "cpu",
     max_new_tokens: int = 32,
+    measures: Mapping[str, Measure] | None = None,
 ) -> ItemScorer:
     """A scorer of all kinds of items for a live model, whose weights may change between calls.
 
     Args:
         batch_tokens: most tokens in one forward pass.
         device: where the model is.
-        max_new_tokens: of a generation item's answer.
+        max_new_tokens: of a generation item's answer, where the item does not say.
+        measures: metrics of generated answers that need more than the answer, see `GenerationScorer`.
     """
     return ItemScorer(
         ChoiceScorer(model, tokenizer, batch_tokens=batch_tokens, device=device),
-        GenerationScorer(model, tokenizer, batch_tokens=batch_tokens, device=device, max_new_tokens=max_new_tokens),
+        GenerationScorer(
+            model, tokenizer, batch_tokens=batch_tokens, device=device, max_new_tokens=max_new_tokens, measures=measures
+        ),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evomerge.errors import InvalidInputError
 from evomerge.run.spec import COSTS, Constraint, RunSpec
 from fitness.items import EvalSet
-from fitness.metrics import METRICS, Kind, MetricInfo, common_kind, metric
+from fitness.metrics import HARNESS, METRICS, Kind, MetricInfo, common_kind, metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,16 @@ def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping
     field = f"{where}.{key}"
     if name not in eval_sets:
         raise InvalidInputError(field, name, f"one of {', '.join(sorted(eval_sets)) or 'none that are known'}")
-    if metric_name not in METRICS:
+    if metric_name not in METRICS and not metric_name.startswith(HARNESS):
         raise InvalidInputError(f"{where}.metric", metric_name, f"one of {', '.join((*METRICS, *COSTS))}")
-    info = METRICS[metric_name]
+    info = metric(metric_name)
     kind = common_kind(eval_sets[name].items, f"eval set {name!r} item")
     if not info.fits(kind):
         raise InvalidInputError(f"{where}.metric", metric_name, f"a {kind} metric, as {name!r} has {kind} items")
     _check_labels(f"{where}.metric", info, eval_sets[name], kind)
+    if metric_name.startswith(HARNESS) and not all(item.doc for item in eval_sets[name].items):
+        allowed = f"one of ours: the items of {name!r} hold no documents of a task"
+        raise InvalidInputError(f"{where}.metric", metric_name, allowed)
     if not eval_sets[name].split("search"):
         raise InvalidInputError(field, name, "an eval set with search items")
     if holdout and not eval_sets[name].split("holdout"):

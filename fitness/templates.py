@@ -64,7 +64,8 @@ class Template:
             if name not in known:
                 raise InvalidInputError(f"{where} {name}", value, f"one of the parts {', '.join(known)}")
             _check_type(f"{where} {name}", name, value)
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        parts: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in data.items()}
+        return cls(**parts)
 
     @classmethod
     def load(cls, text: str) -> Template:
@@ -94,7 +95,7 @@ class Template:
             InvalidInputError: a template that is wrong or names a column that the row has not; names row and part.
         """
         found = {name: self._value(getattr(self, name), row, f"{where} {name}") for name in _TEXTS}
-        texts = {name: _text(value, f"{where} {name}") for name, value in found.items() if value != ""}
+        texts: dict[str, Any] = {n: _text(value, f"{where} {n}") for n, value in found.items() if value != ""}
         choices = self._list("choices", row, where)
         answering = self._answering(row, where)
         item = Item(

@@ -20,7 +20,7 @@ from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.seeds import derive
 from fitness.items import EvalSet, load_eval_set
-from fitness.metrics import METRICS
+from fitness.metrics import METRICS, metric
 from fitness.objectives import ObjectivePlan
 from search_spaces import make_space
 from search_spaces.linear import LinearMap, linear_map
@@ -213,7 +213,7 @@ def linear_of(spec: RunSpec, space: SearchSpace) -> LinearMap | None:
         return None
     known = ", ".join(name for name, info in METRICS.items() if info.differentiable)
     for number, objective in enumerate(spec.objectives):
-        if objective.is_cost or not METRICS[objective.metric].differentiable:
+        if objective.is_cost or not metric(objective.metric).differentiable:
             allowed = f"one of {known}: {spec.optimizer.name} follows gradients, and others have none"
             raise InvalidInputError(f"objectives.{number}.metric", objective.metric, allowed)
     return linear_map(space, spec.optimizer.name)

@@ -10,11 +10,11 @@ from typing import Any
 from evomerge.errors import InvalidInputError
 from fitness.harness.card import Card, sha256_of, write_cards
 from fitness.harness.judge import source_of, why_not_judged
-from fitness.harness.metrics import PREFIX, WeighBy, has_own_code, mapped_metrics, weigh_by
+from fitness.harness.metrics import WeighBy, has_own_code, mapped_metrics, weigh_by
 from fitness.harness.questions import Prompting, build_requests, questions
-from fitness.harness.tasks import Asked, harness_version, load_tasks
+from fitness.harness.tasks import Asked, harness_version, load_tasks, seeded
 from fitness.items import Item, write_items
-from fitness.metrics import common_kind
+from fitness.metrics import HARNESS, common_kind
 from fitness.split import NEAR, split_by_hash
 
 
@@ -60,9 +60,10 @@ def from_harness(
     Raises:
         InvalidInputError: lm-eval is missing, or a task cannot be built or expressed; says which and why.
     """
-    found = load_tasks(asked, manager)
     how = prompting or Prompting()
-    made = [_exported(task, found.weights[name], how, asked, by) for name, task in found.tasks.items()]
+    with seeded():
+        found = load_tasks(asked, manager)
+        made = [_exported(task, found.weights[name], how, asked, by) for name, task in found.tasks.items()]
     if splitting is None:
         return tuple(made)
     items = split_by_hash(
@@ -98,7 +99,7 @@ def _exported(task: Any, weight: float, how: Prompting, asked: Asked, by: WeighB
     weighed = by or weigh_by(task)
     judge: Mapping[str, Any] | None = None
     metrics = mapped_metrics(task, judged, weighed)
-    if any(m.metric.startswith(PREFIX) for m in metrics):
+    if any(m.metric.startswith(HARNESS) for m in metrics):
         source = source_of(task)
         judge = {"task": task.task_name, "file": source.file, "sha256": source.sha256}
     if task.OUTPUT_TYPE != "loglikelihood_rolling" and weighed != "items":

@@ -15,9 +15,9 @@ from typing import Any
 
 from evomerge.errors import InvalidInputError
 from fitness.harness.card import sha256_of
-from fitness.harness.metrics import PREFIX
 from fitness.harness.tasks import harness_version
 from fitness.items import Item
+from fitness.metrics import HARNESS
 
 JUDGING = (
     "output_type", "metric_list", "filter_list", "process_results", "doc_to_text", "doc_to_target", "doc_to_choice",
@@ -120,7 +120,7 @@ class Judge:
             for place, (doc, own) in enumerate(zip(docs, by_item, strict=True)):
                 results = task.process_results(doc["row"], [request.filtered_resps[name] for request in own])
                 for metric, value in results.items():
-                    key = f"{PREFIX}{metric},{name}" if len(names) > 1 else f"{PREFIX}{metric}"
+                    key = f"{HARNESS}{metric},{name}" if len(names) > 1 else f"{HARNESS}{metric}"
                     values.setdefault(key, [math.nan] * len(items))[place] = _number(value)
         return values
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from fitness.harness.card import Mapped
+from fitness.metrics import HARNESS
 
 WeighBy = Literal["items", "bytes", "words"]
 """What an item counts in an eval set's mean. The harness's perplexities are means over bytes or words of all texts."""
@@ -21,8 +22,6 @@ ROLLING = {
     "byte_perplexity": ("bytes", "bits_per_byte", "2^mean"),
     "word_perplexity": ("words", "nats_per_word", "exp(mean)"),
 }
-PREFIX = "harness:"
-
 BOUNDED = frozenset({*CHOICE, "exact_match"})
 """Of the harness's own metrics those that lie in [0, 1]; what a task's code returns may be anything."""
 
@@ -65,7 +64,7 @@ def _mapped(task: Any, name: str, filter_name: str, several: bool, judged: str, 
         return _counted(task, key, name, up)
     why_not = judged or _aggregated(task.aggregation(), name)
     bounded = name in BOUNDED and not has_own_code(task)
-    return Mapped(key, "" if why_not else f"harness:{key}", "mean", up, bounded, why_not)
+    return Mapped(key, "" if why_not else f"{HARNESS}{key}", "mean", up, bounded, why_not)
 
 
 def _native(task: Any, name: str, by: WeighBy) -> tuple[str, str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ def load_tasks(asked: Asked, manager: Any = None) -> Found:
         InvalidInputError: no such task, a task that cannot be built, or data that is not here; names it.
     """
     harness_version()
-    with _seeded(), _explained(asked):
+    with _explained(asked):
         loaded = (manager or manager_of(asked)).load([asked.name])
     for task in loaded["tasks"].values():
         _set_examples(task, asked)
@@ -131,9 +132,28 @@ def redirected(config: dict[str, Any], data_dir: Path) -> dict[str, Any]:
     if isinstance(name, str) and (place / name).is_dir():
         place = place / name
         changes = {"dataset_path": str(place), "dataset_name": None}
+    files = _split_files(place)
+    if files and not (place / "README.md").is_file():  # which may say more about them
+        kind, data_files = files
+        return config | {"dataset_path": kind, "dataset_name": None, "dataset_kwargs": {"data_files": data_files}}
     if (place / "dataset_dict.json").is_file():
         changes = {"custom_dataset": lambda **_: _saved(place), "dataset_path": str(place)}
     return config | changes
+
+
+def _split_files(place: Path) -> tuple[str, dict[str, list[str]]] | None:
+    """The format and the files of each split, where a folder holds one format and files are called by their splits.
+
+    `datasets` by itself takes `dev` for `validation`, and tasks then miss it.
+    """
+    formats = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+    found = sorted(path for path in place.iterdir() if path.suffix in formats)
+    if len({formats[path.suffix] for path in found}) != 1:
+        return None
+    splits: dict[str, list[str]] = {}
+    for path in found:
+        splits.setdefault(re.sub(r"-\d{5}-of-\d{5}$", "", path.stem), []).append(str(path))
+    return formats[found[0].suffix], splits
 
 
 def _saved(place: Path) -> Any:
@@ -177,7 +197,7 @@ def _weights(loaded: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
+def seeded() -> Iterator[None]:
     """The harness's seeds inside, the caller's generators untouched after."""
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(RANDOM_SEED)
