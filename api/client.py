@@ -116,6 +116,27 @@ class Client:
         which = "best" if number is None else f"candidates/{number}"
         return self._answer("GET", f"/runs/{run_id}/{which}/recipe", params={"format": format}).text
 
+    def banks(self) -> list[dict[str, Any]]:
+        """What there are answers to, by evaluator and eval set."""
+        found: list[dict[str, Any]] = self._json("GET", "/answers")["items"]
+        return found
+
+    def answers(self, fingerprint: str, eval_set: str | None = None, metric: str | None = None) -> dict[str, Any]:
+        """The answers that an evaluator took as `{items, subjects, values}`, values null where nobody was asked.
+
+        Args:
+            fingerprint: or its beginning.
+            eval_set, metric: not needed where there is one.
+        """
+        query = {name: text for name, text in {"eval_set": eval_set, "metric": metric}.items() if text is not None}
+        page = self._json("GET", f"/answers/{fingerprint}", params=query)
+        found = page
+        while cursor := page["next_cursor"]:
+            page = self._json("GET", f"/answers/{fingerprint}", params={**query, "cursor": cursor})
+            for part in ("subjects", "values"):
+                found[part] += page[part]
+        return {**found, "next_cursor": None}
+
     def events(self, run_id: str, after: int = 0) -> Iterator[Event]:
         """Every event after `after` as it happens, each once, until the run is over; reconnects when the service is
         away.

@@ -120,41 +120,37 @@ class Elites(_Wire):
     grids: list[EliteGrid]
 
 
-class Points(_Wire):
-    """Every candidate as columns of equal length, for plots."""
+class BankOut(_Wire):
+    """Everything that was answered to one eval set under one evaluator."""
 
-    last_seq: int
-    number: list[int]
-    kind: list[str]
-    label: list[str]
-    generation: list[int]
-    state: list[str]
-    on_front: list[bool]
-    violation: list[float | None]
-    scores: dict[str, list[float | None]]
-    se: dict[str, list[float | None]]
-
-
-class History(_Wire):
-    """One row for each change of the front, as columns of equal length."""
-
-    last_seq: int
-    seq: list[int]
-    scored: list[int | None]
-    hypervolume: list[float | None]
-    best: dict[str, list[float | None]]
+    fingerprint: str
+    eval_set: str
+    settings: dict[str, Any] = Field(description="what the fingerprint stands for; empty where nobody said")
+    metrics: tuple[str, ...]
+    subjects: int = Field(description="models that answered anything")
+    items: int
+    answers: int = Field(description="of one subject to one item, whatever the metrics")
+    complete: int = Field(description="subjects that answered every item")
+    blocks: int
+    bytes: int
+    first: datetime
+    last: datetime
 
 
-class EventOut(_Wire):
-    seq: int
-    type: str
-    at: datetime | None
-    data: dict[str, Any]
+class Banks(_Wire):
+    items: list[BankOut]
 
 
-class EventPage(_Wire):
-    items: list[EventOut]
-    last_seq: int = Field(description="pass as `after` for the next page")
+class AnswerPage(_Wire):
+    """A response matrix: some rows, all columns."""
+
+    fingerprint: str
+    eval_set: str
+    metric: str
+    items: list[str] = Field(description="columns")
+    subjects: list[str] = Field(description="rows of this page: digests of recipes, or names of imported models")
+    values: list[list[float | None]] = Field(description="[subjects, items]; null for what was not asked")
+    next_cursor: str | None
 
 
 class Checked(_Wire):

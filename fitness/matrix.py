@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class ResponseMatrix:
         names = tuple(self.subjects[i] for i in places)
         return ResponseMatrix(self.values[places], names, self.items, self.groups, self.weights)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | IO[bytes]) -> None:
         """To an npz without pickles; `load_matrix` reads it."""
         np.savez_compressed(
             path,

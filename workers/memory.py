@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from evomerge.merge.methods import method_of
+from evomerge.models.content import content_hash
 from evomerge.recipe.schema import Recipe
 from evomerge.storage.blocks import AnswerBlock, together
 from evomerge.storage.store import CandidateRow, Store
 from fitness.evaluator import Responses
 from fitness.fingerprint import Evaluator, content_of, tokenizer_hash
 from fitness.known import known_answers
-from fitness.metrics import METRICS
+from fitness.metrics import metric
 from workers.job import WorkerSpec
 from workers.setup import Search
 
@@ -28,7 +29,9 @@ BANK = 20_000
 """Blocks of other runs' answers in which an item bank is looked for."""
 MODEL = "model"
 """The name of a model that is asked alone, whatever it is called in a run."""
-NO_ANSWERS_DEPEND_ON = ("recipe", "eval_sets", "device", "threads", "batch_tokens", "cache")
+NO_ANSWERS_DEPEND_ON = (
+    "recipe", "eval_sets", "device", "threads", "batch_tokens", "cache", "metrics", "allow_code", "judge",
+)  # fmt: skip
 """Fields of a worker's spec that change no answer, or that the fingerprint has in a better form. All others are part of
 it as they are."""
 
@@ -42,9 +45,13 @@ def evaluator_of(worker: WorkerSpec, device: str, metrics: Sequence[str]) -> Eva
     """
     others = [part.name for part in fields(worker) if part.name not in NO_ANSWERS_DEPEND_ON]
     settings = [(name, repr(getattr(worker, name))) for name in others]
-    if any(METRICS[name].expert for name in metrics):  # answers are compared with those of the run's sources
+    if any(metric(name).expert for name in metrics):  # answers are compared with those of the run's sources
         sources = {name: ref.sha256 or ref.location for name, ref in worker.recipe.sources.items()}
         settings.append(("experts", json.dumps(sources, sort_keys=True)))
+    if "judge" in metrics and worker.judge is not None:
+        hashes = Path(worker.cache) / "hashes" if worker.cache else None
+        judge = asdict(worker.judge) | {"model": content_hash(Path(worker.judge.model), hashes)}
+        settings.append(("judge", json.dumps(judge, sort_keys=True)))
     return Evaluator(
         tokenizer=tokenizer_hash(Path(worker.recipe.base.location)),
         dtype=worker.recipe.dtype,
@@ -78,6 +85,7 @@ class Memory:
     def __init__(self, store: Store, search: Search, run: str, device: str) -> None:
         self._store, self._run = store, run
         self._eval_sets, self._wanted = search.plan.eval_sets, search.report.metrics_by_eval_set()
+        self._contents = {name: {i.id: content_of(i) for i in s.items} for name, s in self._eval_sets.items()}
         metrics = sorted(set[str]().union(*self._wanted.values()))
         evaluator = evaluator_of(search.worker, device, metrics)
         self.fingerprint = evaluator.fingerprint
@@ -127,8 +135,8 @@ class Memory:
         return answered, tuple(blocks.values())
 
     def _block(self, row: CandidateRow, eval_set: str, found: Responses) -> AnswerBlock:
-        items = self._eval_sets[eval_set].pick(found.item_ids)
-        contents = tuple(map(content_of, items))
+        held = self._contents[eval_set]
+        contents = tuple(held[item] for item in found.item_ids)
         values = {name: found.values[name] for name in sorted(found.values)}
         return AnswerBlock(
             self.fingerprint, eval_set, self.subject(row), found.item_ids, contents, values, self._run, row.number

@@ -13,7 +13,7 @@ from fastapi.responses import RedirectResponse
 from api import recipes
 from api.deps import RunDep, StoreDep
 from api.problems import FieldError, Problem, documented, invalid
-from api.routes.conditional import link_next, unchanged
+from api.routes.conditional import accepted, link_next, unchanged
 from api.schemas import Candidate, CandidatePage, Front, candidate_listed, candidate_out
 from evomerge.candidate import CandidateState
 from evomerge.errors import InvalidInputError
@@ -87,7 +87,7 @@ def get_recipe(
     request: Request, row: RunDep, number: Number, store: StoreDep, format: Format | None = None
 ) -> Response:
     """The candidate's recipe as YAML, JSON or mergekit YAML: by `format`, else by the Accept header."""
-    chosen = format or _accepted(request.headers.get("accept", "*/*"))
+    chosen = format if format is not None else accepted(request.headers.get("accept", "*/*"), MEDIA_TYPES)
     candidate = _candidate(store, row, number)
     text, media_type, suffix = recipes.write(recipes.of(row, candidate), chosen)
     tag = f'"{hashlib.sha256(text.encode()).hexdigest()}"'
@@ -181,27 +181,6 @@ def _minimum(query: Mapping[str, str], names: list[str]) -> dict[str, float]:
 def _bad_parameter(name: str, value: Any, allowed: str) -> Problem:
     detail = f"query parameter {name}: got {value!r}; expected {allowed}"
     return invalid([FieldError(parameter=name, detail=detail, value=value, allowed=allowed)])
-
-
-def _accepted(accept: str) -> Format:
-    """The offered format that the Accept header likes best; the earlier one on ties."""
-    ranked = []
-    for place, part in enumerate(accept.split(",")):
-        media_type, *options = (piece.strip().lower() for piece in part.split(";"))
-        quality = next((_quality(o[2:]) for o in options if o.startswith("q=")), 1.0)
-        if media_type in MEDIA_TYPES and quality > 0:
-            ranked.append((-quality, place, MEDIA_TYPES[media_type]))
-    if not ranked:
-        offered = ", ".join(t for t in MEDIA_TYPES if "*" not in t)
-        raise Problem("not-acceptable", f"Accept: got {accept[:120]!r}; expected one of {offered}, or ?format=")
-    return min(ranked)[2]
-
-
-def _quality(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
 
 
 def _file_stem(row: RunRow) -> str:

@@ -128,7 +128,7 @@ def _bank(
         fingerprint=fingerprint,
         eval_set=eval_set,
         settings=settings,
-        metrics=tuple(name for name in kinds[0] if all(name in kind for kind in kinds)),
+        metrics=tuple(sorted({name for kind in kinds for name in kind})),
         subjects=len(asked),
         items=items,
         answers=sum(answered[lists] * count for lists, count in each.items()),

@@ -86,6 +86,8 @@ def questions_key(items: tuple[str, ...], contents: tuple[str, ...]) -> str:
 def together(blocks: Sequence[AnswerBlock]) -> dict[str, Any]:
     """The answers of several blocks as `{item_ids, values}`, JSON-ready: items in the order first asked, under the
     metrics that all blocks have. Of an item that was asked twice, the later answer counts."""
+    if len(blocks) == 1:
+        return {"item_ids": list(blocks[0].items), "values": {m: list(v) for m, v in blocks[0].values.items()}}
     metrics = [name for name in blocks[0].values if all(name in block.values for block in blocks)]
     ids = list(dict.fromkeys(item for block in blocks for item in block.items))
     values = {
@@ -116,7 +118,7 @@ class Bank:
 
     Attributes:
         settings: what the fingerprint stands for; empty where nobody said.
-        metrics: that every block has.
+        metrics: that any block has, in the order of their names.
         subjects, items, answers: how many; an answer is one subject's to one item, whatever the metrics.
         complete: subjects that answered every one of those items.
         blocks: that hold them.

@@ -122,7 +122,7 @@ class AnswerContract:
 
         assert (first.fingerprint, first.eval_set, first.settings) == ("f", "math", {"dtype": "float32"})
         assert (first.subjects, first.items, first.answers, first.complete, first.blocks) == (3, 2, 5, 2, 5)
-        assert first.metrics == ("accuracy",)
+        assert first.metrics == ("accuracy", "margin")
         assert first.bytes == 8 * (2 * 2 + 4)
         assert (second.fingerprint, second.settings, second.complete) == ("g", {}, 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import uvicorn
@@ -12,6 +13,7 @@ import uvicorn
 from api.app import create_app
 from api.client import Client, ServiceError, UnreachableError
 from api.settings import Settings
+from evomerge.storage.blocks import AnswerBlock
 from evomerge.testing.scripted import ScriptedRun
 
 
@@ -53,6 +55,19 @@ def test_a_run_is_read_commanded_and_followed_to_its_end(service: Client, run: S
     assert "evomerge.recipe/1" in service.recipe(run.id)
     seen = [event.seq for event in service.events(run.id)]
     assert seen == list(range(1, len(seen) + 1))
+
+
+def test_a_bank_of_answers_is_read_page_by_page(service: Client, run: ScriptedRun) -> None:
+    blocks = [
+        AnswerBlock("f", "sums", f"m{n}", ("x", "y")[: n % 3], (), {"accuracy": (1.0, 0.0)[: n % 3]}) for n in (1, 2)
+    ]
+    run.store.add_answers([*blocks, *(replace(blocks[0], subject=f"s{n}") for n in range(600))])
+    found = service.answers("f", "sums", "accuracy")
+
+    assert [(bank["subjects"], bank["complete"]) for bank in service.banks()] == [(602, 1)]
+    assert found["subjects"] == ["m1", "m2", *(f"s{n}" for n in range(600))]
+    assert found["values"] == [[1.0, None], [1.0, 0.0], *[[1.0, None]] * 600]
+    assert service.answers("f") == found
 
 
 def test_a_refusal_is_an_error_in_the_services_words(service: Client) -> None:

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from sqlalchemy import Connection, event
 from evomerge.candidate import CandidateState
 from evomerge.errors import InvalidInputError, StoreError
 from evomerge.storage import engine
+from evomerge.storage.blocks import AnswerBlock, together
 from evomerge.storage.sql import SqlStore, open_store
 from evomerge.storage.store import CandidateQuery, CandidateRow, Commit, Event, Lease
 
@@ -73,8 +75,11 @@ print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 def step(n: int) -> Commit:
     """The commit of candidate `n`; every part of it says so."""
+    said = AnswerBlock("f", "math", f"m{n}", ("x", f"y{n}"), (), {"accuracy": (1.0, n / 7)})
     row = CandidateRow(n, "search", "", CandidateState.SCORED, 0, (0.5,), "d", {}, {"a": {"mean": n, "se": 0, "n": 1}})
+    row = replace(row, answers={"subset": {"math": [said.key]}}, responses={"subset": {"math": together([said])}})
     return Commit(
+        answers=(said,),
         events=(Event("scored", {"n": n}), Event("front", {"n": n})),
         candidates=(row,),
         summary={"scored": n + 1},
@@ -94,9 +99,11 @@ def assert_whole(store: SqlStore, run_id: str) -> int:
     state = store.optimizer_state(run_id)
     assert state is not None
     assert int.from_bytes(state[:4], "big") == num - 1
+    assert [block.values["accuracy"][1] for block in store.answers("f")] == [n / 7 for n in range(num)]
     for sort in ("number", "score:a"):
         rows, _ = store.candidates(run_id, CandidateQuery(limit=10**6, sort=sort))
         assert [row.number for row in rows] == list(range(num))
+        assert [row.responses["subset"]["math"]["item_ids"][1] for row in rows] == [f"y{n}" for n in range(num)]
     return int(num)
 
 
@@ -121,7 +128,7 @@ def lease(store: SqlStore) -> Lease:
 
 
 def test_a_writer_killed_inside_a_commit_leaves_nothing_of_it(tmp_path: Path) -> None:
-    stores = {at: SqlStore(f"sqlite:///{tmp_path}/{at}.sqlite3") for at in (-1, 0, 1, 3, 5)}
+    stores = {at: SqlStore(f"sqlite:///{tmp_path}/{at}.sqlite3") for at in (-1, 0, 1, 2, 3, 4, 5, 7)}
     runs = {at: store.create_run({}, "a")[0].id for at, store in stores.items()}
     arguments = [text for at in stores for text in (f"sqlite:///{tmp_path}/{at}.sqlite3", str(at))]
     ended = subprocess.run([sys.executable, "-c", KILLED_INSIDE, *arguments], capture_output=True, text=True)
@@ -163,6 +170,60 @@ def test_a_full_disk_is_an_error_and_the_store_works_after(store: SqlStore, leas
 
     assert whole == 1
     assert assert_whole(store, lease.run) == 4
+
+
+def test_a_disk_that_is_full_of_answers_keeps_all_or_none_of_an_import(store: SqlStore) -> None:
+    @event.listens_for(store._engine, "begin")
+    def _limit(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count=300")
+
+    values = {"log_likelihood": tuple(n / 7 for n in range(1000))}
+    items = tuple(map(str, range(1000)))
+    blocks = [AnswerBlock("f", "math", f"m{n}", items, (), values) for n in range(200)]
+    store.add_answers(blocks[:2])
+    with pytest.raises(StoreError, match="full"):
+        store.add_answers(blocks)
+
+    assert store.subjects("f") == ["m0", "m1"]
+    assert store.add_answers(blocks[2:4]) == 2
+
+
+def test_two_controllers_say_the_same_at_the_same_time(url: str) -> None:
+    stores = [SqlStore(url) for _ in range(2)]
+    leases = []
+    for one in stores:
+        one.create_run({}, "a")
+        leases.append(one.acquire("c", 30))
+    same = AnswerBlock("f", "math", "m", ("x", "y"), (), {"accuracy": (1.0, 0.0)})
+    together_at = threading.Barrier(2)
+    failed = []
+
+    def write(store: SqlStore, lease: Lease, n: int) -> None:
+        together_at.wait()
+        for k in range(20):
+            own = AnswerBlock("f", "math", f"m{n}-{k}", ("x", "y"), (), {"accuracy": (1.0, 0.0)})
+            try:
+                store.commit(lease, Commit(answers=(replace(same, run=lease.run, number=k), own)))
+            except StoreError as error:
+                failed.append(error)
+
+    threads = [
+        threading.Thread(target=write, args=(store, lease, n))
+        for n, (store, lease) in enumerate(zip(stores, leases, strict=True))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = [store.answers("f") for store in stores]
+    for one in stores:
+        one.close()
+
+    assert failed == []
+    assert found[0] == found[1]
+    assert sorted(block.subject for block in found[0]) == sorted(
+        ["m", *(f"m{n}-{k}" for n in range(2) for k in range(20))]
+    )
 
 
 def test_a_write_lock_that_another_process_keeps_is_an_error_and_passes(url: str, tmp_path: Path) -> None:

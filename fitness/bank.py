@@ -1,0 +1,140 @@
+"""Stored answers as a response matrix, and a matrix as answers to store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from evomerge.errors import InvalidInputError
+from evomerge.storage.blocks import AnswerBlock
+from fitness.evaluator import Metric
+from fitness.fingerprint import content_of
+from fitness.items import EvalSet, Item
+from fitness.matrix import Floats, ResponseMatrix, make_matrix
+from fitness.metrics import metric as metric_named
+
+UNKNOWN = ""
+"""The content of an item of which only its id is known."""
+
+
+def matrix_of(blocks: Sequence[AnswerBlock], metric: Metric, items: Sequence[Item] | None = None) -> ResponseMatrix:
+    """The answers of one evaluator as [subjects, items], NaN for what was not asked.
+
+    Of answers to the same question the last one counts. Where an item changed under its id, answers to what it says now
+    count (without `items`: what it said last); answers that do not say what was asked count by the id.
+
+    Args:
+        blocks: of one eval set, oldest first; those without the metric are left out.
+        items: the columns, with their groups and weights; None: everything that was asked, equally weighted.
+
+    Raises:
+        InvalidInputError: nobody answered any of it under this metric.
+    """
+    here = [block for block in blocks if metric in block.values]
+    columns = _asked(here) if items is None else {item.id: content_of(item) for item in items}
+    subjects = list(dict.fromkeys(b.subject for b in here if not columns.keys().isdisjoint(b.items)))
+    if not subjects:
+        raise InvalidInputError("metric", metric, f"one that these items were answered under: {_metrics(blocks)}")
+    matrix = make_matrix(
+        _filled(here, metric, columns, subjects), subjects, list(columns),
+        groups=None if items is None else [item.group for item in items],
+        weights=None if items is None else [item.weight for item in items],
+    )  # fmt: skip
+    return matrix.of(np.flatnonzero(~np.isnan(matrix.values).all(axis=1)))
+
+
+def _asked(blocks: Sequence[AnswerBlock]) -> dict[str, str]:
+    """Item → its content when it was asked last."""
+    found: dict[str, str] = {}
+    for block in blocks:
+        found.update({i: content for i, content in _contents(block).items() if content != UNKNOWN or i not in found})
+    return found
+
+
+def _contents(block: AnswerBlock) -> dict[str, str]:
+    return dict(zip(block.items, block.contents or (UNKNOWN,) * len(block.items), strict=True))
+
+
+def _filled(
+    blocks: Sequence[AnswerBlock], metric: Metric, columns: Mapping[str, str], subjects: Sequence[str]
+) -> Floats:
+    places = {item: place for place, item in enumerate(columns)}
+    rows = {subject: row for row, subject in enumerate(subjects)}
+    values = np.full((len(subjects), len(columns)), np.nan)
+    for block in blocks:
+        for (item, content), value in zip(_contents(block).items(), block.values[metric], strict=True):
+            if item in places and (content == columns[item] or UNKNOWN in (content, columns[item])):
+                values[rows[block.subject], places[item]] = value
+    return values
+
+
+def _metrics(blocks: Sequence[AnswerBlock]) -> str:
+    return ", ".join(sorted({name for block in blocks for name in block.values})) or "none"
+
+
+def blocks_of(
+    matrices: Mapping[Metric, ResponseMatrix], eval_set: str, fingerprint: str, items: EvalSet | None = None
+) -> list[AnswerBlock]:
+    """One subject's answers after another's, as they are stored.
+
+    Args:
+        items: says what the items ask; without it their answers are known by id alone, and never stand in for asking.
+
+    Raises:
+        InvalidInputError: an unknown metric, a value outside of its bounds, a name that cannot be kept, or an item that
+            `items` does not hold.
+    """
+    _check_names(eval_set, fingerprint)
+    for name, matrix in matrices.items():
+        _check_values(name, matrix)
+    found = list[AnswerBlock]()
+    for subject in dict.fromkeys(s for matrix in matrices.values() for s in matrix.subjects):
+        by_items: dict[tuple[str, ...], dict[Metric, tuple[float, ...]]] = {}
+        for name, matrix in matrices.items():
+            answered, values = _row(matrix, subject)
+            by_items.setdefault(answered, {})[name] = values
+        found += [
+            AnswerBlock(fingerprint, eval_set, subject, asked, _known(asked, items), dict(sorted(values.items())))
+            for asked, values in by_items.items()
+            if asked
+        ]
+    return found
+
+
+def _row(matrix: ResponseMatrix, subject: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    if subject not in matrix.subjects:
+        return (), ()
+    row = matrix.values[matrix.subjects.index(subject)]
+    places = np.flatnonzero(~np.isnan(row))
+    return tuple(matrix.items[place] for place in places), tuple(row[places].tolist())
+
+
+def _known(asked: tuple[str, ...], items: EvalSet | None) -> tuple[str, ...]:
+    if items is None:
+        return ()
+    held = {item.id: item for item in items.items}
+    for item in asked:
+        if item not in held:
+            raise InvalidInputError("items", item, f"ids of {items.name!r}, which has {len(held)} items")
+    return tuple(content_of(held[item]) for item in asked)
+
+
+def _check_names(eval_set: str, fingerprint: str) -> None:
+    for field, text in (("eval_set", eval_set), ("fingerprint", fingerprint)):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}", text):
+            allowed = "up to 128 letters, digits and . _ : - that begin with a letter or digit"
+            raise InvalidInputError(field, text, allowed)
+
+
+def _check_values(name: Metric, matrix: ResponseMatrix) -> None:
+    low, high = metric_named(name).bounds
+    wrong = ~np.isnan(matrix.values) & (
+        (matrix.values < (-np.inf if low is None else low)) | (matrix.values > (np.inf if high is None else high))
+    )
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        where = f"{name} of {matrix.subjects[row]!r} for item {matrix.items[column]!r}"
+        bounds = f"{'-∞' if low is None else low} to {'∞' if high is None else high}"
+        raise InvalidInputError(where, float(matrix.values[row, column]), f"a value from {bounds}")
