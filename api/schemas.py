@@ -120,6 +120,43 @@ class Elites(_Wire):
     grids: list[EliteGrid]
 
 
+class Points(_Wire):
+    """Every candidate as columns of equal length, for plots."""
+
+    last_seq: int
+    number: list[int]
+    kind: list[str]
+    label: list[str]
+    generation: list[int]
+    state: list[str]
+    on_front: list[bool]
+    violation: list[float | None]
+    scores: dict[str, list[float | None]]
+    se: dict[str, list[float | None]]
+
+
+class History(_Wire):
+    """One row for each change of the front, as columns of equal length."""
+
+    last_seq: int
+    seq: list[int]
+    scored: list[int | None]
+    hypervolume: list[float | None]
+    best: dict[str, list[float | None]]
+
+
+class EventOut(_Wire):
+    seq: int
+    type: str
+    at: datetime | None
+    data: dict[str, Any]
+
+
+class EventPage(_Wire):
+    items: list[EventOut]
+    last_seq: int = Field(description="pass as `after` for the next page")
+
+
 class BankOut(_Wire):
     """Everything that was answered to one eval set under one evaluator."""
 
