@@ -149,7 +149,7 @@ def item_report(
     gates = tuple(gate(fits, n, "hybrid", seed) for n in asked)
     own_spread = float(truth[others].std(ddof=1))
     return ItemReport(
-        eval_set, *values.shape,
+        eval_set, len(values), values.shape[1],
         _ids(bank, quality.constant), _ids(bank, quality.negative), float(truth[others].mean()), own_spread,
         methods, tuple(_top_quartile(bank, approaches + _allowed(_RECENTRED, bank, bounded), asked, seed)),
         reliability(fits, max(asked, default=1), seed) if bounded else None,

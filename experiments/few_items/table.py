@@ -1,0 +1,134 @@
+"""Makes the README's tables and the figure from results/*.json: python experiments/few_items/table.py > tables.md"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+NUMBERS = (10, 20, 30, 50, 100)
+ROWS = (
+    ("random", "mean"), ("stratified", "stratified"), ("random", "greg"), ("random", "shrunk"),
+    ("random", "doubly_robust"), ("random", "eap"), ("random", "blup"), ("random", "combined_eap"),
+    ("random", "combined_blup"), ("random", "recentred_eap"), ("random", "recentred_blup"), ("stratified", "greg"),
+    ("stratified", "eap"), ("stratified", "recentred_eap"), ("greedy", "mean"), ("greedy", "eap"), ("greedy", "blup"),
+    ("hybrid", "greg"), ("hybrid", "eap"), ("hybrid", "blup"), ("hybrid", "recentred_eap"),
+    ("hybrid", "recentred_blup"), ("hybrid", "combined_eap"), ("hybrid", "combined_blup"), ("adaptive", "eap"),
+    ("adaptive", "blup"), ("each", "eap"), ("random", "p_irt"), ("random", "gp_irt"), ("random", "ridge"),
+    ("random", "aipw"), ("anchors by correctness", "anchor_correctness"), ("anchors by IRT", "anchor_irt"),
+    ("anchors by IRT", "p_irt"), ("anchors by IRT", "gp_irt"), ("disagreement", "ridge"),
+)  # fmt: skip
+FIGURE = (
+    ("random", "mean", "random, mean"), ("random", "greg", "random, GREG"), ("random", "gp_irt", "random, gp-IRT"),
+    ("random", "eap", "random, EAP"), ("greedy", "blup", "greedy, BLUP"), ("hybrid", "recentred_eap", "hybrid, EAP"),
+    ("each", "eap", "adaptive, EAP"),
+)  # fmt: skip
+ORDER = ("arc_challenge", "ifeval", "gsm", "mmlu", "med_qa", "commonsense", "math", "musr", "openllm_math")
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """Data set → what `run.py` found."""
+    found = {path.stem: json.loads(path.read_text()) for path in (HERE / "results").glob("*.json")}
+    return {name: found[name] for name in ORDER if name in found}
+
+
+def cells(found: dict[str, Any], setting: str, policy: str, estimator: str, field: str, scale: float) -> str:
+    """One field at each n."""
+    return " ".join(shown(found, setting, f"{policy} | {estimator} | {n}", field, scale) for n in NUMBERS)
+
+
+def shown(found: dict[str, Any], setting: str, key: str, field: str, scale: float) -> str:
+    value = found[setting].get(key, {}).get(field)
+    if value is None:
+        return "–"
+    return f"{scale * value:.1f}" if scale == 100 else f"{value:.2f}".removeprefix("0")
+
+
+def table(found: dict[str, dict[str, Any]], setting: str, field: str, scale: float, names: list[str]) -> str:
+    """Markdown, a column for each data set."""
+    lines = ["| items | estimator | " + " | ".join(names) + " |", "|" + "---|" * (2 + len(names))]
+    for policy, estimator in ROWS:
+        row = [cells(found[name], setting, policy, estimator, field, scale) for name in names]
+        if any(set(cell) - set("– ") for cell in row):
+            lines.append(f"| {policy} | {estimator} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def at_twenty(found: dict[str, dict[str, Any]], setting: str, name: str) -> str:
+    """Everything about one data set at n = 20."""
+    heads = ("mae", "bias", "rmse", "tau", "regret", "inflation", "coverage")
+    lines = ["| items | estimator | MAE | bias | RMSE | τ | regret | inflation | 90 % covers |", "|" + "---|" * 9]
+    for policy, estimator in ROWS:
+        key = f"{policy} | {estimator} | 20"
+        row = [shown(found[name], setting, key, head, 1 if head in ("tau", "coverage") else 100) for head in heads]
+        lines.append(f"| {policy} | {estimator} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def figure(found: dict[str, dict[str, Any]]) -> None:
+    """figure.svg: error and rank correlation by number of items, one column for each of three data sets."""
+    names = [name for name in ("arc_challenge", "ifeval", "gsm") if name in found]
+    colours = ("#888888", "#b08d57", "#c0504d", "#4f81bd", "#2e8b57", "#8064a2", "#111111")
+    width, height, left, top = 250, 170, 50, 40
+    parts = []
+    for column, name in enumerate(names):
+        for line, (field, scale, most) in enumerate((("mae", 100, 12.0), ("tau", 1, 1.0))):
+            x0, y0 = left + column * (width + 40), top + line * (height + 50)
+            least = 0.0 if field == "mae" else 0.4
+            parts += _axes(x0, y0, width, height, name if line == 0 else "", field, least, most)
+            for colour, (policy, estimator, _) in zip(colours, FIGURE, strict=True):
+                points = []
+                for place, n in enumerate(NUMBERS):
+                    value = found[name]["interpolation"].get(f"{policy} | {estimator} | {n}", {}).get(field)
+                    if value is not None:
+                        y = y0 + height * (1 - (min(scale * value, most) - least) / (most - least))
+                        points.append(f"{x0 + width * place / 4:.1f},{y:.1f}")
+                parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    for place, (colour, (_, _, label)) in enumerate(zip(colours, FIGURE, strict=True)):
+        x, y = left + 125 * place, top + 2 * (height + 50) + 12
+        parts.append(f'<rect x="{x}" y="{y - 8}" width="14" height="4" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 18}" y="{y}">{label}</text>')
+    size = (left + len(names) * (width + 40), top + 2 * (height + 50) + 30)
+    style = "<style>text{font:11px sans-serif}</style>"
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}">'
+    background = '<rect width="100%" height="100%" fill="white"/>'
+    (HERE / "figure.svg").write_text("\n".join([svg, style, background, *parts, "</svg>"]) + "\n")
+
+
+def _axes(x0: int, y0: int, width: int, height: int, title: str, field: str, least: float, most: float) -> list[str]:
+    frame = f'<rect x="{x0}" y="{y0}" width="{width}" height="{height}" fill="none" stroke="#bbb"/>'
+    parts = [frame, f'<text x="{x0}" y="{y0 - 10}" font-weight="bold">{title}</text>']
+    label = "MAE, points" if field == "mae" else "Kendall's tau"
+    parts.append(f'<text x="{x0 + 6}" y="{y0 + 14}">{label}</text>')
+    for step in range(5):
+        value = least + (most - least) * step / 4
+        y = y0 + height * (1 - step / 4)
+        parts.append(f'<text x="{x0 - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for place, n in enumerate(NUMBERS):
+        parts.append(f'<text x="{x0 + width * place / 4:.1f}" y="{y0 + height + 16}" text-anchor="middle">{n}</text>')
+    return parts
+
+
+def main() -> None:
+    """Print the tables."""
+    found = results()
+    names = list(found)
+    for title, setting, field, scale in (
+        ("Interpolation: MAE in points at n = 10, 20, 30, 50, 100", "interpolation", "mae", 100.0),
+        ("Interpolation: Kendall's τ", "interpolation", "tau", 1.0),
+        ("Interpolation: regret of the pick among 16, in points", "interpolation", "regret", 100.0),
+        ("Interpolation: share covered by the nominal 90 % interval", "interpolation", "coverage", 1.0),
+        ("Top quartile: MAE in points", "top_quartile", "mae", 100.0),
+        ("Top quartile: bias in points", "top_quartile", "bias", 100.0),
+        ("Top quartile: Kendall's τ", "top_quartile", "tau", 1.0),
+        ("Top quartile: share covered", "top_quartile", "coverage", 1.0),
+    ):
+        for part in [names[:3], names[3:6], names[6:]]:
+            if part:
+                print(f"\n### {title}\n\n{table(found, setting, field, scale, part)}")
+    figure(found)
+
+
+if __name__ == "__main__":
+    main()
