@@ -26,6 +26,8 @@ class Settings(BaseSettings):
         api_key_sha256: the key's SHA-256 in hexadecimal, for those who do not want the key itself in a file.
         allowed_hosts: names that may stand in a request's Host header (against DNS rebinding), beside loopback's.
         max_body_bytes: largest request body.
+        allow_code: whether the metric `code_passes` may run Python that candidates wrote, in a sandbox
+            (docs/adr/0023-code-sandbox.md).
         poll_s: how often one poller per watched run looks for new events.
     """
 
@@ -40,6 +42,7 @@ class Settings(BaseSettings):
     api_key_sha256: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    allow_code: bool = False
     poll_s: float = Field(default=0.2, gt=0, le=60)
 
     @field_validator("api_key")

@@ -1,8 +1,8 @@
 """A program of its own, run by `fitness.sandbox`: gives up what it can, then runs the code that it is handed.
 
 It imports nothing but the standard library. What arrives on its standard input is one JSON object: `code`, `tests`,
-`word`, `folder`, `limits`, `readable`, `parent`. What it says, on what was its standard output, is one too: `word` when code and
-tests came to their end, or `error`, or `setup` where the machine did not let it give something up.
+`word`, `folder`, `limits`, `readable`, `parent`. What it says, on what was its standard output, is one too: `word` when
+code and tests came to their end, or `error`, or `setup` where the machine did not let it give something up.
 
 Numbers of system calls are those of x86-64 (arch/x86/entry/syscalls/syscall_64.tbl); Landlock as in
 include/uapi/linux/landlock.h, seccomp as in include/uapi/linux/seccomp.h, of Linux.

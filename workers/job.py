@@ -8,6 +8,7 @@ from typing import Protocol
 from evomerge.errors import Failure
 from evomerge.recipe.schema import Recipe
 from fitness.evaluator import Responses, Slopes
+from fitness.judge_spec import JudgeSpec
 from fitness.racing import Race
 
 
@@ -22,6 +23,9 @@ class WorkerSpec:
         threads: torch threads; one a worker keeps results the same and cores busy.
         batch_tokens: most tokens in one forward pass.
         cache: folder for what workers of one machine share (folded adapter deltas).
+        metrics: eval set → the metrics that are wanted of it; where one is not named, all that cost nothing extra.
+        allow_code: whether code that candidates write may run (in `fitness.sandbox`).
+        judge: the model that judges answers.
     """
 
     recipe: Recipe
@@ -30,6 +34,9 @@ class WorkerSpec:
     threads: int = 1
     batch_tokens: int = 2048
     cache: str = ""
+    metrics: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    allow_code: bool = False
+    judge: JudgeSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

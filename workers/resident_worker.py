@@ -16,12 +16,15 @@ from transformers.utils.logging import disable_progress_bar
 from evomerge.errors import EvomergeError, Failure, FailureReason, NonFiniteError
 from evomerge.merge.projection import Products
 from evomerge.merge.resident import Resident
+from fitness.answer_metrics import Measure
 from fitness.evaluator import Responses, Slopes, joined
 from fitness.failures import failure_of
 from fitness.gradient import backward
 from fitness.items import EvalSet, load_eval_set
+from fitness.judge import Judge
 from fitness.known import completed, unknown
 from fitness.racing import Race
+from fitness.sandbox import CodePasses, Sandbox
 from fitness.scorer import ItemScorer, make_scorer
 from workers.job import Job, JobResult, WorkerSpec
 
@@ -36,6 +39,7 @@ class _Loaded:
     resident: Resident
     scorer: ItemScorer
     eval_sets: dict[str, EvalSet]
+    metrics: dict[str, tuple[str, ...]]
 
 
 class Worker:
@@ -96,9 +100,23 @@ class Worker:
             spec = self._spec
             sets = {name: load_eval_set(name, Path(path)) for name, path in spec.eval_sets.items()}
             resident = Resident(spec.recipe, device=spec.device, cache=Path(spec.cache) if spec.cache else None)
-            scorer = make_scorer(resident.model, resident.tokenizer, batch_tokens=spec.batch_tokens, device=spec.device)
-            self._loaded = _Loaded(resident, scorer, sets)
+            scorer = make_scorer(
+                resident.model, resident.tokenizer, batch_tokens=spec.batch_tokens, device=spec.device,
+                measures=_measures(spec),
+            )  # fmt: skip
+            self._loaded = _Loaded(resident, scorer, sets, spec.metrics)
         return self._loaded
+
+
+def _measures(spec: WorkerSpec) -> dict[str, Measure]:
+    """Metrics of answers that need more than the answer, where the run asks for them."""
+    found: dict[str, Measure] = {}
+    wanted = {name for names in spec.metrics.values() for name in names}
+    if "code_passes" in wanted and spec.allow_code:
+        found["code_passes"] = CodePasses(Sandbox())
+    if "judge" in wanted and spec.judge is not None:
+        found["judge"] = Judge.load(spec.judge, batch_tokens=spec.batch_tokens, device=spec.device)
+    return found
 
 
 def device_of(wanted: str) -> str:
@@ -114,7 +132,8 @@ def _score(
     """Answers to the items; those that are known are not asked for."""
     responses = {}
     for name, ids in items.items():
-        outcome = loaded.scorer.score(loaded.eval_sets[name].pick(unknown(ids, known.get(name))))
+        asked = loaded.eval_sets[name].pick(unknown(ids, known.get(name)))
+        outcome = loaded.scorer.score(asked, loaded.metrics.get(name))
         if isinstance(outcome, Failure):
             return replace(outcome, message=f"eval set {name!r}: {outcome.message}")
         responses[name] = completed(ids, known.get(name), outcome)

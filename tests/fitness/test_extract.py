@@ -115,7 +115,8 @@ def test_extractors(name: str, text: str, found: str) -> None:
     ("text", "letter"),
     [
         ("b", "B"), ("(C)", "C"), ("The answer is (C).", "C"), ("**Answer:** D", "D"), ("B) Paris", "B"),
-        ("A. Paris", "A"), ("I think D", "D"), ("A boy", ""), ("Paris", ""), ("\\boxed{E}", "E"), ("not (A) but (B)", "B"), ("A", "A"),
+        ("A. Paris", "A"), ("I think D", "D"), ("A boy", ""), ("Paris", ""),
+        ("\\boxed{E}", "E"), ("not (A) but (B)", "B"), ("A", "A"),
     ],
 )  # fmt: skip
 def test_letters_of_choices(text: str, letter: str) -> None:
