@@ -36,8 +36,8 @@ from fitness.matrix import Floats, ResponseMatrix  # noqa: E402
 SEED = 0
 NUMBERS = (10, 20, 30, 50, 100)
 SPLITS, DRAWS, PUBLISHED_DRAWS = {"arc_challenge": 20}, {"arc_challenge": 5}, 2
-"""Of models, and of items for each split; the published estimators get the first two of these (and eight of twenty). Fewer where not named
-here: `OTHER_SPLITS` and `OTHER_DRAWS`, 24 draws together."""
+"""Of models, and of items for each split; the published estimators get the first two of these (and eight of twenty).
+Fewer where not named here: `OTHER_SPLITS` and `OTHER_DRAWS`, 24 draws together."""
 
 OTHER_SPLITS, OTHER_DRAWS = 6, 4
 TOP_DRAWS = 20
