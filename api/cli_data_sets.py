@@ -66,6 +66,9 @@ def overlap(
     gram: Annotated[int, typer.Option(help="Words in a run that counts as seen.")] = 13,
     common: Annotated[int, typer.Option(help="Runs that more items than this share do not count.")] = 10,
     near: Near = 0.8,
+    registry: Annotated[
+        Path | None, typer.Option(help="YAML file of aliases: look in the training data that it names, too.")
+    ] = None,
     drop: Annotated[Path | None, typer.Option(help="Write the eval set without the items found to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -77,9 +80,12 @@ def overlap(
     from fitness.harness.card import cards_of, write_cards
     from fitness.items import load_eval_set, write_items
     from fitness.rows import texts_of
+    from workers.registry import Registry
 
     items = load_eval_set(eval_set.stem, eval_set).items
-    texts = {source: texts_of(source) for source in training or ()}
+    known = Registry.load(registry).training if registry is not None else {}
+    places = dict.fromkeys([*(training or ()), *(place for data in known.values() for place in data)])
+    texts = {source: texts_of(source) for source in places}
     found = contamination.overlap(items, texts, gram=gram, common=common)
     crossing = contamination.crossing(items, near)
     if as_json:

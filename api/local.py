@@ -38,9 +38,12 @@ def read_search(path: Path) -> tuple[RunSpec, Registry | None]:
     registry = None
     if isinstance(document.data, dict) and "registry" in document.data:
         own = document.data.pop("registry")
-        if not isinstance(own, dict) or set(own) - {"models", "eval_sets"}:
-            raise InvalidInputError(f"{path} registry", own, "a mapping with the keys models and eval_sets")
-        registry = Registry.of(own.get("models") or {}, own.get("eval_sets") or {}, path.resolve().parent)
+        if not isinstance(own, dict) or set(own) - {"models", "eval_sets", "training"}:
+            raise InvalidInputError(f"{path} registry", own, "a mapping with the keys models, eval_sets and training")
+        registry = Registry.of(
+            own.get("models") or {}, own.get("eval_sets") or {}, path.resolve().parent,
+            training=own.get("training") or {},
+        )  # fmt: skip
     return validate(RunSpec, document.data, document.where, document.lines), registry
 
 
@@ -60,7 +63,8 @@ def open_local(settings: Settings) -> Store:
 def controller_of(settings: Settings, store: Store, registry: Registry | None = None) -> Controller:
     """A controller over the operator's registry, or the one given."""
     known = registry if registry is not None else load_registry(settings)
-    return Controller(store, known, make_pool, ControllerSettings(cache=settings.data_dir.resolve() / "cache"))
+    how = ControllerSettings(cache=settings.data_dir.resolve() / "cache", allow_code=settings.allow_code)
+    return Controller(store, known, make_pool, how)
 
 
 def load_registry(settings: Settings) -> Registry:
