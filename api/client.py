@@ -109,6 +109,11 @@ class Client:
         """For each objective the best candidate at each level of the others."""
         return self._json("GET", f"/runs/{run_id}/elites", params={"bins": bins})
 
+    def item_reports(self, run_id: str) -> list[dict[str, Any]]:
+        """For each eval set and metric of a run's objectives, how well few items predict the full score."""
+        found: list[dict[str, Any]] = self._json("GET", f"/runs/{run_id}/items")["items"]
+        return found
+
     def recipe(
         self, run_id: str, number: int | None = None, format: Literal["yaml", "json", "mergekit"] = "yaml"
     ) -> str:

@@ -120,6 +120,31 @@ class Elites(_Wire):
     grids: list[EliteGrid]
 
 
+class RunItems(_Wire):
+    """What a run's complete answers say of one eval set under one metric.
+
+    Attributes:
+        subjects: candidates and baselines that answered all search items.
+        asked: search items that a candidate answers; null is all of them.
+        report: `evomerge.item_report/1`: methods that need few items, cross-validated; null where subjects are too few.
+        why: there is no report.
+    """
+
+    eval_set: str
+    metric: str
+    subjects: int
+    asked: int | None
+    report: dict[str, Any] | None
+    why: str
+
+
+class ItemReports(_Wire):
+    """A run's item reports."""
+
+    last_seq: int
+    items: list[RunItems]
+
+
 class Points(_Wire):
     """Every candidate as columns of equal length, for plots."""
 

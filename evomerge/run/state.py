@@ -262,6 +262,7 @@ class RunMachine:
             "items": self.items,
             "elapsed_s": self.elapsed_s,
             "failed": len(self.failed),
+            "complete": len(self.verified["search"]),
             "generation": self.generation,
             "objectives": [o.model_dump(mode="json") for o in self.spec.objectives],
             "constraints": [c.model_dump(mode="json") for c in self.spec.constraints],
