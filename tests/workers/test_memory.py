@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
+from sqlalchemy import event as database
+from sqlalchemy.engine import ExceptionContext
 
 from evomerge.recipe.align import AlignByNames
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.run.spec import RunSpec
-from evomerge.storage.blocks import AnswerBlock
+from evomerge.storage.sql import SqlStore
 from evomerge.storage.store import CandidateRow, Store
 from fitness.fingerprint import Evaluator
 from tests.workers import tiny_run
@@ -45,9 +48,8 @@ def test_a_run_keeps_all_answers_that_its_candidates_name(store: Store, registry
     run = drive(store, registry, tmp_path)
     (bank,) = store.banks()
     blocks = store.answers(bank.fingerprint)
-    named = {key for row in rows(store, run) for sets in row.answers.values() for keys in sets.values() for key in keys}
 
-    assert {block.key for block in blocks} == named
+    assert kept(store) == named(store, run)
     assert {block.run for block in blocks} == {run}
     assert (bank.eval_set, bank.items, bank.settings["dtype"]) == ("sums", 48, "float32")
     assert set(bank.metrics) >= {"accuracy", "choice_probability", "log_likelihood"}
@@ -91,7 +93,8 @@ def test_the_second_run_asks_baselines_nothing(store: Store, registry: Registry,
 def test_the_same_search_again_asks_nothing_and_finds_the_same(
     store: Store, registry: Registry, tmp_path: Path
 ) -> None:
-    first, second = drive(store, registry, tmp_path), drive(store, registry, tmp_path)
+    alike = {"policy": "random", "screening": "unbiased"}  # else the second run learns from the first one's answers
+    first, second = (drive(store, registry, tmp_path, subset=alike) for _ in range(2))
     blocks = len(store.answers(store.banks()[0].fingerprint))
 
     assert set(asked(store, second).values()) == {0}
@@ -122,7 +125,7 @@ def test_an_item_that_changed_is_asked_again_and_one_that_came_new_is_asked(
     second = drive(store, Registry(registry.models, {"sums": grown}), tmp_path)
     holdout = [
         e.data["items"] for e in events_of(store, second)
-        if e.type == "candidate.verified" and e.data["split"] == "holdout"
+        if e.type == "candidate.verified" and e.data["split"] == "holdout" and e.data["kind"] == "baseline"
     ]  # fmt: skip
 
     assert len(store.banks()) == 1
@@ -141,14 +144,45 @@ def test_answers_of_other_evaluators_or_without_a_wanted_metric_serve_nobody(
     assert asked(store, second)["baseline"] == asked(store, first)["baseline"]
 
 
-def test_a_controller_that_dies_between_answers_and_score_leaves_both_or_none(
-    store: Store, registry: Registry, tmp_path: Path
+def test_a_disk_that_is_full_for_a_while_leaves_neither_answers_nor_scores_alone(
+    registry: Registry, tmp_path: Path
 ) -> None:
-    run = drive(store, registry, tmp_path)
-    blocks: list[AnswerBlock] = store.answers(store.banks()[0].fingerprint)
-    scored = {e.data["number"] for e in events_of(store, run) if e.type == "candidate.scored" and not e.data["cached"]}
+    url = f"sqlite:///{tmp_path / 'store.sqlite3'}"
+    store, reader = SqlStore(url), SqlStore(url)
+    begun, pages, found = [0], [0], list[tuple[set[str], set[str]]]()
 
-    assert {block.number for block in blocks} == scored
+    @database.listens_for(store._engine, "begin")
+    def _fill(connection: Connection) -> None:
+        begun[0] += 1
+        if begun[0] == 40:  # some candidates are scored
+            pages[0] = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        if pages[0]:
+            connection.exec_driver_sql(f"PRAGMA max_page_count={pages[0]}")
+
+    @database.listens_for(store._engine, "handle_error")
+    def _mend(context: ExceptionContext) -> None:
+        assert "full" in str(context.original_exception)
+        found.append((kept(reader), named(reader, run)))
+        pages[0] = 1_000_000
+
+    run = store.create_run(run_spec(), "tiny")[0].id
+    ended = tiny_run.drive(store, registry, tmp_path / "cache", run)
+    found.append((kept(reader), named(reader, run)))
+    whole = tiny_run.counted_once(events_of(reader, run))
+    for one in (store, reader):
+        one.close()
+
+    assert (ended, whole, len(found)) == ("succeeded", True, 2)
+    assert all(blocks == names for blocks, names in found)
+    assert 0 < len(found[0][0]) < len(found[1][0])
+
+
+def kept(store: Store) -> set[str]:
+    return {block.key for bank in store.banks() for block in store.answers(bank.fingerprint)}
+
+
+def named(store: Store, run: str) -> set[str]:
+    return {key for row in rows(store, run) for sets in row.answers.values() for keys in sets.values() for key in keys}
 
 
 def model(name: str, **more: object) -> Recipe:
