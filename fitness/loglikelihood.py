@@ -14,14 +14,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import Failure, InvalidInputError
-from fitness.encoding import encode_pairs
+from fitness.encoding import encode, encode_pairs
 from fitness.evaluator import Metric, Reference, Responses
 from fitness.failures import NonFiniteOutputError, failure_of
 from fitness.items import Item
 from fitness.label_free import beside_expert, entropy, log_shares
 from fitness.metrics import METRICS
+from fitness.prefixes import common_beginnings
 from fitness.reading import Reader, max_length, padded
-from fitness.tree import Tree, plant
+from fitness.tree import Tree, common_length, plant
 
 __all__ = ["ChoiceScorer", "choice_metrics", "max_length", "padded"]
 
@@ -37,8 +38,6 @@ class ChoiceScorer:
         tokenizer: the model's.
         batch_tokens: most tokens (padding included) in one forward pass; a longer single item goes alone.
         device: where the model is.
-        share: whether beginnings that contexts have in common are read once; off, an item's numbers never depend on
-            what other items are asked in more than a matrix product's rounding.
 
     Raises:
         ArchitectureError: an attention or a head that cannot be scored.
@@ -51,9 +50,8 @@ class ChoiceScorer:
         *,
         batch_tokens: int = 2048,
         device: str | torch.device = "cpu",
-        share: bool = True,
     ) -> None:
-        self.reader = Reader(model, batch_tokens=batch_tokens, device=device, share=share)
+        self.reader = Reader(model, batch_tokens=batch_tokens, device=device)
         self.model = model
         self.tokenizer = tokenizer
         self._trees: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Tree] = {}
@@ -93,6 +91,16 @@ class ChoiceScorer:
         by_metric = {name: tuple(v[name] for v in values) for name in wanted}
         ids = tuple(i.id for i in items)
         return Responses(ids, by_metric, time.perf_counter() - start, self.reader.tokens - read)
+
+    def expect(self, items: Sequence[Item]) -> None:
+        """Items of which some will be asked: beginnings that their contexts have in common are read once a call then.
+
+        Numbers change by rounding with what is expected, not with what is asked; so call it with everything that may
+        be, before the first item is.
+        """
+        contexts = [_shared_context(item) for item in items]
+        for text in common_beginnings(contexts):
+            self.reader.beginnings.add(encode(self.tokenizer, text.rstrip()))
 
     def log_likelihoods(self, items: Sequence[Item]) -> list[Scores] | Failure:
         """For each item the log-likelihood of each choice given its context, in nats."""
@@ -189,3 +197,9 @@ def reference_of(item: Item, references: Mapping[str, Reference] | None) -> Refe
     if references is None or item.id not in references:
         raise ValueError(f"no answer of a source to item {item.id!r} to compare with")
     return references[item.id]
+
+
+def _shared_context(item: Item) -> str:
+    """What all of an item's choices stand behind."""
+    least, most = min(item.contexts, default=item.context), max(item.contexts, default=item.context)
+    return least[: common_length(least, most)]

@@ -1,13 +1,19 @@
-"""Beginnings that many rows have in common (instructions, examples) are read once, not once a row."""
+"""Beginnings that many items have in common (instructions, examples) are read once a call, not once an item.
+
+Which beginnings these are is fixed before anything is asked, by all items that may be (`common_beginnings`). So an item
+is always read in the same pieces: its numbers do not depend on what else is asked.
+"""
 
 from __future__ import annotations
 
-import itertools
+from bisect import bisect
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache
 
@@ -15,57 +21,46 @@ from fitness.encoding import Tokens
 from fitness.tree import common_length
 
 LEAST_SHARED = 16
-"""Tokens; shorter beginnings are read again with every row."""
+"""Tokens; shorter beginnings are read again with every item."""
 
-GROUP_COST = 64
-"""What a group costs in tokens: a forward pass for its beginning, and batches of its own."""
+LEAST_CHARACTERS = 32
+"""Of a text that is worth a look for more than `LEAST_SHARED` tokens."""
+
+GROUP_COST = 200
+"""What a group costs, in characters: a forward pass for its beginning, and batches of its own."""
 
 
-def grouped(beginnings: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
-    """Rows in groups that save the most tokens, when a group's common beginning is read once.
+def common_beginnings(texts: Sequence[str]) -> list[str]:
+    """The beginnings that save the most characters when each is read once for the texts that have it.
 
     Neighbours in lexical order have the longest common beginnings, so groups are stretches of that order; a dynamic
-    program finds the best ones. One beginning a row: groups within groups are not looked for.
+    program finds the best ones. A text has one beginning: groups within groups are not looked for.
 
-    Args:
-        beginnings: of each row the tokens that may be read elsewhere.
-
-    Returns:
-        (length of the common beginning, places of its rows) for each group, 0 for all rows without one.
-
-    >>> grouped([(7, *range(90)), (8, 9), (7, *range(95))])
-    [(0, [1]), (91, [0, 2])]
+    >>> common_beginnings(["Q: one", "2. " + 99 * "x" + " two", "2. " + 99 * "x" + " three", "2. " + 99 * "x" + "."])
+    ['2. xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx']
     """
-    order = sorted(range(len(beginnings)), key=lambda place: (beginnings[place], place))
-    shared = [common_length(beginnings[a], beginnings[b]) for a, b in itertools.pairwise(order)]
-    cuts = _best_cuts(np.asarray(shared, dtype=np.int64), len(order))
-    alone, groups = [], []
-    for first, end in cuts:
-        if end - first == 1:
-            alone.append(order[first])
-        else:
-            groups.append((min(shared[first : end - 1]), sorted(order[first:end])))
-    return ([(0, sorted(alone))] if alone else []) + groups
+    ordered = sorted(texts)
+    shared = np.asarray([common_length(*pair) for pair in pairwise(ordered)], dtype=np.int64)
+    cuts = _best_cuts(shared, len(ordered))
+    return [ordered[first][: shared[first : end - 1].min()] for first, end in cuts if end - first > 1]
 
 
-def _best_cuts(shared: np.ndarray[Any, np.dtype[np.int64]], n: int) -> list[tuple[int, int]]:
-    """Stretches [first, end) of n rows in lexical order.
+def _best_cuts(shared: NDArray[np.int64], n: int) -> list[tuple[int, int]]:
+    """Stretches [first, end) of n texts in lexical order.
 
     Args:
-        shared: [n − 1] tokens that neighbours have in common.
+        shared: [n − 1] characters that neighbours have in common.
     """
     best, cut = np.zeros(n + 1, dtype=np.int64), np.zeros(n + 1, dtype=np.int64)
-    common = np.empty(n, dtype=np.int64)  # of the rows from each first row to the current one
+    common = np.zeros(n, dtype=np.int64)  # of the texts from each first one to the current one
     for end in range(1, n + 1):
         if end > 1:
-            np.minimum(common[: end - 1], shared[end - 2], out=common[: end - 1])
-        common[end - 1] = 0
-        if end > 1:
             common[end - 2] = shared[end - 2]
-        rows = end - np.arange(end)
-        saved = np.where(common[:end] >= LEAST_SHARED, (rows - 1) * common[:end] - GROUP_COST, -1)
-        saved[end - 1] = 0  # alone
-        value = np.where(saved >= 0, best[:end] + saved, -1)
+            np.minimum(common[: end - 1], shared[end - 2], out=common[: end - 1])
+        others = np.arange(end - 1, -1, -1)
+        saved = others * common[:end] - GROUP_COST
+        saved[-1] = 0  # alone
+        value = np.where((common[:end] >= LEAST_CHARACTERS) | (others == 0), best[:end] + saved, -1)
         cut[end] = end - 1 - int(np.argmax(value[::-1]))  # of equals the shortest
         best[end] = value[cut[end]]
     found, end = [], n
@@ -73,6 +68,25 @@ def _best_cuts(shared: np.ndarray[Any, np.dtype[np.int64]], n: int) -> list[tupl
         found.append((int(cut[end]), end))
         end = int(cut[end])
     return found[::-1]
+
+
+class Beginnings:
+    """The beginnings that are known, in tokens."""
+
+    def __init__(self) -> None:
+        self.known: list[Tokens] = []
+
+    def add(self, tokens: Tokens) -> None:
+        """One more, if it is long enough."""
+        if len(tokens) >= LEAST_SHARED and tokens not in self.known:
+            self.known = sorted([*self.known, tokens])
+
+    def of(self, tokens: Tokens) -> tuple[int, int] | None:
+        """(number of the beginning that has most tokens in common with these, how many), None where few have."""
+        near = bisect(self.known, tokens)  # in lexical order the nearest are the longest
+        found = [(common_length(self.known[n], tokens), n) for n in (near - 1, near) if 0 <= n < len(self.known)]
+        length, number = max(found, default=(0, 0))
+        return (number, length) if length >= LEAST_SHARED else None
 
 
 class Beginning(Cache):
@@ -87,10 +101,22 @@ class Beginning(Cache):
         self._length = 0
 
     def close(self, length: int, layers: int) -> bool:
-        """The beginning is read; whether every layer left keys and values of all its tokens here."""
+        """The beginning is read, padding behind it is dropped; whether every layer left keys and values here."""
+        if len(self._kept) != layers or any(k.dim() != 4 or k.shape[2] < length for k, _ in self._kept.values()):
+            return False
+        self._cut(length)
+        return True
+
+    def first(self, length: int) -> Beginning:
+        """Its first tokens; nothing is copied."""
+        shorter = Beginning()
+        shorter._kept = self._kept
+        shorter._cut(length)
+        return shorter
+
+    def _cut(self, length: int) -> None:
+        self._kept = {layer: (k[:, :, :length], v[:, :, :length]) for layer, (k, v) in self._kept.items()}
         self._length = length
-        shapes = [part.shape for pair in self._kept.values() for part in pair]
-        return len(self._kept) == layers and all(len(s) == 4 and s[0] == 1 and s[2] == length for s in shapes)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any

@@ -1,9 +1,9 @@
 """What a live model says at the nodes of trees: rows of equal padded length, the head only where it is needed.
 
 The same numbers whatever the order of the rows: they are padded to a length that depends on the row alone, and the same
-set of rows always forms the same batches and shares the same beginnings. What other rows are read changes a number only
-where the arithmetic of a matrix product or of attention depends on the number of its rows, and by as much as rounding
-does: see `experiments/benchmarks/scoring`.
+set of rows always forms the same batches. What other rows are read changes a number only where the arithmetic of a
+matrix product depends on its number of rows; `experiments/benchmarks/scoring` measures that. A row that begins with one
+of the `beginnings` is always read in two pieces, whoever else begins so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evomerge.errors import ArchitectureError
-from fitness.prefixes import Beginning, grouped
+from fitness.encoding import Tokens
+from fitness.prefixes import Beginning, Beginnings
 from fitness.tree import Tree
 
 HEAD_ELEMENTS = 1 << 24
@@ -56,7 +57,10 @@ class Reader:
         model: a causal language model with `eager` or `sdpa` attention, on `device`.
         batch_tokens: most tokens (padding included) in one forward pass; a longer single row goes alone.
         device: where the model is.
-        share: whether common beginnings of rows are read once.
+
+    Attributes:
+        beginnings: that are read once a call for all rows that have them.
+        tokens: read so far, padding included.
 
     Raises:
         ArchitectureError: an attention or a head that the tree's mask or the direct use of the head does not fit.
@@ -68,16 +72,15 @@ class Reader:
         *,
         batch_tokens: int = 2048,
         device: str | torch.device = "cpu",
-        share: bool = True,
     ) -> None:
         _check_model(model)
         self.model = model
         self.model.train(False)
         self.batch_tokens = batch_tokens
         self.device = torch.device(device)
-        self.share = share
+        self.beginnings = Beginnings()
         self.tokens = 0
-        """Read so far, padding included."""
+        self._keeps = True  # what the model keeps of a beginning is keys and values
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
@@ -128,24 +131,35 @@ class Reader:
             yield from (places[i : i + step] for i in range(0, len(places), step))
 
     def _shared_batches(self, trees: Sequence[Tree]) -> Iterator[_Batch]:
-        groups = [(0, list(range(len(trees))))]
-        if self.share:
-            groups = grouped([tree.tokens[: max(0, tree.trunk - 1)] for tree in trees])
-        for length, places in groups:
-            beginning = self._begin(trees[places[0]], length) if length else None
-            rows = {place: trees[place].behind(length) if beginning else trees[place] for place in places}
-            for batch in self._batches(rows):
-                yield _Batch(tuple(batch), tuple(rows[place] for place in batch), beginning)
+        """All rows, with the beginnings that they share."""
+        groups: dict[int, dict[int, list[int]]] = {}  # beginning → its tokens in common → places
+        alone = []
+        for place, tree in enumerate(trees):
+            found = self.beginnings.of(tree.tokens[: tree.trunk - 1]) if self._keeps and tree.trunk else None
+            if found is None:
+                alone.append(place)
+            else:
+                groups.setdefault(found[0], {}).setdefault(found[1], []).append(place)
+        for number in sorted(groups):
+            whole = self._begin(self.beginnings.known[number])
+            for length, places in sorted(groups[number].items()):
+                if whole is None:
+                    alone += places
+                else:
+                    rows = {place: trees[place].behind(length) for place in places}
+                    yield from self._batched(rows, whole.first(length))
+        yield from self._batched({place: trees[place] for place in alone}, None)
 
-    def _begin(self, tree: Tree, length: int) -> Beginning | None:
-        """The first tokens of a row, read; None where the model keeps something else than keys and values."""
-        beginning = Beginning()
-        first = Tree(length, tree.tokens[:length], tree.parents[:length], (), (), ())
-        self._hidden([first], beginning)
-        if beginning.close(length, int(self.model.config.num_hidden_layers)):
-            return beginning
-        self.share = False
-        return None
+    def _batched(self, rows: Mapping[int, Tree], beginning: Beginning | None) -> Iterator[_Batch]:
+        for batch in self._batches(rows):
+            yield _Batch(tuple(batch), tuple(rows[place] for place in batch), beginning)
+
+    def _begin(self, tokens: Tokens) -> Beginning | None:
+        """A beginning, read; None where the model keeps something else than keys and values."""
+        beginning, n = Beginning(), len(tokens)
+        self._hidden([Tree(n, tokens, tuple(range(-1, n - 1)), (), (), ())], beginning)
+        self._keeps = self._keeps and beginning.close(n, int(self.model.config.num_hidden_layers))
+        return beginning if self._keeps else None
 
     # -- forward passes -------------------------------------------------------------------------------------------
 

@@ -127,8 +127,8 @@ def plant(pairs: Sequence[tuple[Tokens, Tokens]]) -> Tree:
     return Tree(trunk, tuple(tokens), tuple(parents), predictors, predicted, tuple(paths))
 
 
-def common_length(a: Tokens, b: Tokens) -> int:
-    """Number of tokens that two texts begin with alike.
+def common_length(a: Sequence[object], b: Sequence[object]) -> int:
+    """Number of tokens, or characters, that two texts begin with alike.
 
     >>> common_length((1, 2, 3), (1, 2, 4)), common_length((1,), (1, 2))
     (2, 1)
