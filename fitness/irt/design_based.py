@@ -218,11 +218,13 @@ class Shrunk:
         found = self.inner.estimate(selection, answers)
         if not len(found.means) or np.isnan(found.errors).any():
             return Scores(found.means, found.errors, False)
+        # Of the error, for it is itself estimated: Student's t is so much wider than the normal distribution.
+        wider = 1 + 2 / max(len(selection.places) - 3, 1)
         variances, squares = found.errors**2, (found.means - self.prior) ** 2
         spread = max(0.0, float((squares - variances).mean()))
         possible = max(spread, float(variances.mean()) * np.sqrt(2 / len(squares)))
         w = spread / np.maximum(spread + variances, 1e-300)
-        errors = np.sqrt(w**2 * variances + (1 - w) ** 2 * possible)
+        errors = np.sqrt(w**2 * variances * wider + (1 - w) ** 2 * possible)
         return Scores(self.prior + w * (found.means - self.prior), errors, False)
 
 

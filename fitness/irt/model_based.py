@@ -80,12 +80,19 @@ def _anchored(fits: Fits, selection: Selection, answers: Floats) -> tuple[Scores
     return unbiased.estimate(selection, answers), float(common.means[0]), float(common.errors[0]) ** 2
 
 
+def _spread(residuals: Floats, errors: Floats) -> Floats:
+    """[K] variance of a model's residuals about their mean, for recentring takes that away; the squares of its own
+    errors [K] where there are no two."""
+    return np.full(len(errors), np.var(residuals, ddof=1)) if len(residuals) > 1 else errors**2
+
+
 @dataclass(frozen=True, slots=True)
 class Recentred:
     """A model's scores, moved together so that their mean over the K subjects is the unbiased one.
 
     The more subjects, the less of the model's bias is left and the less of the unbiased estimator's noise in their
-    differences; a single subject's score is the unbiased one. Needs items of which a part was drawn.
+    differences; a single subject's score is the unbiased one. Needs items of which a part was drawn. Its error is that
+    of the mean, and the model's about its own mean in the bank.
     """
 
     fits: Fits
@@ -99,7 +106,8 @@ class Recentred:
         if not len(y):
             return found
         _, mean, variance = _anchored(self.fits, selection, y)
-        errors = np.sqrt((1 - 1 / len(y)) * found.errors**2 + variance)
+        spread = _spread(self.model.residuals(selection), found.errors)
+        errors = np.sqrt((1 - 1 / len(y)) * spread + variance)
         return Scores(found.means + mean - found.means.mean(), errors, False)
 
 
@@ -107,9 +115,10 @@ class Recentred:
 class Combined:
     """(1 − w) u + w m of the unbiased score u and the recentred model's m, w = var u / (var u + mse m).
 
-    mse m is the model's mean square error for these items, cross-validated over the bank, plus the recentring's
-    variance: not the model's own opinion. Where the bank has fewer than two rows there is nothing to judge the model
-    by, and the score is u. The error is an upper bound: u and m are taken to err together, for they share their items.
+    mse m is the model's mean square error for these items about its mean, cross-validated over the bank, plus the
+    recentring's variance: not the model's own opinion. Where the bank has fewer than two rows there is nothing to judge
+    the model by, and the score is u. The error is an upper bound: u and m are taken to err together, for they share
+    their items.
     """
 
     fits: Fits
@@ -126,7 +135,7 @@ class Combined:
         if not len(residuals):
             return unbiased
         found = self.model.estimate(selection, y).means
-        mse = (1 - 1 / len(y)) * float((residuals**2).mean()) + variance
+        mse = (1 - 1 / len(y)) * float(_spread(residuals, unbiased.errors).mean()) + variance
         noise = float((unbiased.errors**2).mean())
         w = noise / (noise + mse) if noise > 0 else 0.0
         means = (1 - w) * unbiased.means + w * (found + mean - found.mean())
