@@ -1,6 +1,12 @@
 """Eval sets, scoring, subsets and estimates. Fitness never sees a genome.
 
 items          questions with stable ids, split into search and holdout
+harness        tasks of the LM Evaluation Harness as eval sets, and its verdicts
+rows           rows of files, folders and a hub's data sets
+templates      rows → items
+words          texts as words, for what is written and not how
+split          sides by a hash of what is asked; near duplicates
+overlap        items that training data hold
 metrics        what can be measured on an item
 evaluator      the contract: a live model and items in, one response an item out
 scorer         one scorer for every kind of item

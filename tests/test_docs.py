@@ -33,6 +33,7 @@ from evomerge.recipe.text import validate
 from evomerge.recipe.tokens import TokenRule
 from evomerge.run.spec import RunSpec
 from fitness.metrics import METRICS
+from fitness.templates import Template
 from search_spaces import KINDS, make_space
 from search_spaces.data_flow import DataFlowSpec
 from search_spaces.hybrid import HybridSpec
@@ -81,7 +82,10 @@ def _blocks(text: str) -> str:
 
 
 def _options(command: str) -> set[str]:
-    return {option for parameter in COMMANDS[command].params for option in parameter.opts + parameter.secondary_opts}
+    """Of a command, or of all commands of a group."""
+    given = COMMANDS[command]
+    parameters = [p for one in (given, *getattr(given, "commands", {}).values()) for p in one.params]
+    return {option for parameter in parameters for option in parameter.opts + parameter.secondary_opts}
 
 
 @pytest.mark.parametrize("page", TEXT, ids=str)
@@ -138,12 +142,14 @@ def test_every_yaml_example_is_valid(block: str, tmp_path: Path) -> None:
     """A search, its space, a registry, or a recipe or a part of one, whose methods and parameters exist."""
     (tmp_path / "example.yaml").write_text(block, encoding="utf-8")
     data = yaml.safe_load(block)
-    if set(data) == {"models", "eval_sets"}:
+    if {"models", "eval_sets"} <= set(data) <= {"models", "eval_sets", "training"}:
         Registry.load(tmp_path / "example.yaml")
     elif "objectives" in data:
         read_search(tmp_path / "example.yaml")
     elif set(data) == {"space"}:
         _check_space(data["space"])
+    elif "context" in data:
+        Template.of(data)
     elif set(data) & set(Recipe.model_fields):
         _check_recipe(data)
     else:  # prompts of a mixture's experts
