@@ -94,8 +94,11 @@ def _model_in(annotation: Any) -> Any:
     return next(iter(getattr(annotation, "__args__", ())), annotation)
 
 
-def check(spec: RunSpec, registry: Registry) -> Checked:
+def check(spec: RunSpec, registry: Registry, *, allow_code: bool = False) -> Checked:
     """What a search would be: its space and its items, after everything that can be known beforehand was checked.
+
+    Args:
+        allow_code: whether the operator lets code run that candidates wrote.
 
     Raises:
         Problem: fields that are wrong, as many as can be told apart.
@@ -105,6 +108,7 @@ def check(spec: RunSpec, registry: Registry) -> Checked:
     sets = _eval_sets(spec, registry, errors)
     if not errors:
         _scoring(spec, sets, errors)
+        _wanted(spec, registry, errors, allow_code=allow_code)
         _sources(spec, registry, errors)
     if errors:
         raise invalid(errors)
@@ -184,6 +188,13 @@ def _scoring(spec: RunSpec, sets: dict[str, EvalSet], errors: list[FieldError]) 
             errors.append(field_error(pointer(["verify", "metrics", i]), name, f"one of {', '.join(METRICS)}"))
     with _placed("/objectives", errors):
         ObjectivePlan(spec, sets)
+
+
+def _wanted(spec: RunSpec, registry: Registry, errors: list[FieldError], *, allow_code: bool) -> None:
+    from workers.wanted import check_wanted
+
+    with _placed("/objectives", errors):
+        check_wanted(spec, registry, allow_code=allow_code)
 
 
 def _sources(spec: RunSpec, registry: Registry, errors: list[FieldError]) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from evomerge.errors import InvalidInputError
 from evomerge.run.spec import COSTS, Constraint, RunSpec
 from fitness.items import EvalSet
+from fitness.label_free import owner
 from fitness.metrics import HARNESS, METRICS, Kind, MetricInfo, common_kind, metric
+from fitness.requirements import check_needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,16 @@ def check_spec(spec: RunSpec, eval_sets: Mapping[str, EvalSet]) -> None:
             raise InvalidInputError(f"objectives.{i}.eval_sets", list(objective.eval_sets), "each eval set once")
         for name in objective.eval_sets:
             _check(f"objectives.{i}", "eval_sets", name, objective.metric, eval_sets, spec.verify.holdout)
+            _check_owners(f"objectives.{i}.metric", objective.metric, eval_sets[name], tuple(spec.models.sources))
+        info = METRICS.get(objective.metric)
+        if info is not None and info.label_free and objective.direction == "maximize" and not info.higher_is_better:
+            raise InvalidInputError(f"objectives.{i}.direction", "maximize", f"minimize: less {info.name} is better")
     for i, guard in enumerate(spec.constraints):
         if guard.eval_set is not None:
             _check(f"constraints.{i}", "eval_set", guard.eval_set, guard.metric, eval_sets, spec.verify.holdout)
+            _check_owners(
+                f"constraints.{i}.metric", guard.metric, eval_sets[guard.eval_set], tuple(spec.models.sources)
+            )
 
 
 def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping[str, EvalSet], holdout: bool) -> None:
@@ -76,6 +85,7 @@ def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping
     if not info.fits(kind):
         raise InvalidInputError(f"{where}.metric", metric_name, f"a {kind} metric, as {name!r} has {kind} items")
     _check_labels(f"{where}.metric", info, eval_sets[name], kind)
+    check_needs(f"{where}.metric", info, eval_sets[name])
     if metric_name.startswith(HARNESS) and not all(item.doc for item in eval_sets[name].items):
         allowed = f"one of ours: the items of {name!r} hold no documents of a task"
         raise InvalidInputError(f"{where}.metric", metric_name, allowed)
@@ -92,3 +102,16 @@ def _check_labels(field: str, info: MetricInfo, eval_set: EvalSet, kind: Kind) -
         free = ", ".join(name for name, other in METRICS.items() if other.label_free and other.fits(kind))
         allowed = f"one of {free}: {len(bare)} items of {eval_set.name!r} have no label, the first is {bare[0]!r}"
         raise InvalidInputError(field, info.name, allowed)
+
+
+def _check_owners(field: str, metric_name: str, eval_set: EvalSet, sources: tuple[str, ...]) -> None:
+    """Every item has a source that it is compared with, where a metric does that."""
+    if not METRICS[metric_name].expert:
+        return
+    strays = [item.id for item in eval_set.items if owner(item, eval_set.name, sources) is None]
+    if strays:
+        allowed = (
+            f"another metric, or items whose `group` (or eval set) is named like a source ({', '.join(sources)}): "
+            f"{len(strays)} items of {eval_set.name!r} are not, the first is {strays[0]!r}"
+        )
+        raise InvalidInputError(field, metric_name, allowed)

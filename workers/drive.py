@@ -60,11 +60,13 @@ class ControllerSettings:
         cache: folder that the workers of this machine share.
         lease_s: time after which another controller may take over.
         poll_s: pause between looks for a run when there is none.
+        allow_code: whether code that candidates write may run, for metrics that do that.
     """
 
     cache: Path
     lease_s: float = LEASE_S
     poll_s: float = 0.5
+    allow_code: bool = False
 
 
 class Drive:
@@ -82,7 +84,7 @@ class Drive:
     ) -> None:
         self.store, self.settings, self.lease, self.stop = store, settings, lease, stop
         self.spec = RunSpec.model_validate(row.spec)
-        self.search = prepare(self.spec, registry, self.settings.cache)
+        self.search = prepare(self.spec, registry, self.settings.cache, allow_code=self.settings.allow_code)
         self.recipes = list(self.search.baselines.values())
         self.machine = RunMachine(
             self.spec,

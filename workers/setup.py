@@ -28,6 +28,7 @@ from search_spaces.space import SearchSpace
 from workers.costs import Costs
 from workers.job import WorkerSpec
 from workers.registry import Registry
+from workers.wanted import check_wanted, judge_of, wanted_metrics
 
 CONTROL = "average"
 """The baseline that answers all search items: candidates are compared with it on the items of their generation. Of all
@@ -60,20 +61,25 @@ class Search:
         return optimizer_of(self.spec, self.space)
 
 
-def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
+def prepare(spec: RunSpec, registry: Registry, cache: Path, *, allow_code: bool = False) -> Search:
     """Resolve aliases, check hashes, architectures and eval sets, and build space and baselines.
+
+    Args:
+        allow_code: whether code that candidates write may run, for metrics that do that.
 
     Raises:
         EvomergeError: anything that would keep the run from going, with the field that is wrong.
     """
+    check_wanted(spec, registry, allow_code=allow_code)
     recipe = pinned_models(spec, registry, hashes=cache / "hashes")
     sets = load_eval_sets(spec, registry)
+    report = ObjectivePlan(_with_reported(spec), sets)
     space = space_of(spec, recipe, cache)
     return Search(
         spec=spec,
         space=space,
         plan=ObjectivePlan(spec, sets),
-        report=ObjectivePlan(_with_reported(spec), sets),
+        report=report,
         costs=costs_of(spec, recipe),
         baselines=baseline_recipes(spec, recipe),
         worker=WorkerSpec(
@@ -82,6 +88,9 @@ def prepare(spec: RunSpec, registry: Registry, cache: Path) -> Search:
             device=spec.workers.device,
             batch_tokens=spec.workers.batch_tokens,
             cache=str(cache),
+            metrics=wanted_metrics(report),
+            allow_code=allow_code,
+            judge=judge_of(spec, registry),
         ),
         linear=linear_of(spec, space),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -11,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import submission
-from api.deps import RegistryDep, RunDep, StoreDep
+from api.deps import RegistryDep, RunDep, SettingsDep, StoreDep
 from api.problems import Problem, documented, field_error, invalid
 from api.routes.conditional import link_next, tagged
 from api.schemas import Checked, Run, RunListed, RunPage, run_listed, run_out
@@ -57,12 +59,14 @@ async def submit(
     response: Response,
     store: StoreDep,
     registry: RegistryDep,
+    settings: SettingsDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> Run:
     """Submit a search. The same Idempotency-Key with the same search gives the same run again."""
     spec = submission.read(await request.body(), request.headers.get("content-type", ""))
     key = None if idempotency_key is None else (idempotency_key, _digest(spec))
-    row, created = await run_in_threadpool(_submit, store, registry, spec, key)
+    check = partial(submission.check, spec, registry, allow_code=settings.allow_code)
+    row, created = await run_in_threadpool(_submit, store, spec, key, check)
     response.headers["Location"] = f"/api/v1/runs/{row.id}"
     response.headers["Retry-After"] = "1"
     if not created:
@@ -71,10 +75,10 @@ async def submit(
 
 
 @router.post("/runs:validate", responses=documented(413, 415, 422), openapi_extra=SPEC_BODY)
-async def validate(request: Request, registry: RegistryDep) -> Checked:
+async def validate(request: Request, registry: RegistryDep, settings: SettingsDep) -> Checked:
     """Check a search and say what it would be; nothing is created."""
     spec = submission.read(await request.body(), request.headers.get("content-type", ""))
-    return await run_in_threadpool(submission.check, spec, registry)
+    return await run_in_threadpool(submission.check, spec, registry, allow_code=settings.allow_code)
 
 
 @router.get("/runs", responses=documented(422))
@@ -120,8 +124,10 @@ def cancel(row: RunDep, store: StoreDep) -> RunListed:
     return _command(store, row, "cancel")
 
 
-def _submit(store: Store, registry: Any, spec: RunSpec, key: tuple[str, str] | None) -> tuple[RunRow, bool]:
-    submission.check(spec, registry)
+def _submit(
+    store: Store, spec: RunSpec, key: tuple[str, str] | None, check: Callable[[], object]
+) -> tuple[RunRow, bool]:
+    check()
     try:
         return store.create_run(spec.model_dump(mode="json", by_alias=True), spec.name, key)
     except InvalidInputError as error:

@@ -196,12 +196,40 @@ class WorkersSpec(_Frozen):
     price_per_hour: float | None = Field(default=None, gt=0)
 
 
+class Judge(_Frozen):
+    """A model that judges answers, for the metric `judge`.
+
+    Attributes:
+        model: alias, as of the models that are merged. Each worker holds its weights, too.
+        template: its prompt; `{answer}`, `{question}`, `{context}` and `{reference}` are filled in.
+        yes, no: what it may go on with; their probabilities are compared.
+        chat: whether the prompt is a user's turn in its own chat template.
+        dtype: of its weights.
+    """
+
+    model: str = Field(min_length=1)
+    template: str
+    yes: str = Field(default=" yes", min_length=1)
+    no: str = Field(default=" no", min_length=1)
+    chat: bool = False
+    dtype: Dtype = "bfloat16"
+
+    @model_validator(mode="after")
+    def _asks(self) -> Judge:
+        if "{answer}" not in self.template:
+            raise WrongFieldError(("template",), self.template, "a text with {answer} in it")
+        if self.yes == self.no:
+            raise WrongFieldError(("no",), self.no, "a text other than `yes`")
+        return self
+
+
 class RunSpec(_Frozen):
     """A search. `space` is read by `search_spaces.make_space`.
 
     Attributes:
         calibration: for methods that read statistics of the models; the locations of its items are names of eval sets
             (of which only search items are read).
+        judge: for the metric `judge`.
         seeds: recipes of the same models that are worth a look early; each is taken to the nearest genome of the space.
     """
 
@@ -217,6 +245,7 @@ class RunSpec(_Frozen):
     verify: Verification = Verification()
     workers: WorkersSpec = WorkersSpec()
     calibration: Calibration | None = None
+    judge: Judge | None = None
     seeds: tuple[Recipe, ...] = Field(default=(), max_length=1000)
     dtype: Dtype = "bfloat16"
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -1,0 +1,56 @@
+"""Which metrics a run wants of its workers, and what those need beside the models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from evomerge.errors import InvalidInputError
+from evomerge.run.spec import RunSpec
+from fitness.judge_spec import JudgeSpec
+from fitness.metrics import metric
+from fitness.objectives import ObjectivePlan
+from fitness.requirements import check_allowed
+from workers.registry import Registry
+
+
+def check_wanted(spec: RunSpec, registry: Registry, *, allow_code: bool) -> None:
+    """Whether the metrics of a run may be measured here.
+
+    Args:
+        allow_code: whether the operator lets code run that candidates wrote.
+
+    Raises:
+        InvalidInputError: code may not run or cannot be isolated, or nobody judges; names the field of the spec.
+    """
+    judge = judge_of(spec, registry)
+    check_allowed(_named(spec), allow_code=allow_code, judged=judge is not None)
+
+
+def judge_of(spec: RunSpec, registry: Registry) -> JudgeSpec | None:
+    """The model that judges answers, with its place.
+
+    Raises:
+        InvalidInputError: no such model, or a template that has no place for an answer.
+    """
+    if spec.judge is None:
+        return None
+    try:
+        place = str(registry.model(spec.judge.model))
+    except InvalidInputError as error:
+        raise InvalidInputError("judge.model", error.value, error.allowed) from error
+    return JudgeSpec(place, **spec.judge.model_dump(exclude={"model"}))
+
+
+def wanted_metrics(plan: ObjectivePlan) -> dict[str, tuple[str, ...]]:
+    """Eval set → all metrics that are asked of it, where one of them is computed on demand only."""
+    asked = plan.metrics_by_eval_set()
+    return {name: tuple(sorted(found)) for name, found in asked.items() if any(metric(m).on_demand for m in found)}
+
+
+def _named(spec: RunSpec) -> Iterator[tuple[str, str]]:
+    """Fields of the spec that name a metric, and the metrics."""
+    for kind, named in (("objectives", spec.objectives), ("constraints", spec.constraints)):
+        for number, one in enumerate(named):
+            yield f"{kind}.{number}.metric", one.metric
+    for number, name in enumerate(spec.verify.metrics):
+        yield f"verify.metrics.{number}", name
