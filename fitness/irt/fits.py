@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -99,34 +99,44 @@ class Fits:
 
     def eap_residuals(self, selection: Selection) -> Floats:
         """[M] estimates of the bank's full scores by `eap_scores` less the truth, each row by items fitted without it;
-        none where the bank has fewer than two rows."""
-        return self.remember(("eap", *_key(selection)), lambda: self._eap_residuals(selection))
+        none where the bank has fewer than two rows.
 
-    def _eap_residuals(self, selection: Selection) -> Floats:
-        places, found = selection.places, np.empty(len(self.matrix.subjects) if self.folds else 0)
-        for held, curves, items in zip(self.folds, self._crossed_curves, self.crossed_items, strict=True):
-            means, _ = eap_scores(items, curves, self.matrix.weights, places, self.matrix.values[held][:, places])
-            found[held] = means - self.matrix.full_scores[held]
+        A choice of items by all rows fits the row that is held out, too. So where items were chosen, the residuals are
+        those of items chosen anew for each fold, as many and greedily, unless those of the items themselves are larger.
+        """
+        weights, values = self.matrix.weights, self.matrix.values
+
+        def scores(fold: int, places: Places) -> Floats:
+            answers = values[self.folds[fold]][:, places]
+            return eap_scores(self.crossed_items[fold], self._crossed_curves[fold], weights, places, answers)[0]
+
+        return self.remember(("eap", *_key(selection)), lambda: self._residuals(selection, scores))
+
+    def linear_residuals(self, selection: Selection) -> Floats:
+        """[M] the same for the linear model."""
+
+        def scores(fold: int, places: Places) -> Floats:
+            return self.crossed_linear[fold].predict(places, self.matrix.values[self.folds[fold]][:, places])[0]
+
+        return self.remember(("linear", *_key(selection)), lambda: self._residuals(selection, scores))
+
+    def _residuals(self, selection: Selection, scores: Callable[[int, Places], Floats]) -> Floats:
+        number, drawn = int((~selection.random).sum()), selection.places[selection.random]
+        if not self.folds or not number:
+            return self._held_out(scores, [selection.places] * len(self.folds))
+        anew = [np.union1d(model.greedy(number), drawn) for model in self.crossed_linear]
+        both = [self._held_out(scores, places) for places in ([selection.places] * len(self.folds), anew)]
+        return max(both, key=lambda found: float((found**2).mean()))
+
+    def _held_out(self, scores: Callable[[int, Places], Floats], places: Sequence[Places]) -> Floats:
+        found = np.empty(len(self.matrix.subjects) if self.folds else 0)
+        for fold, held in enumerate(self.folds):
+            found[held] = scores(fold, places[fold]) - self.matrix.full_scores[held]
         return found
 
     @cached_property
     def _crossed_curves(self) -> tuple[Floats, ...]:
         return tuple(items.probabilities(NODES[:, None]).T for items in self.crossed_items)
-
-    def linear_residuals(self, selection: Selection) -> Floats:
-        """[M] the same for the linear model. Items that were chosen are chosen anew for each fold, as greedily and as
-        many, for a choice by all rows fits the row that is held out, too."""
-        return self.remember(("linear", *_key(selection)), lambda: self._linear_residuals(selection))
-
-    def _linear_residuals(self, selection: Selection) -> Floats:
-        found = np.empty(len(self.matrix.subjects) if self.folds else 0)
-        number, drawn = int((~selection.random).sum()), selection.places[selection.random]
-        for held, model in zip(self.folds, self.crossed_linear, strict=True):
-            chosen = model.greedy(number) if number else drawn[:0]
-            places = np.union1d(chosen, drawn)
-            means, _ = model.predict(places, self.matrix.values[held][:, places])
-            found[held] = means - self.matrix.full_scores[held]
-        return found
 
     @cached_property
     def misfit(self) -> float:
