@@ -106,7 +106,7 @@ def _check_labels(field: str, info: MetricInfo, eval_set: EvalSet, kind: Kind) -
 
 def _check_owners(field: str, metric_name: str, eval_set: EvalSet, sources: tuple[str, ...]) -> None:
     """Every item has a source that it is compared with, where a metric does that."""
-    if not METRICS[metric_name].expert:
+    if not metric(metric_name).expert:
         return
     strays = [item.id for item in eval_set.items if owner(item, eval_set.name, sources) is None]
     if strays:

@@ -54,7 +54,7 @@ def has_own_code(task: Any) -> bool:
 
 def _mapped(task: Any, name: str, filter_name: str, several: bool, judged: str, by: WeighBy) -> Mapped:
     key = f"{name},{filter_name}" if several else name
-    up = bool(task.higher_is_better().get(name, True))
+    up = task.higher_is_better().get(name) is not False
     if not has_own_code(task):
         native = _native(task, name, by)
         if native is not None:
