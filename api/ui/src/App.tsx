@@ -1,5 +1,7 @@
 import { useEffect, useState } from "react";
 import { SignIn } from "./pages/SignIn";
+import { ElitesPage } from "./pages/ElitesPage";
+import { ItemsPage } from "./pages/ItemsPage";
 import { NewSearch } from "./pages/NewSearch";
 import { RunPage } from "./pages/RunPage";
 import { Runs } from "./pages/Runs";
@@ -38,6 +40,9 @@ export function App() {
 function Page({ path }: { path: string }) {
   if (path === "/") return <Runs />;
   if (path === "/new") return <NewSearch />;
+  const part = /^\/runs\/([^/]+)\/(items|elites)\/?$/.exec(path);
+  if (part?.[2] === "items") return <ItemsPage key={part[1]!} id={part[1]!} />;
+  if (part) return <ElitesPage key={part[1]!} id={part[1]!} />;
   const match = /^\/runs\/([^/]+)(?:\/candidates\/(\d+))?\/?$/.exec(path);
   if (match) return <RunPage key={match[1]!} id={match[1]!} candidate={match[2] === undefined ? null : Number(match[2])} />;
   return (

@@ -7,8 +7,14 @@ export const number = (value: number | null | undefined, digits = 3) =>
 
 export const signed = (value: number, digits = 3) => (value > 0 ? "+" : "") + number(value, digits);
 
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
+
+/** Scores as they are; counts in the millions in short. */
+export const compact = (value: number) => (Math.abs(value) < 1000 ? number(value, Number.isInteger(value) ? 0 : 3) : short.format(value));
+
+/** A cost rests on no items: it is known. */
 export const withError = (score: Score | undefined | null) =>
-  score ? `${number(score.mean)} ± ${number(score.se)}` : "–";
+  score ? (score.n === 0 ? compact(score.mean) : `${number(score.mean)} ± ${number(score.se)}`) : "–";
 
 export const interval = (score: { low?: number; high?: number }) =>
   score.low === undefined || score.high === undefined ? "" : `${number(score.low)} to ${number(score.high)}`;

@@ -60,6 +60,8 @@ function RunHeader({ live, refresh }: { live: LiveRun; refresh: () => void }) {
         <span className="mono">{run.id}</span>
         <span title={exactTime(run.created)}>created {ago(run.created)}</span>
         <Link to={`/new?from=${run.id}`}>use as a template</Link>
+        <Link to={`/runs/${run.id}/items`}>what its items say</Link>
+        {run.spec.objectives.length > 1 && <Link to={`/runs/${run.id}/elites`}>elites</Link>}
       </p>
       {run.summary.note && <p className="muted small">{run.summary.note}</p>}
       {run.reason && <p className={run.state === "failed" ? "reason bad" : "reason"}>{run.reason}</p>}

@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "react";
 import { type Candidate, get, getText, ProblemError, ROOT, type Scores } from "../api";
-import { candidateName, duration, interval, number } from "../format";
+import { candidateName, compact, duration, interval, number } from "../format";
 import { go, withQuery } from "../place";
 import { Genome } from "./Genome";
 import { Link } from "./Link";
@@ -113,8 +113,8 @@ function ScoreTable({ candidate }: { candidate: Candidate }) {
                 const score = scores[name];
                 return (
                   <td key={split} className="number">
-                    {score ? <>{number(score.mean)} <span className="muted">± {number(score.se)}</span></> : "–"}
-                    {score && <div className="muted small">{score.n} items{interval(score) && `, ${interval(score)}`}</div>}
+                    {!score ? "–" : score.n === 0 ? compact(score.mean) : <>{number(score.mean)} <span className="muted">± {number(score.se)}</span></>}
+                    {score && score.n > 0 && <div className="muted small">{score.n} items{interval(score) && `, ${interval(score)}`}</div>}
                   </td>
                 );
               })}
