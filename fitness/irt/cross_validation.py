@@ -11,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 
+from evomerge.errors import InvalidInputError
 from fitness.irt.ability import eap
-from fitness.irt.anchors import chosen
-from fitness.irt.contracts import Bank, Estimator, Places, Scores, Selection
+from fitness.irt.contracts import Bank, Places, Scores, Selection
 from fitness.irt.estimators import make_estimator
-from fitness.irt.fits import Fits
+from fitness.irt.fits import Fits, eap_scores
 from fitness.irt.information import BATCH, ask_each
 from fitness.irt.item_quality import item_quality
 from fitness.irt.selection import Policy, Stream, select
@@ -58,10 +58,9 @@ class _Inner(Fits):
         """Fitted once for all who leave out this fold."""
         return self._outer.crossed_items[self._fold]
 
-    @cached_property
-    def misfit(self) -> float:
+    def eap_misfit(self, selection: Selection) -> float:
         """The whole bank's: one number, worked out across the same folds."""
-        return self._outer.misfit
+        return self._outer.eap_misfit(selection)
 
 
 def held_out(fits: Fits, fold: int) -> tuple[Fits, Places]:
@@ -89,11 +88,12 @@ def ask(fits: Fits, answers: Floats, policy: Policy, n: int, stream: Stream) -> 
 
 def predict(fits: Fits, answers: Floats, approach: Approach, n: int, stream: Stream) -> Scores:
     """Full scores of K subjects by `n` of their answers [K, N]."""
-    estimator = make_estimator(approach.estimator, fits)
     if approach.policy == "each":
-        return estimate_each(estimator, ask_for_each(fits, answers, n), answers)
+        if approach.estimator != "eap":
+            raise InvalidInputError("estimator", approach.estimator, "'eap', for items that differ by subject")
+        return estimate_each(fits, ask_for_each(fits, answers, n), answers)
     found = ask(fits, answers, approach.policy, n, stream)
-    return estimator.estimate(found, answers[:, found.places])
+    return make_estimator(approach.estimator, fits).estimate(found, answers[:, found.places])
 
 
 def ask_for_each(fits: Fits, answers: Floats, n: int) -> Places:
@@ -102,14 +102,14 @@ def ask_for_each(fits: Fits, answers: Floats, n: int) -> Places:
     return ask_each(fits.items, min(n, int(open_items.sum())), open_items, answers)
 
 
-def estimate_each(estimator: Estimator, asked: Places, answers: Floats) -> Scores:
-    """Full scores of K subjects by answers [K, N] to items [K, n] of their own."""
-    one_by_one = [
-        estimator.estimate(chosen(places, answers.shape[1]), row[None, np.sort(places)])
+def estimate_each(fits: Fits, asked: Places, answers: Floats) -> Scores:
+    """Full scores of K subjects by answers [K, N] to items [K, n] of their own, expected a posteriori; without errors,
+    for what the model misses is only known for items that all are asked."""
+    means = [
+        eap_scores(fits.items, fits.probabilities, fits.matrix.weights, places, row[None, places])[0]
         for places, row in zip(asked, answers, strict=True)
     ]
-    means = np.concatenate([scores.means for scores in one_by_one])
-    return Scores(means, np.concatenate([scores.errors for scores in one_by_one]), False)
+    return Scores(np.concatenate(means), np.full(len(means), np.nan), False)
 
 
 def cross_validate(fits: Fits, approach: Approach, n: int, *, draws: int, seed: int) -> tuple[Places, list[Scores]]:

@@ -99,60 +99,59 @@ class Fits:
 
     def eap_residuals(self, selection: Selection) -> Floats:
         """[M] estimates of the bank's full scores by `eap_scores` less the truth, each row by items fitted without it;
-        none where the bank has fewer than two rows.
+        none where the bank has fewer than two rows."""
+        return self._crossed("eap", selection, self._eap_fold)[0]
 
-        A choice of items by all rows fits the row that is held out, too. So where items were chosen, the residuals are
-        those of items chosen anew for each fold, as many and greedily, unless those of the items themselves are larger.
-        """
-        weights, values = self.matrix.weights, self.matrix.values
+    def eap_misfit(self, selection: Selection) -> float:
+        """Variance of those residuals beyond what the one-dimensional model expects of them, at least 0: one dimension
+        is not enough, and how much that matters depends on the items asked."""
+        residuals, variances = self._crossed("eap", selection, self._eap_fold)
+        return max(0.0, float((residuals**2 - variances).mean())) if len(residuals) else 0.0
 
-        def scores(fold: int, places: Places) -> Floats:
-            answers = values[self.folds[fold]][:, places]
-            return eap_scores(self.crossed_items[fold], self._crossed_curves[fold], weights, places, answers)[0]
-
-        return self.remember(("eap", *_key(selection)), lambda: self._residuals(selection, scores))
-
-    def linear_residuals(self, selection: Selection) -> Floats:
-        """[M] the same for the linear model."""
-
-        def scores(fold: int, places: Places) -> Floats:
-            return self.crossed_linear[fold].predict(places, self.matrix.values[self.folds[fold]][:, places])[0]
-
-        return self.remember(("linear", *_key(selection)), lambda: self._residuals(selection, scores))
-
-    def _residuals(self, selection: Selection, scores: Callable[[int, Places], Floats]) -> Floats:
-        number, drawn = int((~selection.random).sum()), selection.places[selection.random]
-        if not self.folds or not number:
-            return self._held_out(scores, [selection.places] * len(self.folds))
-        anew = [np.union1d(model.greedy(number), drawn) for model in self.crossed_linear]
-        both = [self._held_out(scores, places) for places in ([selection.places] * len(self.folds), anew)]
-        return max(both, key=lambda found: float((found**2).mean()))
-
-    def _held_out(self, scores: Callable[[int, Places], Floats], places: Sequence[Places]) -> Floats:
-        found = np.empty(len(self.matrix.subjects) if self.folds else 0)
-        for fold, held in enumerate(self.folds):
-            found[held] = scores(fold, places[fold]) - self.matrix.full_scores[held]
-        return found
+    def _eap_fold(self, fold: int, places: Places) -> tuple[Floats, Floats]:
+        answers = self.matrix.values[self.folds[fold]][:, places]
+        return eap_scores(
+            self.crossed_items[fold], self._crossed_curves[fold], self.matrix.weights, places, answers
+        )  # fmt: skip
 
     @cached_property
     def _crossed_curves(self) -> tuple[Floats, ...]:
         return tuple(items.probabilities(NODES[:, None]).T for items in self.crossed_items)
 
-    @cached_property
-    def misfit(self) -> float:
-        """Mean square of what the one-dimensional model gets wrong about a subject's mean on half of the items from its
-        answers to the other half, over subjects that its items were not fitted on; 0 where there are no two."""
-        squares: list[Floats] = []
-        halves = [np.arange(start, len(self.matrix.items), 2) for start in (0, 1)]
-        if not len(halves[1]):
-            return 0.0
-        for held, items in zip(self.folds, self.crossed_items, strict=True):
-            y, curves = self.matrix.values[held], items.probabilities(NODES[:, None]).T
-            for known, asked in (halves, halves[::-1]):
-                w = self.matrix.weights[asked] / self.matrix.weights[asked].sum()
-                expected = posteriors(items, known, y[:, known]) @ (w @ curves[asked])
-                squares.append((y[:, asked] @ w - expected) ** 2)
-        return float(np.concatenate(squares).mean()) if squares else 0.0
+    def linear_residuals(self, selection: Selection) -> Floats:
+        """[M] the same for the linear model."""
+        return self._crossed("linear", selection, self._linear_fold)[0]
+
+    def _linear_fold(self, fold: int, places: Places) -> tuple[Floats, Floats]:
+        means, variance = self.crossed_linear[fold].predict(places, self.matrix.values[self.folds[fold]][:, places])
+        return means, np.full(len(means), variance)
+
+    def _crossed(
+        self, name: str, selection: Selection, estimate: Callable[[int, Places], tuple[Floats, Floats]]
+    ) -> tuple[Floats, Floats]:
+        """[M] residuals, and variances that the model expects of them.
+
+        Items that were chosen are also chosen anew for each fold, as many and greedily, for a choice by all rows fits
+        the row that is held out, too; what errs more is taken.
+        """
+        return self.remember((name, *_key(selection)), lambda: self._worse(selection, estimate))
+
+    def _worse(
+        self, selection: Selection, estimate: Callable[[int, Places], tuple[Floats, Floats]]
+    ) -> tuple[Floats, Floats]:
+        folds, number = range(len(self.folds)), int((~selection.random).sum())
+        options = [[selection.places for _ in folds]]
+        if number:
+            drawn = selection.places[selection.random]
+            options.append([np.union1d(self.crossed_linear[fold].greedy(number), drawn) for fold in folds])
+        found = [self._left_out([estimate(fold, places[fold]) for fold in folds]) for places in options]
+        return max(found, key=lambda one: float((one[0] ** 2).sum()))
+
+    def _left_out(self, parts: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+        residuals, variances = np.empty((2, len(self.matrix.subjects) if parts else 0))
+        for held, (means, expected) in zip(self.folds, parts, strict=True):
+            residuals[held], variances[held] = means - self.matrix.full_scores[held], expected
+        return residuals, variances
 
     @cached_property
     def slope(self) -> float:

@@ -30,7 +30,7 @@ class Model(Estimator, Protocol):
 @dataclass(frozen=True, slots=True)
 class Eap:
     """Answers as they are, and for the rest what ability's posterior expects (expected a posteriori; Bock and Mislevy
-    1982). Its error adds the misfit of one dimension to the posterior's."""
+    1982). Its error adds to the posterior's what the model missed on the bank with these items."""
 
     fits: Fits
     name: str = "eap"
@@ -41,8 +41,7 @@ class Eap:
         y = check_answers(selection, answers, len(fits.matrix.weights))
         check_bounded(y)
         means, variances = eap_scores(fits.items, fits.probabilities, fits.matrix.weights, places, y)
-        rest = 1 - float(fits.matrix.weights[places].sum())
-        return Scores(means, np.sqrt(variances + max(rest, 0.0) ** 2 * fits.misfit), False)
+        return Scores(means, np.sqrt(variances + fits.eap_misfit(selection)), False)
 
     def residuals(self, selection: Selection) -> Floats:
         """See `Model`."""

@@ -60,8 +60,8 @@ def measured(approaches: list[tuple[str, str]], splits: int, draws: int) -> dict
 @pytest.mark.slow
 def test_the_bars_on_arc_challenge_hold() -> None:
     found = measured(
-        [("random", "mean"), ("random", "greg"), ("random", "eap"), ("greedy", "blup"), ("hybrid", "recentred_eap"),
-         ("each", "eap")], 8, 10,
+        [("random", "mean"), ("random", "greg"), ("random", "eap"), ("greedy", "blup"), ("hybrid", "eap"),
+         ("hybrid", "recentred_eap"), ("each", "eap")], 8, 10,
     )  # fmt: skip
 
     assert found["mean, random"].mae >= 0.08
@@ -69,7 +69,7 @@ def test_the_bars_on_arc_challenge_hold() -> None:
     assert found["blup, greedy"].mae <= 0.03
     assert found["eap, each"].mae <= 0.026
     assert found["blup, greedy"].tau > found["mean, random"].tau + 0.08
-    for name in ("eap, random", "blup, greedy", "recentred_eap, hybrid", "eap, each"):
+    for name in ("eap, random", "blup, greedy", "eap, hybrid", "recentred_eap, hybrid"):
         assert 0.87 <= found[name].coverage <= 0.96, name
 
 
