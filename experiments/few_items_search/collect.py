@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from grid import BASELINES, SKILLS, ZOO, Weights, grid, recipe, rows
+from grid import BASELINES, SKILLS, ZOO, Weights, recipe, rows
 from shared_layers import share_layers
 
 from evomerge.errors import Failure
@@ -157,7 +157,7 @@ def check() -> None:
     """Fails unless the shared layers' shortcut gives the product's numbers, bit for bit."""
     items = {"ja_math": asked("search")["ja_math"][:24]}
     resident, scorer = load()
-    some = grid()[60], grid()[110]
+    some = rows()[60], rows()[110]
     plain = [score(resident, scorer, weights, items)["ja_math"].values for weights in some]
     share_layers(resident.model)
     score(resident, scorer, some[1], items)  # what the layers gave is remembered from another merge

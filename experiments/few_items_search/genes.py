@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grid import Weights
+from grid import Stage, Weights
 
 from evomerge.candidate import Genome
 from evomerge.optimizers.domain import Domain, GeneKind, Problem
@@ -18,10 +18,10 @@ class Genes:
     """The same as the space of a run over the grid, without its models.
 
     Attributes:
-        levels: of every gene.
+        stage: the grid.
     """
 
-    levels: tuple[float, ...]
+    stage: Stage
 
     def problem(self, num_objectives: int, budget: int, *, real: bool = False) -> Problem:
         """Begins at the grid's nearest merge to the plain average.
@@ -29,14 +29,14 @@ class Genes:
         Args:
             real: genes are real numbers, each taken to the level in whose share of [0, 1] it lies; else choices.
         """
-        kinds = () if real else (GeneKind(len(self.levels), ordered=True, group="weight"),) * NUM_GENES
+        kinds = () if real else (GeneKind(len(self.stage.levels), ordered=True, group="weight"),) * NUM_GENES
         return Problem(Domain((self._scale.gene(0.25),) * NUM_GENES, kinds), num_objectives, budget)
 
     def name(self, genome: Genome) -> str:
-        """The merge that a genome stands for."""
+        """The merge that answers for a genome."""
         math, ja, other = (float(self._scale.value(gene)) for gene in genome)
-        return Weights(math, ja, other, other).name
+        return self.stage.answering(Weights(math, ja, other, other)).name
 
     @property
     def _scale(self) -> Choices:
-        return Choices(self.levels, ordered=True)
+        return Choices(self.stage.levels, ordered=True)

@@ -12,9 +12,6 @@ from evomerge.seeds import generator
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
 SOURCES = ("math", "ja", "es", "geo")
 SKILLS = ("ja_math", *SOURCES)
-STAGES = ((0.0, 0.3, 0.6, 0.9), (0.0, 0.3, 0.6, 0.9, 1.2))
-"""Levels of math, of ja, and of es and geo alike: what is collected first, then what it is extended to. A complete grid
-is a space that a run can search: three ordered choices."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,16 +36,38 @@ BASELINES = {
 }
 
 
-def grid(levels: tuple[float, ...] = STAGES[-1]) -> list[Weights]:
-    """All merges of the grid, in order."""
-    return [Weights(math, ja, other, other) for math, ja, other in product(levels, repeat=3)]
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A grid that is collected as a whole.
+
+    Attributes:
+        levels: of math, of ja, and of es and geo alike: a space that a run can search, three ordered choices.
+        most: of es and geo; higher levels of theirs are answered like this one.
+    """
+
+    levels: tuple[float, ...]
+    most: float
+
+    def merges(self) -> list[Weights]:
+        """All of them, in order."""
+        others = [level for level in self.levels if level <= self.most]
+        return [Weights(math, ja, other, other) for math, ja, other in product(self.levels, self.levels, others)]
+
+    def answering(self, weights: Weights) -> Weights:
+        """The merge whose answers stand for a merge of the levels."""
+        return Weights(weights.math, weights.ja, min(weights.es, self.most), min(weights.geo, self.most))
+
+
+_FOUR = (0.0, 0.3, 0.6, 0.9)
+STAGES = (Stage(_FOUR, 0.6), Stage(_FOUR, 0.9), Stage((*_FOUR, 1.2), 1.2))
+"""What is collected first, then what it is extended to."""
 
 
 def rows(seed: int = 0) -> list[Weights]:
-    """The baselines, then stage after stage, each shuffled: what is done of a stage is a random sample of it."""
+    """The baselines, then stage after stage, each shuffled."""
     found = list(BASELINES.values())
-    for levels in STAGES:
-        rest = [weights for weights in grid(levels) if weights not in found]
+    for stage in STAGES:
+        rest = [weights for weights in stage.merges() if weights not in found]
         order = generator(seed, "rows of the table").permutation(len(rest))
         found += [rest[place] for place in order]
     return found

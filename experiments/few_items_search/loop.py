@@ -37,7 +37,8 @@ class Loop:
         parents: how many of them, the first ones, are the sources.
         rotate: new items every generation of the optimizer.
         n: items a candidate.
-        pool: a merge that is asked again is judged by all its answers (simple random items only).
+        pool: a merge that is asked again is judged by all its answers (simple random items only), and of two estimates
+            the one that is better by its standard error less is chosen in the end.
     """
 
     table: Table
@@ -59,7 +60,7 @@ class Loop:
         A candidate that has answered a generation's items is not asked them again; five times as many candidates as
         the budget pays for end the search, too.
         """
-        genes, estimator = Genes(self.table.levels), make_estimator(self.approach.estimator, self.fits)
+        genes, estimator = Genes(self.table.stage), make_estimator(self.approach.estimator, self.fits)
         search = make(optimizer, genes.problem(1, max(1, budget // self.n)), seed=seed)
         selections: dict[int, Selection] = {}
         answered: dict[str, Selection] = {}  # all that a merge was ever asked
@@ -82,12 +83,11 @@ class Loop:
                 told[key] = float(scores.means[0]), float(scores.errors[0])
             mean, error = told[key]
             search.tell([Evaluation(proposal.trial, (mean,), errors=None if np.isnan(error) else (error,))])
-        latest = {name: value for (name, _), value in told.items()} if self.pool else {}
-        best, (mean, error) = max(
-            latest.items() if self.pool else ((name, value) for (name, _), value in told.items()),
-            key=lambda found: found[1][0],
-        )
-        return Ended(Believed(best, mean, error), spent, asked)
+        latest = [(name, *value) for (name, _), value in told.items()]
+        if self.pool:
+            latest = list({row[0]: row for row in latest}.values())
+        best = max(latest, key=lambda row: row[1] - (row[2] if self.pool else 0.0))
+        return Ended(Believed(*best), spent, asked)
 
     @property
     def _policy(self) -> Policy:

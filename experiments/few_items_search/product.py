@@ -54,7 +54,7 @@ class Found:
 
 def space(table: Table) -> dict[str, Any]:
     """The table's grid: three ordered choices."""
-    weights = {"weight": list(table.levels)}
+    weights = {"weight": list(table.stage.levels)}
     return {"kind": "parameter", "method": "task_arithmetic", "search": weights, "tie": [["es", "geo"]]}
 
 
@@ -111,7 +111,7 @@ def run(table: Table, registry: Registry, spec: Mapping[str, Any], folder: Path)
     def believed(number: int) -> Believed:
         row, estimate = store.candidate(name, number), scored[number]["scores"][objective]
         assert row is not None, "winners are candidates"
-        return Believed(name_of(Recipe.model_validate(row.recipe)), estimate["mean"], estimate["se"])
+        return Believed(name_of(Recipe.model_validate(row.recipe), table.stage), estimate["mean"], estimate["se"])
 
     best = max(scored, key=lambda number: (scored[number]["scores"][objective]["mean"], -number))
     found = Found(

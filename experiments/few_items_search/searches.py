@@ -12,7 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +27,47 @@ from table import METRIC, Table, load_table
 HERE = Path(__file__).parent
 ITEMS = 20
 """Of a candidate, unless it answers all 300."""
-BUDGETS = (200, 400, 640, 1280, 2560, 5120)
-FULL = (600, 1200, 2400, 4800, 9600, 19200, 38400)
+BUDGETS = (160, 320, 640, 1280, 2560)
+FULL = (1200, 2400, 4800, 9600, 19200)
 """Of full evaluation, 300 items a candidate."""
-PLAIN = {"race": [], "elites": None, "screening": "unbiased", "bank": False}
+PLAIN = {"policy": "stratified", "race": [], "elites": None, "screening": "unbiased"}
 PRODUCT: dict[str, tuple[int | None, dict[str, Any]]] = {
     "all items": (None, PLAIN),
     "fixed items, mean": (ITEMS, PLAIN | {"policy": "random", "rotate": False}),
     "rotating items": (ITEMS, PLAIN),
-    "rotating items, racing and elites": (ITEMS, {"screening": "unbiased", "bank": False}),
-    "as shipped": (ITEMS, {"bank": False}),
+    "rotating items, racing and elites": (ITEMS, {"policy": "stratified", "screening": "unbiased"}),
+    "as shipped": (ITEMS, {}),
 }
 """Searches by the product: items of a candidate, and what is made of them."""
 MERGES = 24
 """In the banks of the searches below that have merges besides sources, base and average."""
-LOOPS: dict[str, tuple[Approach, bool, int]] = {
-    "fixed items, gmp-IRT (MERGE³), 24 merges known": (Approach("random", "gmp_irt"), False, MERGES),
-    "fixed items, mp-IRT, 24 merges known": (Approach("random", "mp_irt"), False, MERGES),
-    "rotating items, gmp-IRT, 24 merges known": (Approach("random", "gmp_irt"), True, MERGES),
-    "greedy items, BLUP, 24 merges known": (Approach("greedy", "blup"), False, MERGES),
-    "hybrid items, recentred BLUP, 24 merges known": (Approach("hybrid", "recentred_blup"), True, MERGES),
-    "fixed items, gmp-IRT (MERGE³), none known": (Approach("random", "gmp_irt"), False, 0),
-    "rotating items, gmp-IRT, none known": (Approach("random", "gmp_irt"), True, 0),
-    "rotating items, difference to the sources": (Approach("random", "difference"), True, 0),
-    "the same, answers pooled": (Approach("random", "difference"), True, 0),
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A search with a bank: selection and estimator, whether items rotate, merges in the bank, items a candidate."""
+
+    approach: Approach
+    rotate: bool = True
+    merges: int = 0
+    n: int = ITEMS
+    pool: bool = False
+
+
+DIFFERENCE = Approach("random", "difference")
+LOOPS = {
+    "fixed items, gmp-IRT (MERGE³), 24 merges known": Way(Approach("random", "gmp_irt"), rotate=False, merges=MERGES),
+    "fixed items, mp-IRT, 24 merges known": Way(Approach("random", "mp_irt"), rotate=False, merges=MERGES),
+    "rotating items, gmp-IRT, 24 merges known": Way(Approach("random", "gmp_irt"), merges=MERGES),
+    "greedy items, BLUP, 24 merges known": Way(Approach("greedy", "blup"), rotate=False, merges=MERGES),
+    "hybrid items, recentred BLUP, 24 merges known": Way(Approach("hybrid", "recentred_blup"), merges=MERGES),
+    "fixed items, gmp-IRT (MERGE³), no merge known": Way(Approach("random", "gmp_irt"), rotate=False),
+    "rotating items, gmp-IRT, no merge known": Way(Approach("random", "gmp_irt")),
+    "rotating items, difference": Way(DIFFERENCE),
+    "rotating items, difference, pooled": Way(DIFFERENCE, pool=True),
+    "rotating 10 items, difference, pooled": Way(DIFFERENCE, n=10, pool=True),
+    "rotating 5 items, difference, pooled": Way(DIFFERENCE, n=5, pool=True),
 }
-"""Searches with a bank: the selection and the estimator, whether items rotate, and the merges in the bank."""
 OPTIMIZER = "auto"
 
 Row = dict[str, Any]
@@ -86,12 +101,12 @@ def loop_runs(table: Table, seeds: int) -> Iterator[Row]:
     """Every estimator, budget and seed; each seed has banks of its own."""
     for seed in range(seeds):
         shared: dict[int, Loop] = {}
-        for name, (approach, rotate, merges) in LOOPS.items():
-            bank, _ = banks(table, merges, seed, table.merges)
-            loop = Loop(table, tuple(bank), len(SOURCES), approach, ITEMS, rotate, pool="pooled" in name)
-            if merges in shared:
-                loop.__dict__["fits"] = shared[merges].fits  # what is learnt of a bank is learnt once
-            shared[merges] = loop
+        for name, way in LOOPS.items():
+            bank, _ = banks(table, way.merges, seed, table.merges)
+            loop = Loop(table, tuple(bank), len(SOURCES), way.approach, way.n, way.rotate, way.pool)
+            if way.merges in shared:
+                loop.__dict__["fits"] = shared[way.merges].fits  # what is learnt of a bank is learnt once
+            shared[way.merges] = loop
             for budget in BUDGETS:
                 ended = loop.run(OPTIMIZER, budget, seed)
                 yield {
@@ -114,7 +129,14 @@ def main() -> None:
             begun = time.process_time()
             rows += part()
             print(f"{len(rows)} searches, {time.process_time() - begun:.0f} CPU s", flush=True)
-    document = {"levels": table.levels, "metric": METRIC, "items": ITEMS, "optimizer": OPTIMIZER, "rows": rows}
+    document = {
+        "levels": table.stage.levels,
+        "most": table.stage.most,
+        "metric": METRIC,
+        "items": ITEMS,
+        "optimizer": OPTIMIZER,
+        "rows": rows,
+    }
     (HERE / "searches.json").write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
     winners = [weights.name for weights in BASELINES.values()]
     winners += [row[kind]["name"] for row in rows for kind in ("chosen", "verified") if kind in row]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from collect import TABLE, asked
-from grid import BASELINES, SOURCES, STAGES, Weights, grid
+from grid import BASELINES, SOURCES, STAGES, Stage, Weights
 
 from evomerge.errors import Failure, FailureReason
 from evomerge.recipe.schema import Recipe
@@ -41,15 +41,15 @@ class Table:
         return list(self.answers[split])
 
     @cached_property
-    def levels(self) -> tuple[float, ...]:
-        """Of the largest grid whose merges have all answered the search items."""
-        complete = [levels for levels in STAGES if all(w.name in self.answers["search"] for w in grid(levels))]
-        return complete[-1]
+    def stage(self) -> Stage:
+        """The largest grid whose merges have all answered the search items."""
+        known = self.answers["search"]
+        return [stage for stage in STAGES if all(w.name in known for w in stage.merges())][-1]
 
     @cached_property
     def merges(self) -> list[str]:
         """Names of that grid's merges."""
-        return [weights.name for weights in grid(self.levels)]
+        return [weights.name for weights in self.stage.merges()]
 
     def mean(
         self, name: str, skill: str = "ja_math", metric: str = "choice_probability", split: Split = "search"
@@ -109,8 +109,8 @@ def _arrays(values: Mapping[str, Mapping[str, str | list[float]]]) -> Answers:
     }
 
 
-def name_of(recipe: Recipe) -> str:
-    """The name of a run's candidate or baseline in the table."""
+def name_of(recipe: Recipe, stage: Stage) -> str:
+    """The name in the table of what answers for a run's candidate or baseline."""
     merge = recipe.merge
     if merge.method == "passthrough":
         (source,) = recipe.sources
@@ -118,7 +118,7 @@ def name_of(recipe: Recipe) -> str:
     if merge.method == "linear" and not merge.sources and not merge.parameters:
         return BASELINES["average"].name
     weights = {source: float(merge.sources[source]["weight"]) for source in SOURCES}  # type: ignore[arg-type]
-    return Weights(**weights).name
+    return stage.answering(Weights(**weights)).name
 
 
 class TablePool:
@@ -136,7 +136,7 @@ class TablePool:
 
     def submit(self, job: Job) -> None:
         """Answer a job; a merge that the table lacks is a bad recipe."""
-        name = name_of(job.recipe)
+        name = name_of(job.recipe, self._table.stage)
         found: dict[str, Responses] = {}
         for skill, ids in job.items.items():
             split: Split = "search" if ids[0] in self._table.places["search"][skill] else "holdout"

@@ -35,7 +35,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 SEEDS = range(20)
-BUDGETS = (10, 20, 40, 60)
+BUDGETS = (5, 10, 20, 40)
 Point = tuple[float, ...]
 
 
@@ -75,7 +75,7 @@ class Task:
 
     def __init__(self, table: Table, objectives: tuple[tuple[str, ...], ...]) -> None:
         self.table, self.objectives = table, objectives
-        self.genes = Genes(table.levels)
+        self.genes = Genes(table.stage)
         self.points = {name: self._values(name) for name in table.merges}
         baselines = [self._values(weights.name) for weights in BASELINES.values()]
         self.reference: Point = tuple(map(min, zip(*baselines, strict=True)))
@@ -198,7 +198,12 @@ def draw(task: Task, results: dict[str, Any]) -> None:
 def main() -> None:
     """Everything."""
     table = load_table()
-    results: dict[str, Any] = {"levels": table.levels, "merges": len(table.merges), "metric": METRIC}
+    results: dict[str, Any] = {
+        "levels": table.stage.levels,
+        "most": table.stage.most,
+        "merges": len(table.merges),
+        "metric": METRIC,
+    }
     for label, objectives in OBJECTIVES.items():
         task = Task(table, objectives)
         print(f"\n**{label} objectives**: {len(task.points)} merges, {len(task.front)} on the front, reference "
