@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fitness.evaluator import Reference
+from fitness.items import Item
 
 Floats = NDArray[np.float64]
+
+
+def owner(item: Item, eval_set: str, sources: Sequence[str]) -> str | None:
+    """The source that knows an item's subject: the one that the item's `group` names, or else the eval set's name."""
+    return next((name for name in (item.group, eval_set) if name in sources), None)
 
 
 def log_shares(scores: Sequence[float] | Floats) -> Floats:

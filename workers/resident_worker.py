@@ -17,7 +17,7 @@ from evomerge.errors import EvomergeError, Failure, FailureReason, NonFiniteErro
 from evomerge.merge.projection import Products
 from evomerge.merge.resident import Resident
 from fitness.answer_metrics import Measure
-from fitness.evaluator import Responses, Slopes, joined
+from fitness.evaluator import Reference, Responses, Slopes, joined
 from fitness.failures import failure_of
 from fitness.gradient import backward
 from fitness.items import EvalSet, load_eval_set
@@ -26,6 +26,7 @@ from fitness.known import completed, unknown
 from fitness.racing import Race
 from fitness.sandbox import CodePasses, Sandbox
 from fitness.scorer import ItemScorer, make_scorer
+from workers.experts import references
 from workers.job import Job, JobResult, WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class _Loaded:
     scorer: ItemScorer
     eval_sets: dict[str, EvalSet]
     metrics: dict[str, tuple[str, ...]]
+    references: dict[str, dict[str, Reference]]
 
 
 class Worker:
@@ -104,7 +106,10 @@ class Worker:
                 resident.model, resident.tokenizer, batch_tokens=spec.batch_tokens, device=spec.device,
                 measures=_measures(spec),
             )  # fmt: skip
-            self._loaded = _Loaded(resident, scorer, sets, spec.metrics)
+            for eval_set in sets.values():
+                scorer.expect(eval_set.items)
+            beside = references(resident, scorer, spec.recipe, sets, spec.metrics)
+            self._loaded = _Loaded(resident, scorer, sets, spec.metrics, beside)
         return self._loaded
 
 
@@ -133,7 +138,7 @@ def _score(
     responses = {}
     for name, ids in items.items():
         asked = loaded.eval_sets[name].pick(unknown(ids, known.get(name)))
-        outcome = loaded.scorer.score(asked, loaded.metrics.get(name))
+        outcome = loaded.scorer.score(asked, loaded.metrics.get(name), loaded.references.get(name))
         if isinstance(outcome, Failure):
             return replace(outcome, message=f"eval set {name!r}: {outcome.message}")
         responses[name] = completed(ids, known.get(name), outcome)
@@ -165,7 +170,7 @@ def _products(loaded: _Loaded, slopes: Slopes) -> Products:
     with loaded.resident.projection().into(products):
         for name, weights in slopes.weights.items():
             items = loaded.eval_sets[name].pick(tuple(weights))
-            backward(loaded.scorer, items, slopes.metric, list(weights.values()))
+            backward(loaded.scorer, items, slopes.metric, list(weights.values()), loaded.references.get(name))
     if not all(math.isfinite(product) for found in products.values() for product in found.values()):
         raise NonFiniteError(f"the gradient of {slopes.metric} is not finite")
     return products

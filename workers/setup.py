@@ -26,6 +26,7 @@ from search_spaces import make_space
 from search_spaces.linear import LinearMap, linear_map
 from search_spaces.space import SearchSpace
 from workers.costs import Costs
+from workers.experts import alone
 from workers.job import WorkerSpec
 from workers.registry import Registry
 from workers.wanted import check_wanted, judge_of, wanted_metrics
@@ -243,24 +244,22 @@ def load_eval_sets(spec: RunSpec, registry: Registry) -> dict[str, EvalSet]:
 
 def baseline_recipes(spec: RunSpec, recipe: Recipe) -> dict[str, Recipe]:
     """What every search is compared with: the base, each source alone, and the plain average of the sources."""
-
-    def alone(name: str, ref: ModelRef) -> Recipe:
-        only = {"sources": {name: ref}, "merge": Merge(method="passthrough"), "calibration": None}
-        aligned = {n: how for n, how in (recipe.align or {}).items() if n == name} or None
-        return recipe.model_copy(update=only | {"align": aligned})
-
     return {
-        "base": alone("the-base", recipe.base),  # `base` is no source's name
+        "base": alone(recipe, "the-base", recipe.base),  # `base` is no source's name
         CONTROL: recipe,
-        **{f"source:{name}": alone(name, ref) for name, ref in recipe.sources.items()},
+        **{f"source:{name}": alone(recipe, name, ref) for name, ref in recipe.sources.items()},
     }
 
 
 def _with_reported(spec: RunSpec) -> RunSpec:
     extra = tuple(
-        objective.model_copy(update={"name": f"{objective.name}.{metric}", "metric": metric, "direction": "maximize"})
-        for metric in spec.verify.metrics
+        objective.model_copy(update={"name": f"{objective.name}.{name}", "metric": name, "direction": _better(name)})
+        for name in spec.verify.metrics
         for objective in spec.objectives
-        if objective.metric != metric and not objective.is_cost
+        if objective.metric != name and not objective.is_cost
     )
     return spec.model_copy(update={"objectives": spec.objectives + extra})
+
+
+def _better(name: str) -> str:
+    return "minimize" if name in METRICS and not METRICS[name].higher_is_better else "maximize"

@@ -124,9 +124,10 @@ def test_prompts_have_the_entropy_of_their_first_token(
 
 @pytest.mark.parametrize("kind", ["choice", "generation"])
 def test_a_source_agrees_with_itself_and_others_do_not(
-    make_model: MakeModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], kind: str
+    make_model: MakeModel, tokenizer: PreTrainedTokenizerBase, kind: str
 ) -> None:
-    model, asked = make_model(), items if kind == "choice" else PROMPTS
+    choices = [Item(f"c{n}", f"{n} + 70 =", (" 1", " 2", " 3"), None) for n in range(12)]
+    model, asked = make_model(), choices if kind == "choice" else PROMPTS
     scorer, names = make_scorer(model, tokenizer), ("expert_kl", "expert_mse", "expert_flips")
     references = scorer.answers(asked)
     same = answered(scorer, asked, *names, references=references).values
@@ -154,5 +155,7 @@ def test_items_without_labels_are_refused_for_metrics_that_need_one(items: Seque
     assert plan_of(bare, "entropy").names == ("a",)
     with pytest.raises(InvalidInputError, match=r"objectives\.0\.metric.*'accuracy'.*entropy.*no label"):
         plan_of(bare, "accuracy", direction="maximize")
+    with pytest.raises(InvalidInputError, match=r"objectives\.0\.metric.*group.*math, ja"):
+        plan_of(bare, "expert_kl")
     with pytest.raises(InvalidInputError, match=r"objectives\.0\.metric"):
         plan_of([Item("t", "", text="a b")], "entropy")

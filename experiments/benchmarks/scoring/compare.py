@@ -1,8 +1,12 @@
 """What scoring costs, and how stable its numbers are: our tree, one row a choice, and the LM Evaluation Harness.
 
-    OMP_NUM_THREADS=1 python experiments/benchmarks/scoring/compare.py MODEL_DIRECTORY ITEMS.jsonl
+    OMP_NUM_THREADS=1 python experiments/benchmarks/scoring/compare.py MODEL_DIRECTORY [--shapes zero_shot few_shot …]
 
-All three score the same items with the same model in one process, in turns, and are compared by CPU seconds, so that
+Shapes of tasks, all made of the demo's items: `zero_shot` (a short context, five choices of some tokens), `few_shot`
+(the same behind five examples, the same for all items), `long` (a capital behind twelve examples of the item's own,
+five choices of few tokens) and `letters` (the same, choices listed in the context, one token each).
+
+All score the same items with the same model in one process, in turns, and are compared by CPU seconds, so that
 other work on the machine disturbs them alike. The second part asks how much a log-likelihood depends on what it is
 computed beside.
 """
@@ -18,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -34,6 +40,8 @@ from fitness.items import Item, load_eval_set
 from fitness.loglikelihood import ChoiceScorer
 
 Scores = list[tuple[float, ...]]
+ITEMS = Path(__file__).parents[2] / "zoo" / "items"
+SHAPES = ("zero_shot", "few_shot", "long", "letters")
 
 TASK = """\
 task: scoring_benchmark
@@ -53,8 +61,12 @@ metric_list:
 def tree(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int) -> Callable[..., Scores]:
     """Ours; tokens are cached between calls, as they are in a worker."""
     scorer = ChoiceScorer(model, tokenizer, batch_tokens=batch_tokens)
+    expected: list[Item] = []
 
     def score(items: Sequence[Item]) -> Scores:
+        if not expected:  # as a worker, which knows all items
+            expected.extend(items)
+            scorer.expect(expected)
         found = scorer.log_likelihoods(items)
         assert not isinstance(found, Failure), found
         return found
@@ -119,6 +131,28 @@ def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
     return score
 
 
+def shaped(shape: str, count: int) -> list[Item]:
+    """Items of a shape, the same whenever they are made."""
+    if shape in ("zero_shot", "few_shot"):
+        known = load_eval_set("items", ITEMS / "ja_math.jsonl").items
+        shots = "".join(f"{i.context}{i.choices[i.label or 0]}\n\n" for i in known[-5:] if shape == "few_shot")
+        return [replace(item, context=shots + item.context) for item in known[:count]]
+    known = load_eval_set("items", ITEMS / "geo.jsonl").items
+    return [_behind_its_own(item, known, shape == "letters") for item in known[:count]]
+
+
+def _behind_its_own(item: Item, known: Sequence[Item], letters: bool) -> Item:
+    """A capital behind twelve examples that no other item has in this order."""
+    others = random.Random(item.id).sample([other for other in known if other.asked != item.asked], 12)
+    shots = "".join(f"{other.context}{other.choices[other.label or 0]}\n\n" for other in others)
+    if not letters:
+        return replace(item, context=shots + item.context)
+    names = "ABCDE"[: len(item.choices)]
+    listed = "".join(f"{name}.{choice}\n" for name, choice in zip(names, item.choices, strict=True))
+    context = f"{shots}{item.context.removesuffix('A:')}{listed}A:"
+    return replace(item, context=context, choices=tuple(f" {name}" for name in names))
+
+
 def accuracy(items: Sequence[Item], scores: Scores) -> float:
     return float(np.mean([np.argmax(s) == i.label for s, i in zip(scores, items, strict=True)]))
 
@@ -127,16 +161,20 @@ def flips(a: Scores, b: Scores) -> int:
     return sum(int(np.argmax(x) != np.argmax(y)) for x, y in zip(a, b, strict=True))
 
 
-def distance(name: str, a: Scores, b: Scores) -> None:
+def distance(name: str, a: Scores, b: Scores) -> dict[str, float]:
     x, y = np.concatenate(a), np.concatenate(b)
     gap = np.abs(x - y)
     print(
         f"  {name:42s} same bits {np.mean(x == y):7.1%}   mean |difference| {gap.mean():.2e}   "
-        f"max {gap.max():.2e}   best choice differs in {flips(a, b)} of {len(a)}"
+        f"max {gap.max():.2e}   best choice differs in {flips(a, b)} of {len(a)}",
+        flush=True,
     )
+    return {"same_bits": float(np.mean(x == y)), "mean": float(gap.mean()), "most": float(gap.max())}
 
 
-def compare_costs(items: Sequence[Item], scorers: dict[str, Callable[..., Scores]], repeats: int) -> dict[str, Scores]:
+def compare_costs(
+    items: Sequence[Item], scorers: dict[str, Callable[..., Scores]], repeats: int
+) -> tuple[dict[str, Scores], dict[str, Any]]:
     """CPU seconds of each, in turns; the first round warms up and is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in scorers}
     found: dict[str, Scores] = {}
@@ -146,74 +184,109 @@ def compare_costs(items: Sequence[Item], scorers: dict[str, Callable[..., Scores
             found[name] = scorers[name](items)
             if turn:
                 seconds[name].append(time.process_time() - start)
-    ours = seconds["tree"]
+    ours, costs = seconds["tree"], {}
     for name, taken in seconds.items():
         ratios = [t / o for t, o in zip(taken, ours, strict=True)]
         print(
             f"  {name:8s} {statistics.median(taken):7.2f} CPU-s (from {min(taken):.2f} to {max(taken):.2f})   "
             f"{statistics.median(ratios):5.2f} x tree (from {min(ratios):.2f} to {max(ratios):.2f})   "
-            f"accuracy {accuracy(items, found[name]):.3f}"
+            f"accuracy {accuracy(items, found[name]):.3f}",
+            flush=True,
         )
-    return found
+        costs[name] = {"cpu_s": taken, "times_tree": ratios, "accuracy": accuracy(items, found[name])}
+    return found, costs
 
 
 def stability(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], together: Scores
-) -> None:
-    """The same item in other company."""
+) -> dict[str, dict[str, float]]:
+    """The same items in other company; what may be asked is the same."""
+
+    def ours(batch_tokens: int = 2048) -> ChoiceScorer:
+        scorer = ChoiceScorer(model, tokenizer, batch_tokens=batch_tokens)
+        scorer.expect(items)
+        return scorer
+
+    def of(scorer: ChoiceScorer, some: Sequence[Item]) -> Scores:
+        found = scorer.log_likelihoods(some)
+        assert not isinstance(found, Failure), found
+        return found
+
     shuffled = random.Random(0).sample(range(len(items)), len(items))
-    back = tree(model, tokenizer, 2048)([items[n] for n in shuffled])
-    distance("items in another order", [back[shuffled.index(n)] for n in range(len(items))], together)
-    alone = tree(model, tokenizer, 2048)
-    distance("each item alone", [alone([item])[0] for item in items], together)
-    half = alone(items[::2])
-    distance("every second item only", half, together[::2])
-    for batch_tokens in (256, 512, 8192):
-        distance(f"batches of {batch_tokens} tokens", tree(model, tokenizer, batch_tokens)(items), together)
+    back, alone = of(ours(), [items[n] for n in shuffled]), ours()
+    ordered = [back[shuffled.index(n)] for n in range(len(items))]
+    found = {"items in another order": distance("items in another order", ordered, together)}
+    found["each item alone"] = distance("each item alone", [of(alone, [item])[0] for item in items], together)
+    found["every second item"] = distance("every second item", of(alone, items[::2]), together[::2])
+    small = of(ours(512), items)
+    found["batches of 512 tokens"] = distance("batches of 512 tokens", small, together)
+    return found
+
+
+def exactness(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], folder: Path
+) -> dict[str, dict[str, float]]:
+    """In float32, against the harness and one row a choice; the scores of all are the same to rounding."""
+    ours = tree(model, tokenizer, 2048)(items)
+    beside = {"harness": harness(model, tokenizer, folder)(items), "rows": rows(model, tokenizer, 2048)(items)}
+    return {name: distance(f"tree and {name}, float32", ours, scores) for name, scores in beside.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("items", type=Path)
-    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES)
+    parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="sdpa")
+    parser.add_argument("--rows", action="store_true", help="one row a choice, too")
+    parser.add_argument("--stability", action="store_true", help="other company, and float32")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(
         options.model, dtype=torch.bfloat16, attn_implementation=options.attention
     )
-    items = load_eval_set("items", options.items).items[: options.count]
-    ours = tree(model, tokenizer, options.batch_tokens)
-    trees = [ChoiceScorer(model, tokenizer).tree(item) for item in items]
+    report = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    for shape in options.shapes:
+        report[shape] = report.get(shape, {}) | _shape(shape, model, tokenizer, options)
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _shape(
+    shape: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace
+) -> dict[str, Any]:
+    items = shaped(shape, options.count)
+    scorer = ChoiceScorer(model, tokenizer)
+    scorer.expect(items)
     encoded = [encode_choices(tokenizer, item) for item in items]
     flat = sum(len(context) + len(choice) - 1 for context, choices in encoded for choice in choices)
-    shared = sum(len(context) + sum(len(c) - 1 for c in choices) for context, choices in encoded)
+    in_trees = sum(len(scorer.tree(item)) for item in items)
     print(
-        f"{options.model.name}, {options.items.name}, {len(items)} items, bfloat16, {options.attention}, torch "
-        f"{torch.__version__}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n"
-        f"tokens: {flat} with one row a choice, {shared} with a shared context, {sum(map(len, trees))} in the trees"
+        f"{shape}: {options.model.name}, {len(items)} items, bfloat16, {options.attention}, torch {torch.__version__}, "
+        f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; tokens: {flat} with one row a choice, {in_trees} in "
+        "the trees",
+        flush=True,
     )
-    print("cost")
+    made: dict[str, Any] = {"items": len(items), "tokens": {"rows": flat, "trees": in_trees}}
+    made["load"] = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
+        if options.stability:
+            found = tree(model, tokenizer, options.batch_tokens)(items)
+            made["stability"] = stability(model, tokenizer, items, found)
+            exact_model = AutoModelForCausalLM.from_pretrained(options.model, attn_implementation=options.attention)
+            return made | {"exact": exactness(exact_model.float(), tokenizer, items, Path(folder))}
         scorers = {
-            "tree": ours,
-            "rows": rows(model, tokenizer, options.batch_tokens),
+            "tree": tree(model, tokenizer, options.batch_tokens),
             "harness": harness(model, tokenizer, Path(folder)),
         }
-        found = compare_costs(items, scorers, options.repeats)
-    print("stability of the tree in bfloat16, against all items together")
-    stability(model, tokenizer, items, found["tree"])
-    print("against float32, one row a choice")
-    exact_model = model.float()
-    exact = rows(exact_model, tokenizer, options.batch_tokens)(items)
-    for name, scores in found.items():
-        distance(f"{name}, bfloat16", scores, exact)
-    distance("tree, float32", tree(exact_model, tokenizer, options.batch_tokens)(items), exact)
-    print(f"load at the end {os.getloadavg()[0]:.1f}")
+        if options.rows:
+            scorers["rows"] = rows(model, tokenizer, options.batch_tokens)
+        found_by, made["cost"] = compare_costs(items, scorers, options.repeats)
+        made["bfloat16"] = distance("harness, bfloat16", found_by["harness"], found_by["tree"])
+    return made
 
 
 if __name__ == "__main__":
