@@ -143,7 +143,8 @@ class Fits:
         options = [[selection.places for _ in folds]]
         if number:
             drawn = selection.places[selection.random]
-            options.append([np.union1d(self.crossed_linear[fold].greedy(number), drawn) for fold in folds])
+            greedy = self.remember(("greedy", number), lambda: [m.greedy(number) for m in self.crossed_linear])
+            options.append([np.union1d(chosen, drawn) for chosen in greedy])
         found = [self._left_out([estimate(fold, places[fold]) for fold in folds]) for places in options]
         return max(found, key=lambda one: float((one[0] ** 2).sum()))
 
