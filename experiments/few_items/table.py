@@ -28,8 +28,11 @@ ORDER = ("arc_challenge", "ifeval", "gsm", "mmlu", "med_qa", "commonsense", "mat
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """Data set → what `run.py` found."""
-    found = {path.stem: json.loads(path.read_text()) for path in (HERE / "results").glob("*.json")}
+    """Data set → setting → cells of `run.py`."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in (HERE / "results").glob("*.json"):
+        name, _, setting = path.stem.partition("-")
+        found.setdefault(name, {})[setting] = json.loads(path.read_text())["cells"]
     return {name: found[name] for name in ORDER if name in found}
 
 
@@ -39,7 +42,7 @@ def cells(found: dict[str, Any], setting: str, policy: str, estimator: str, fiel
 
 
 def shown(found: dict[str, Any], setting: str, key: str, field: str, scale: float) -> str:
-    value = found[setting].get(key, {}).get(field)
+    value = found.get(setting, {}).get(key, {}).get(field)
     if value is None:
         return "–"
     return f"{scale * value:.1f}" if scale == 100 else f"{value:.2f}".removeprefix("0")
@@ -80,7 +83,7 @@ def figure(found: dict[str, dict[str, Any]]) -> None:
             for colour, (policy, estimator, _) in zip(colours, FIGURE, strict=True):
                 points = []
                 for place, n in enumerate(NUMBERS):
-                    value = found[name]["interpolation"].get(f"{policy} | {estimator} | {n}", {}).get(field)
+                    value = found[name].get("interpolation", {}).get(f"{policy} | {estimator} | {n}", {}).get(field)
                     if value is not None:
                         y = y0 + height * (1 - (min(scale * value, most) - least) / (most - least))
                         points.append(f"{x0 + width * place / 4:.1f},{y:.1f}")
