@@ -273,8 +273,8 @@ class Drive:
         job = job_of(self.search, self.machine, row, recipe, task, self.judge.control)
         if not self.memory.has(row):
             return job
-        self.ledger.flush()  # what it answered last is looked for in the store, too
-        return replace(job, known=self.ledger.patiently(lambda: self.memory.known(row, job.items)))
+        latest = self.ledger.answers_of(self.memory.subject(row))
+        return replace(job, known=self.ledger.patiently(lambda: self.memory.known(row, job.items, latest)))
 
     def _finish(self, result: JobResult) -> None:
         task = self.submitted.pop(result.number, None)

@@ -98,6 +98,10 @@ class Ledger:
         self._rows[number] = row
         return row
 
+    def answers_of(self, subject: str) -> list[AnswerBlock]:
+        """A subject's answers that are not stored yet."""
+        return [block for block in self._answers if block.subject == subject]
+
     def patiently(self, action: Callable[[], T]) -> T:
         """Do it; while the database is away, wait with backoff: nothing is evaluated that could not be recorded."""
         delay = 0.2

@@ -102,9 +102,13 @@ class Memory:
         """Whether a candidate's model may have answered something."""
         return self.subject(row) in self._asked
 
-    def known(self, row: CandidateRow, items: Items) -> dict[str, Responses]:
-        """What a candidate's model has answered of some items; the store must hold all answers that were kept."""
-        blocks = self._store.answers(self.fingerprint, subjects=[self.subject(row)])
+    def known(self, row: CandidateRow, items: Items, latest: Sequence[AnswerBlock] = ()) -> dict[str, Responses]:
+        """What a candidate's model has answered of some items.
+
+        Args:
+            latest: its answers that are not in the store yet.
+        """
+        blocks = [*self._store.answers(self.fingerprint, subjects=[self.subject(row)]), *latest]
         if not self._other_runs:
             blocks = [block for block in blocks if block.run == self._run]
         return known_answers(blocks, items, self._eval_sets, self._wanted)

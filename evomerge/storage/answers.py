@@ -21,17 +21,17 @@ _AT_ONCE = 500
 _BLOCK = (*(c for c in AnswerTable.__table__.columns if c.name != "id"), QuestionsTable.items, QuestionsTable.contents)
 
 
-def write(connection: Connection, blocks: Sequence[AnswerBlock], at: datetime, known: Collection[str]) -> int:
-    """Insert the blocks that are not there yet; how many these are.
+def write(connection: Connection, blocks: Sequence[AnswerBlock], at: datetime, known: Collection[str] = ()) -> None:
+    """Insert the blocks that are not there yet.
 
     Args:
         known: keys of lists of items that are certainly stored.
     """
     if not blocks:
-        return 0
+        return
     lists = {b.questions: b for b in blocks if b.questions not in known}
     if lists:
-        rows = [{"key": key, "items": list(b.items), "contents": list(b.contents)} for key, b in lists.items()]
+        rows = [{"key": key, "items": list(b.items), "contents": list(b.contents)} for key, b in sorted(lists.items())]
         connection.execute(_insert(connection.dialect.name, QuestionsTable), rows)
     found = [
         {
@@ -40,7 +40,14 @@ def write(connection: Connection, blocks: Sequence[AnswerBlock], at: datetime, k
         }
         for b in {b.key: b for b in blocks}.values()
     ]  # fmt: skip
-    return int(connection.execute(_insert(connection.dialect.name, AnswerTable), found).rowcount)
+    connection.execute(_insert(connection.dialect.name, AnswerTable), found)
+
+
+def count_new(connection: Connection, blocks: Sequence[AnswerBlock]) -> int:
+    """How many blocks are not there yet, each once."""
+    keys, table = {block.key for block in blocks}, AnswerTable
+    stored = [len(connection.scalars(select(table.id).where(table.key.in_(some))).all()) for some in _some(keys)]
+    return len(keys) - sum(stored)
 
 
 def describe(connection: Connection, fingerprint: str, settings: Mapping[str, Any]) -> None:

@@ -161,7 +161,9 @@ class SqlStore:
     def add_answers(self, blocks: Sequence[AnswerBlock]) -> int:
         """Keep imported answers, all or none; how many blocks were new (see `Store.add_answers`)."""
         with self._write() as connection:
-            return answers.write(connection, blocks, self._clock(), set())
+            new = answers.count_new(connection, blocks)
+            answers.write(connection, blocks, self._clock())
+        return new
 
     def describe_evaluator(self, fingerprint: str, settings: Mapping[str, Any]) -> None:
         """Keep what a fingerprint stands for; the first description stays."""
