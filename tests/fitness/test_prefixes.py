@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import Failure
+from evomerge.models.dataflow import DataFlow, Visit
 from fitness.items import Item
 from fitness.loglikelihood import ChoiceScorer
 from fitness.prefixes import GROUP_COST, LEAST_CHARACTERS, LEAST_SHARED, Beginnings, common_beginnings
@@ -56,6 +57,20 @@ def test_what_else_is_asked_does_not_matter(
     assert scored(scorer, asked[::-1])[::-1] == together
     for item, scores in zip(asked[::4], together[::4], strict=True):
         assert scored(scorer, [item])[0] == pytest.approx(scores, abs=1e-5 if dtype == torch.float32 else 0.1)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_paths_through_layers_share_beginnings_too(
+    make_model: MakeModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], family: str
+) -> None:
+    model, asked = make_model(family), with_shots(items)[:6]
+    flow = DataFlow(model)
+    flow.follow([Visit(flow.own, layer, scale) for layer, scale in ((0, 1.0), (1, 0.9), (0, 1.1), (1, 1.0))], "stream")
+    alone, sharing = ChoiceScorer(model, tokenizer), ChoiceScorer(model, tokenizer)
+    sharing.expect(asked)
+
+    assert np.concatenate(scored(sharing, asked)) == pytest.approx(np.concatenate(scored(alone, asked)), abs=1e-3)
+    assert sharing.reader.tokens < 0.6 * alone.reader.tokens
 
 
 def test_new_weights_give_new_beginnings(
