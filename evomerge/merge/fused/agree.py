@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evomerge.merge.fused.reading import Raw, address, look, memory, stored
+from evomerge.merge.fused.reading import Raw, Rows, look, memory
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.gram import LANES
@@ -93,6 +93,7 @@ class Agreed:
             )
             self._most, self._least = np.float32(mean.most), np.float32(mean.least)
         self._least_divisor = np.float32(mean.least_divisor)
+        self._rows = _rows(work)
 
     def spans(self, span: Span, steps: Iterable[Span]) -> Iterable[Span]:
         """What may be merged at a time."""
@@ -104,13 +105,12 @@ class Agreed:
         Raises:
             NonFiniteError: an operand holds NaN or infinity.
         """
-        at, base_at, kept = _rows(self._work, begin, end)
+        at = self._rows.at(begin, end)
         mean = self._mean
         met = self._loops.merge(
-            at, base_at, self._above, self._most, mean.least >= 0, self._least, len(self._work.job.per_source),
+            at[:-1], at[-1], self._above, self._most, mean.least >= 0, self._least, len(self._work.job.per_source),
             self._gains, mean.elects, self._shares, self._least_divisor, out,
         )  # fmt: skip
-        del kept
         if met & self._loops.ODD_INPUT:
             look(self._work, begin, end)
         return None if met & self._loops.NEGATIVE_ZERO else not met & self._loops.ODD_OUTPUT
@@ -137,10 +137,10 @@ def _overlaps(works: Sequence[TensorWork], steps: Steps, threads: int) -> dict[s
         work, first, last = piece
         found = np.zeros((len(work.operands), 2), np.int64)
         above = np.array([*_above(work.job, {}).values()], np.float32)
+        rows = _rows(work)
         for begin, end in steps((first, last)):
-            at, base_at, kept = _rows(work, begin, end)
-            agreed.alone_and_shared(at, base_at, end - begin, above, found)
-            del kept
+            at = rows.at(begin, end)
+            agreed.alone_and_shared(at[:-1], at[-1], end - begin, above, found)
         with lock:
             for source, own in zip(work.operands, found, strict=True):
                 counts[source] = counts.get(source, 0) + own
@@ -169,13 +169,13 @@ def _least_variance(work: TensorWork, share: float, steps: Steps) -> float:
     from evomerge.merge.fused import agreed
 
     counts = np.zeros((2, 1 << (31 - LOW_BITS)), np.int64)
+    rows = _rows(work)
 
     def variances() -> Iterable[tuple[npt.NDArray[np.uint32], int]]:
         for begin, end in steps((0, work.base.numel())):
-            at, base_at, kept = _rows(work, begin, end)
+            at = rows.at(begin, end)
             bits = memory("variances", end - begin, np.uint32)
-            yield bits, agreed.variances(at, base_at, end - begin, len(work.job.per_source), bits, counts)
-            del kept
+            yield bits, agreed.variances(at[:-1], at[-1], end - begin, len(work.job.per_source), bits, counts)
 
     kept = int(sum(positive for _, positive in variances()) * share)
     if not kept:
@@ -194,15 +194,13 @@ def _squares(work: TensorWork, least: float, steps: Steps) -> dict[str, float]:
 
     lanes = np.zeros((len(work.operands), LANES))
     number = len(work.job.per_source)
+    rows = _rows(work)
     for begin, end in steps((0, work.base.numel())):
-        at, base_at, kept = _rows(work, begin, end)
-        agreed.energies(at, base_at, end - begin, number, least >= 0, np.float32(least), begin % LANES, lanes)
-        del kept
+        at = rows.at(begin, end)
+        agreed.energies(at[:-1], at[-1], end - begin, number, least >= 0, np.float32(least), begin % LANES, lanes)
     return dict(zip(work.operands, lanes.sum(1).tolist(), strict=True))
 
 
-def _rows(work: TensorWork, begin: int, end: int) -> tuple[npt.NDArray[np.uint64], np.uint64, list[Raw]]:
-    """Addresses of the sources and of θ0, and what must be kept while they are read."""
-    rows = [stored(o.tensor, o.fresh, begin, end, source) for source, o in work.operands.items()]
-    base = stored(work.base, work.fresh, begin, end, "")
-    return np.array([address(row) for row in rows], np.uint64), np.uint64(address(base)), [*rows, base]
+def _rows(work: TensorWork) -> Rows:
+    """The sources, and θ0 behind them."""
+    return Rows([*((operand.tensor, operand.fresh) for operand in work.operands.values()), (work.base, work.fresh)])

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from evomerge.merge.combined import whole_of
-from evomerge.merge.fused.reading import Raw, address, look, stored
+from evomerge.merge.fused.reading import Addresses, Raw, Rows, look
 from evomerge.merge.method import ByRows, Combination
 from evomerge.merge.plan import Plan, columns_of
 from evomerge.merge.primitives.aggregate import heaviest
@@ -27,16 +26,17 @@ class _Vectors:
         job = work.job
         self.names = of.vectors(job)
         self.from_base = of.origin(job.shared) == "base"
-        self._work = work
-        self._needs_base = self.from_base or any(name not in work.operands for name in self.names)
+        needs_base = self.from_base or any(name not in work.operands for name in self.names)
+        tensors = [(operand.tensor, operand.fresh) for operand in work.operands.values()]
+        self._rows = Rows([*tensors, (work.base, work.fresh)] if needs_base else tensors)
+        places = {name: place for place, name in enumerate(work.operands)}
+        self._base = len(places) if needs_base else 0
+        self._places = np.array([places.get(name, self._base) for name in self.names])
 
-    def at(self, begin: int, end: int) -> tuple[npt.NDArray[np.uint64], np.uint64, list[Raw]]:
-        """Addresses of the vectors and of θ0, and what must be kept while they are read."""
-        work = self._work
-        rows = {name: stored(o.tensor, o.fresh, begin, end, name) for name, o in work.operands.items()}
-        base = stored(work.base, work.fresh, begin, end, "") if self._needs_base else next(iter(rows.values()))
-        found = [rows.get(name, base) for name in self.names]
-        return np.array([address(row) for row in found], np.uint64), np.uint64(address(base)), [*rows.values(), base]
+    def at(self, begin: int, end: int) -> tuple[Addresses, np.uint64]:
+        """Addresses of the vectors and of θ0; until this thread asks for the next."""
+        found = self._rows.at(begin, end)
+        return found[self._places], found[self._base]
 
 
 class Combined:
@@ -80,14 +80,13 @@ class Combined:
         """
         if self._whole is None:  # a sum of nothing
             return None
-        at, base_at, kept = self._vectors.at(begin, end)
+        at, base_at = self._vectors.at(begin, end)
         from_base, centered = self._vectors.from_base, self._centered
         finite = bool(
             self._kernel(at, base_at, from_base, centered, self._weights, self._used, self._whole, self._anchor, out)
         )
         if self._hidden or not finite:  # else what is not finite would show in the result
             look(self._work, begin, end)
-        del kept
         return finite
 
 
@@ -114,7 +113,7 @@ class CombinedRows:
         Raises:
             NonFiniteError: an operand holds NaN or infinity.
         """
-        at, base_at, kept = self._vectors.at(begin, end)
+        at, base_at = self._vectors.at(begin, end)
         from_base, number = self._vectors.from_base, len(self._vectors.names)
         products = np.empty(((end - begin) // self._columns, number, number))
         self._loops.row_grams(at, base_at, from_base, self._columns, products)
@@ -127,7 +126,6 @@ class CombinedRows:
         finite = self._loops.combined_rows(at, base_at, from_base, weights, whole, self._anchor, self._columns, out)
         if not finite:
             look(self._work, begin, end)
-        del kept
         return bool(finite)
 
 
@@ -148,9 +146,8 @@ def coefficients_of(plan: Plan, work: TensorWork, steps: Callable[[Span], Iterab
     rows = _Vectors(of, work)
     gram = Gram(len(rows.names))
     for begin, end in steps((0, work.base.numel())):
-        at, base_at, kept = rows.at(begin, end)
+        at, base_at = rows.at(begin, end)
         vectors.gram(at, base_at, rows.from_base, end - begin, begin % LANES, gram.lanes)
-        del kept
     products = gram.products
     if not np.isfinite(products).all():  # finite bfloat16 entries have finite products
         look(work, 0, work.base.numel())

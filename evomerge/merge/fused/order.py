@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import carray, types
 from numba.extending import intrinsic
 
-from evomerge.merge.fused.kernels import TILE, bits_of_deltas, compiled
+from evomerge.merge.fused.kernels import TILE, bits_of_deltas, compiled, entries_at
 
 LANES = 16
 """Magnitudes that are compared at a time."""
@@ -175,16 +175,19 @@ def brackets(sample_CL: Any, shares_T: Any, edges_T2: Any, counts: Any) -> None:
 
 @compiled
 def census(
-    base_N: Any, raw_N: Any, edges_T2: Any, counts_T4: Any, inside_TM: Any, found_T: Any
+    base_at: Any, raw_at: Any, size: int, edges_T2: Any, counts_T4: Any, inside_TM: Any, found_T: Any
 ) -> None:  # pragma: no cover  # compiled
     """Count and gather |θ − θ0| around brackets.
 
     Args:
+        base_at, raw_at: addresses of the entries.
+        size: how many there are.
         counts_T4: to which is added how many are > and ≥ the upper edge, > and ≥ the lower one.
         inside_TM: gets the bits of those between the edges, as far as there is room.
         found_T: how many there are of them, so far; more than there is room for: the rest is lost.
     """
-    size, room = len(raw_N), inside_TM.shape[1] - LANES
+    base_N, raw_N = carray(entries_at(base_at), size), carray(entries_at(raw_at), size)
+    room = inside_TM.shape[1] - LANES
     bits = np.zeros(TILE + LANES, np.uint32)
     keys = bits.view(np.int32)
     for begin in range(0, size, TILE):

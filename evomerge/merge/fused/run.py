@@ -16,7 +16,7 @@ from evomerge.merge.combined import unmeasured
 from evomerge.merge.fused.agree import Agreed, mean_of
 from evomerge.merge.fused.combine import Combined, CombinedRows, combined_rows
 from evomerge.merge.fused.form import Form, Vote, form_of
-from evomerge.merge.fused.reading import Raw, address, look, stored
+from evomerge.merge.fused.reading import Raw, Rows, look
 from evomerge.merge.fused.takeover import Fusion, takes_over
 from evomerge.merge.plan import Plan, columns_of
 from evomerge.merge.primitives.philox import RESOLUTION
@@ -58,6 +58,8 @@ class Fused:
         ranked = any(vote.keeps == "ranked" for vote in form.votes.values())
         self._columns = columns_of(tuple(work.base.shape)) if ranked else 0
         self._by_rank = np.array([_by_rank(vote, self._columns) for vote in form.votes.values()])
+        operands = [work.operands[source] for source in form.votes]
+        self._rows = Rows([*((operand.tensor, operand.fresh) for operand in operands), (work.base, work.fresh)])
 
     def spans(self, span: Span, steps: Iterable[Span]) -> Iterable[Span]:
         """What may be merged at a time: whole rows where ranks count, else what `steps` says."""
@@ -72,12 +74,11 @@ class Fused:
         Raises:
             NonFiniteError: an operand holds NaN or infinity.
         """
-        at, base_at, kept = self._rows(begin, end)
+        at = self._rows.at(begin, end)
         met = self._loops.merge(
-            at, base_at, begin, self._columns, self._rules, self._scales, self._keys, self._by_rank, self._form.elects,
-            self._divide, self._tie, self._scale, into,
+            at[:-1], at[-1], begin, self._columns, self._rules, self._scales, self._keys, self._by_rank,
+            self._form.elects, self._divide, self._tie, self._scale, into,
         )  # fmt: skip
-        del kept
         self._check(met, begin, end)
         return None if met & self._loops.NEGATIVE_ZERO else not met & self._loops.ODD_OUTPUT
 
@@ -87,21 +88,12 @@ class Fused:
         Raises:
             NonFiniteError: an operand holds NaN or infinity.
         """
-        at, base_at, kept = self._rows(begin, end)
+        at = self._rows.at(begin, end)
         count, met = self._loops.majority(
-            at, base_at, end - begin, begin, self._columns, self._rules, self._scales, self._keys, self._by_rank
+            at[:-1], at[-1], end - begin, begin, self._columns, self._rules, self._scales, self._keys, self._by_rank
         )
-        del kept
         self._check(met, begin, end)
         return int(count)
-
-    def _rows(self, begin: int, end: int) -> tuple[npt.NDArray[np.uint64], np.uint64, list[Raw]]:
-        """Addresses of the sources and of θ0, and what must be kept while they are read."""
-        work = self._work
-        operands = {source: work.operands[source] for source in self._form.votes}
-        rows = [stored(o.tensor, o.fresh, begin, end, source) for source, o in operands.items()]
-        base = stored(work.base, work.fresh, begin, end, "")
-        return np.array([address(row) for row in rows], np.uint64), np.uint64(address(base)), [*rows, base]
 
     def _check(self, met: int, begin: int, end: int) -> None:
         if met & self._loops.ODD_INPUT:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from evomerge.merge.fused.reading import Raw, memory, stored
+from evomerge.merge.fused.reading import Raw, Rows, bits_of, chunks, memory, stored
 from evomerge.merge.primitives.measure import LOW_BITS, Gathered, bin_of
 
 if TYPE_CHECKING:
@@ -68,6 +68,30 @@ class _Target:
         return low if over_low < self.rank <= (size if low == 0 else from_low) else None
 
 
+class _Around:
+    """What one thread finds around the ranks of a source.
+
+    Attributes:
+        into: edges, counts, what lies between them, and how much of that there is: one each a rank.
+    """
+
+    def __init__(self, source: str, targets: Sequence[_Target], room: int) -> None:
+        number = len(targets)
+        between = memory(f"between in {source}", number * room, np.int32).reshape(number, room)
+        edges = np.array([target.edges for target in targets])
+        self.into = edges, np.zeros((number, 4), np.int64), between, np.zeros(number, np.int64)
+
+    def give(self, targets: Sequence[_Target], room: int) -> None:
+        """Add it to what the ranks know."""
+        _, counts, between, found = self.into
+        for t, target in enumerate(targets):
+            target.counts += counts[t]
+            gathered = sum(map(len, target.parts)) + found[t]
+            target.lost |= bool(found[t] > room or gathered > MOST_GATHERED)
+            if not target.lost:
+                target.parts.append(between[t, : found[t]].copy())
+
+
 class Thresholds:
     """Magnitudes of given ranks.
 
@@ -103,30 +127,28 @@ class Thresholds:
         lock = threading.Lock()
 
         def work(piece: Piece) -> None:
-            for source, own in targets.items():
-                if source in piece[0].operands:
-                    self._look_around(piece, source, list(own.values()), lock)
+            here = {source: list(own.values()) for source, own in targets.items() if source in piece[0].operands}
+            if here:
+                self._look_around(piece, here, lock)
 
         if targets:
             self._mapped(work)
         found = {name: target.found(self._size) for own in targets.values() for name, target in own.items()}
         return {name: bits for name, bits in found.items() if bits is not None}
 
-    def _look_around(self, piece: Piece, source: str, targets: Sequence[_Target], lock: threading.Lock) -> None:
+    def _look_around(self, piece: Piece, targets: Mapping[str, Sequence[_Target]], lock: threading.Lock) -> None:
         work, begin, end = piece
         room = min(end - begin, max(1 << 16, (end - begin) >> 3)) + 2 * self._order.LANES
-        between = memory("between", len(targets) * room, np.int32).reshape(len(targets), room)
-        edges = np.array([target.edges for target in targets])
-        counts, found = np.zeros((len(targets), 4), np.int64), np.zeros(len(targets), np.int64)
-        for base, row in self._rows(work, source, begin, end):
-            self._order.census(base, row, edges, counts, between, found)
+        around = {source: _Around(source, own, room) for source, own in targets.items()}
+        operands = [work.operands[source] for source in targets]
+        rows = Rows([*((operand.tensor, operand.fresh) for operand in operands), (work.base, work.fresh)])
+        for first, last in self._steps((begin, end)):
+            at = rows.at(first, last)
+            for k, found in enumerate(around.values()):
+                self._order.census(at[-1], at[k], last - first, *found.into)
         with lock:
-            for t, target in enumerate(targets):
-                target.counts += counts[t]
-                gathered = sum(map(len, target.parts)) + found[t]
-                target.lost |= bool(found[t] > room - self._order.LANES or gathered > MOST_GATHERED)
-                if not target.lost:
-                    target.parts.append(between[t, : found[t]].copy())
+            for source, own in targets.items():
+                around[source].give(own, room - self._order.LANES)
 
     def _rows(self, work: TensorWork, source: str, begin: int, end: int) -> Iterable[tuple[Raw, Raw]]:
         operand = work.operands[source]
@@ -221,6 +243,5 @@ def _chunks(
 ) -> tuple[Raw, npt.NDArray[np.int64]]:
     """Bits, and where among them each chunk begins: what is in memory stays where it is."""
     if fresh is None:
-        return stored(tensor, None, 0, tensor.numel(), ""), at
-    taken = [stored(tensor, fresh, i, i + length, "").copy() for i in at.tolist()]
-    return np.concatenate(taken), np.arange(len(at)) * length
+        return bits_of(tensor.view(-1)), at
+    return chunks(fresh, at, length), np.arange(len(at)) * length
