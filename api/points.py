@@ -33,6 +33,7 @@ class Projection:
         self.history: dict[str, list[Any]] = {"scored": [], "seq": [], "hypervolume": []}
         self.best: dict[str, list[float | None]] = {}
         self._row: dict[int, int] = {}
+        self._searching = True
 
     def apply(self, event: Event) -> None:
         """Take in the next event."""
@@ -45,6 +46,10 @@ class Projection:
             case "candidate.started" | "candidate.requeued" | "candidate.failed" if _first(data):
                 states = {"candidate.started": "running", "candidate.requeued": "proposed"}
                 self.state[self._place(data)] = states.get(event.type, "failed")
+            case "candidate.verified" if data["split"] == "search" and self._searching:
+                self._score(data)  # an elite, known exactly from now on; the front is made of these scores
+            case "run.state" if data.get("state") == "verifying":
+                self._searching = False
             case "front.updated":
                 self._update_front(event)
             case "run.state" if data.get("state") == "cancelled":

@@ -87,3 +87,17 @@ def test_the_command_line_says_the_same(
 def test_what_makes_no_report_is_refused(refused: Any, tmp_path: Path) -> None:
     assert "--run" in refused("items", "report")
     assert "run_nobody" in refused("items", "report", "--run", "run_nobody", "--data-dir", str(tmp_path))
+
+
+def test_elites_are_plotted_where_they_are_known_to_be(service: TestClient, searched: tuple[Path, str, str]) -> None:
+    folder, run, _ = searched
+    store = open_store(Settings(data_dir=folder).url)
+    events = store.events(run, limit=10_000)
+    store.close()
+    verifying = next(e.seq for e in events if e.type == "run.state" and e.data["state"] == "verifying")
+    known = {e.data["number"]: e.data["scores"] for e in events if e.type == "candidate.verified" and e.seq < verifying}
+    points = service.get(f"/api/v1/runs/{run}/points").json()
+
+    assert known
+    for number, scores in known.items():
+        assert points["scores"]["skill"][points["number"].index(number)] == scores["skill"]["mean"]

@@ -12,7 +12,7 @@ const REDRAW_MS = 150;
 const REOPEN_MS = 2000;
 
 interface EventData {
-  number: number; kind: string; label: string; generation: number; task?: string; violation?: number; scores: Scores;
+  number: number; kind: string; label: string; generation: number; task?: string; split?: string; violation?: number; scores: Scores;
   front: number[]; hypervolume: number | null; reference: number[]; best: Record<string, Best>; scored: number;
   state: RunState; reason: string | null; text: string;
 }
@@ -66,7 +66,7 @@ export class LiveRun {
     const { points } = this;
     const own = (data.task ?? "subset") === "subset";
     if (type === "candidate.proposed") this.place(data);
-    else if (type === "candidate.scored") {
+    else if (type === "candidate.scored" || (type === "candidate.verified" && data.split === "search" && this.run.state === "running")) {
       const row = this.place(data);
       points.state[row] = "scored";
       points.violation[row] = data.violation ?? 0;
