@@ -251,14 +251,27 @@ def write_items(items: Sequence[Item], path: Path) -> None:
     Raises:
         InvalidInputError: an item that could not be read again; the message names its line and field.
     """
-    lines = [json.dumps(as_json(item), ensure_ascii=False) for item in items]
-    for number, line in enumerate(lines, start=1):
-        _parse(line, f"{path}:{number}")
+    lines = [_line(item, f"{path}:{number}") for number, item in enumerate(items, start=1)]
     make_eval_set(path.stem, items, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     part.replace(path)
+
+
+def check_item(item: Item, where: str) -> None:
+    """Whether a file may hold an item.
+
+    Raises:
+        InvalidInputError: it may not; names the field.
+    """
+    _line(item, where)
+
+
+def _line(item: Item, where: str) -> str:
+    line = json.dumps(as_json(item), ensure_ascii=False)
+    _parse(line, where)
+    return line
 
 
 def as_json(item: Item) -> dict[str, object]:

@@ -104,7 +104,7 @@ def _exported(task: Any, weight: float, how: Prompting, asked: Asked, by: WeighB
         judge = {"task": task.task_name, "file": source.file, "sha256": source.sha256}
     if task.OUTPUT_TYPE != "loglikelihood_rolling" and weighed != "items":
         raise InvalidInputError("weigh by", weighed, f"'items': {task.task_name!r} is no task of running text")
-    items = questions(task, by=weighed, weight=weight, judge=judge)
+    items, left_out = questions(task, by=weighed, weight=weight, judge=judge)
     config = task.dump_config()
     config.pop("metadata", None)
     return Exported(
@@ -112,14 +112,16 @@ def _exported(task: Any, weight: float, how: Prompting, asked: Asked, by: WeighB
             task=task.task_name, version=str(task.VERSION), output_type=task.OUTPUT_TYPE, harness=harness_version(),
             config_sha256=sha256_of(config), source=source_of(task).file, num_fewshot=int(task.config.num_fewshot or 0),
             fewshot_seed=asked.fewshot_seed, metrics=metrics, chat_template_sha256=how.template_sha256,
-            system_instruction=how.system_instruction or "", not_kept=_not_kept(task),
+            system_instruction=how.system_instruction or "", not_kept=_not_kept(task, left_out),
         ),
         tuple(items),
     )  # fmt: skip
 
 
-def _not_kept(task: Any) -> tuple[str, ...]:
+def _not_kept(task: Any, left_out: Sequence[InvalidInputError]) -> tuple[str, ...]:
     found = []
+    if left_out:
+        found.append(f"{len(left_out)} documents that no item can express; the first: {left_out[0]}")
     settings = task.get_config("generation_kwargs") or {}
     if task.OUTPUT_TYPE == "generate_until" and (settings.get("do_sample") or settings.get("temperature")):
         found.append(f"answers are greedy; the task samples with temperature {settings.get('temperature', 1.0)}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import InvalidInputError
 from fitness.harness.metrics import WeighBy
-from fitness.items import Answering, Item
+from fitness.items import Answering, Item, check_item
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,8 +81,10 @@ def build_requests(task: Any, prompting: Prompting) -> None:
         raise InvalidInputError("task", task.task_name, allowed) from error
 
 
-def questions(task: Any, *, by: WeighBy, weight: float, judge: Mapping[str, Any] | None) -> list[Item]:
-    """The items of a task, in its order, all for `search`.
+def questions(
+    task: Any, *, by: WeighBy, weight: float, judge: Mapping[str, Any] | None
+) -> tuple[list[Item], list[InvalidInputError]]:
+    """The items of a task, in its order, all for `search`; and why some documents are none.
 
     Args:
         task: the harness's, with its requests built.
@@ -91,24 +93,32 @@ def questions(task: Any, *, by: WeighBy, weight: float, judge: Mapping[str, Any]
         judge: what the judge finds the task by, kept in every item with its document; None: nothing is kept.
 
     Raises:
-        InvalidInputError: a document that no item can express; names it.
+        InvalidInputError: no document can be an item; names the first.
     """
     by_doc: dict[int, list[Any]] = {}
     for request in task.instances:
         by_doc.setdefault(request.doc_id, []).append(request)
     docs = {number: requests[0].doc for number, requests in by_doc.items()}
     asked = _questions(task, docs)
-    found = []
+    found, left_out = [], []
     for number, requests in by_doc.items():
         where = f"task {task.task_name!r} document {number}"
-        parts = _parts(task, docs[number], sorted(requests, key=lambda r: int(r.idx)), where)
-        parts["weight"] = weight * _size(parts.get("text", ""), by)
-        if asked[number] not in (parts.get("context", ""), ""):
-            parts["question"] = asked[number]
-        if judge is not None:
-            parts["doc"] = _doc(judge, docs[number], where)
-        found.append(Item(id=f"{task.task_name}/{number}", **({"context": "", "group": task.task_name} | parts)))
-    return found
+        try:
+            parts = _parts(task, docs[number], sorted(requests, key=lambda r: int(r.idx)), where)
+            parts["weight"] = weight * _size(parts.get("text", ""), by)
+            if asked[number] not in (parts.get("context", ""), ""):
+                parts["question"] = asked[number]
+            if judge is not None:
+                parts["doc"] = _doc(judge, docs[number], where)
+            item = Item(id=f"{task.task_name}/{number}", **({"context": "", "group": task.task_name} | parts))
+            check_item(item, where)
+        except InvalidInputError as error:
+            left_out.append(error)
+        else:
+            found.append(item)
+    if not found:
+        raise left_out[0]
+    return found, left_out
 
 
 def _parts(task: Any, doc: Mapping[str, Any], requests: Sequence[Any], where: str) -> dict[str, Any]:

@@ -446,14 +446,47 @@ def test_documents_that_a_task_generates_are_those_of_the_harness(
 
 
 def test_what_cannot_be_is_said(tmp_path: Path, data_dir: Path) -> None:
-    rows = lines(tmp_path / "rows.jsonl", [STEMS[0], STEMS[1] | {"answer": 9}])
+    rows = lines(tmp_path / "rows.jsonl", [row | {"choices": ["1", "1"]} for row in STEMS])
     cases = [
         (Asked("no_such_task", bundled=False), "task, group or tag"),
         (asked("hellaswag", "hellaswag", tmp_path / "nothing"), "data-dir"),
-        (Asked(texts_of(tmp_path / "a", rows, MUTUAL)), "document 1 target"),
+        (Asked(texts_of(tmp_path / "a", rows, MUTUAL)), "document 0 choices"),
         (Asked(texts_of(tmp_path / "b", rows, MUTUAL.replace("{{question}}", "{{question"))), "can be built"),
         (asked("arc_easy", "arc", data_dir, num_fewshot=99), "requests can be built"),
     ]
     for task, match in cases:
         with pytest.raises(InvalidInputError, match=match):
             from_harness(task)
+
+
+def test_documents_that_no_item_expresses_are_left_out_and_counted(tmp_path: Path) -> None:
+    bad = [STEMS[1] | {"answer": 9}, STEMS[2] | {"choices": ["1", "1", "2", "3"]}]
+    task = Asked(texts_of(tmp_path / "t", lines(tmp_path / "rows.jsonl", [STEMS[0], *bad, STEMS[3]]), MUTUAL))
+    (one,) = from_harness(task)
+
+    assert [item.id for item in one.items] == ["mutual/0", "mutual/3"]
+    assert "2 documents" in one.card.not_kept[0]
+    assert "document 1 target" in one.card.not_kept[0]
+
+
+STOPPED = """\
+task: stopped
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[0]}}"
+generation_kwargs: {until: ["e", " ", "7", "1 "], max_gen_toks: 24}
+metric_list: [{metric: exact_match, aggregation: mean, ignore_case: true, ignore_punctuation: true}]
+"""
+
+
+def test_answers_end_where_the_harness_ends_them(
+    make_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    task = Asked(texts_of(tmp_path / "t", lines(tmp_path / "rows.jsonl", STEMS), STOPPED))
+    model = make_model()
+    (one,) = from_harness(task)
+    answers = make_scorer(model, tokenizer).generation.answers(one.items)
+    raw = [s["resps"][0][0] for s in theirs(task, model, tokenizer)["samples"]["stopped"]]
+
+    assert answers == raw
+    assert any(len(tokenizer.encode(text)) < 20 for text in raw)  # of 24
