@@ -26,6 +26,9 @@ from fitness.loglikelihood import padded
 BLOCK = 64
 """Tokens of a piece of a prompt that may be shared with others."""
 
+STEP = 16
+"""The rest of a prompt is padded to a multiple of this: fewer, wider batches are worth some padding."""
+
 LEAST_ROWS = 4
 """Narrower batches are filled up with copies: float32 products of one to three rows round otherwise (measured)."""
 
@@ -119,12 +122,13 @@ class GreedyDecoder:
     def _shape(self, prompt: Prompt) -> tuple[int, int, int]:
         """Blocks, length of the padded rest, most tokens."""
         blocks = prompt.blocks if self._shares(prompt) else 0
-        return blocks, padded(len(prompt.tokens) - blocks * BLOCK + 1), prompt.most
+        rest = len(prompt.tokens) - blocks * BLOCK + 1
+        return blocks, max(padded(rest), -(-rest // STEP) * STEP), prompt.most
 
     def _shares(self, prompt: Prompt) -> bool:
         """Padding between a block and the rest would move a window of attention."""
         window = getattr(self.model.config, "sliding_window", None)
-        return window is None or padded(len(prompt.tokens) + 1) + prompt.most < window
+        return window is None or padded(len(prompt.tokens) + 1) + STEP + prompt.most < window
 
     def _write(self, prompts: Sequence[Prompt], shared: _Shared) -> list[Written]:
         blocks, rest, most = self._shape(prompts[0])

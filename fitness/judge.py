@@ -51,7 +51,7 @@ class Judge:
         if not Path(spec.model).is_dir():
             raise InvalidInputError("judge.model", spec.model, "a directory of a model")
         tokenizer: Any = AutoTokenizer.from_pretrained(spec.model, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             spec.model, dtype=getattr(torch, spec.dtype), local_files_only=True, use_safetensors=True
         )
         return cls(spec, model.to(device), tokenizer, batch_tokens=batch_tokens, device=device)

@@ -50,4 +50,4 @@ def filled(template: str, item: Item, answer: str) -> str:
     """
     reference = item.references[0] if item.references else ""
     given = dict(zip(PLACES, (item.context, item.question or item.context, answer, reference), strict=True))
-    return _PLACE.sub(lambda place: given[place[1]], template)
+    return str(_PLACE.sub(lambda place: given[place[1]], template))

@@ -64,7 +64,7 @@ def _plain(text: str) -> str:
     text = unicodedata.normalize("NFKC", separated).translate(_SIGNS)
     text = regex.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" \1/\2 ", text)
     text = regex.sub(r"(?<=\d)(?:\\[,!; ]|\{,\})(?=\d{3}(?!\d))", ",", text)
-    return regex.sub(r"[^\x00-\x7f]", lambda digit: _digit(digit[0]), text)
+    return str(regex.sub(r"[^\x00-\x7f]", lambda digit: _digit(digit[0]), text))
 
 
 def _digit(letter: str) -> str:

@@ -49,8 +49,9 @@ def wanted_metrics(plan: ObjectivePlan) -> dict[str, tuple[str, ...]]:
 
 def _named(spec: RunSpec) -> Iterator[tuple[str, str]]:
     """Fields of the spec that name a metric, and the metrics."""
-    for kind, named in (("objectives", spec.objectives), ("constraints", spec.constraints)):
-        for number, one in enumerate(named):
-            yield f"{kind}.{number}.metric", one.metric
+    for number, objective in enumerate(spec.objectives):
+        yield f"objectives.{number}.metric", objective.metric
+    for number, guard in enumerate(spec.constraints):
+        yield f"constraints.{number}.metric", guard.metric
     for number, name in enumerate(spec.verify.metrics):
         yield f"verify.metrics.{number}", name
