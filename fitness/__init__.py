@@ -13,7 +13,17 @@ scorer         one scorer for every kind of item
 encoding       text to tokens, as the LM Evaluation Harness does it
 tree           one row an item, all choices behind the shared context
 loglikelihood  multiple choice
-generation     greedy answers, exact match
+generation     greedy answers, and all metrics of one answer
+decoding       many prompts at a time: shared beginnings once, rows that are done leave
+extract        what of an answer is compared
+numerals       numbers in running text
+answers        extracted answers against references
+answer_metrics metrics of an answer, cheap ones always, others where asked
+refusal        refusals by their phrases
+language       which language a text is in
+judge          answers judged by a model
+sandbox        code that models wrote, run where it can do little harm
+requirements   what metrics need, checked before a run
 failures       which errors are a candidate's failure
 subset         which items a generation is asked
 estimate       means with standard errors, intervals, paired differences
