@@ -41,7 +41,12 @@ def common_beginnings(texts: Sequence[str]) -> list[str]:
     """
     ordered = sorted(texts)
     shared = np.asarray([common_length(*pair) for pair in pairwise(ordered)], dtype=np.int64)
-    cuts = _best_cuts(shared, len(ordered))
+    ends = [*(np.flatnonzero(shared < LEAST_CHARACTERS) + 1).tolist(), len(ordered)]  # no group goes beyond these
+    cuts = [
+        (begin + first, begin + end)
+        for begin, stop in pairwise([0, *ends])
+        for first, end in _best_cuts(shared[begin : stop - 1], stop - begin)
+    ]
     return [ordered[first][: shared[first : end - 1].min()] for first, end in cuts if end - first > 1]
 
 
@@ -60,7 +65,7 @@ def _best_cuts(shared: NDArray[np.int64], n: int) -> list[tuple[int, int]]:
         others = np.arange(end - 1, -1, -1)
         saved = others * common[:end] - GROUP_COST
         saved[-1] = 0  # alone
-        value = np.where((common[:end] >= LEAST_CHARACTERS) | (others == 0), best[:end] + saved, -1)
+        value = best[:end] + saved
         cut[end] = end - 1 - int(np.argmax(value[::-1]))  # of equals the shortest
         best[end] = value[cut[end]]
     found, end = [], n

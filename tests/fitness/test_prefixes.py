@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -105,15 +106,29 @@ def test_models_that_keep_something_else_are_read_as_before(
 words = st.lists(st.sampled_from(["ab" * 40, "ac" * 50, "d" * 300, "e"]), max_size=4).map("".join)
 
 
-@given(st.lists(words, min_size=1, max_size=12))
-def test_beginnings_are_shared_long_enough_and_pay(texts: list[str]) -> None:
-    found = common_beginnings(texts)
+def saved(texts: Sequence[str], cuts: Sequence[int]) -> float:
+    """Characters saved by the stretches of texts in lexical order that are cut there."""
+    total = 0.0
+    for first, end in pairwise([0, *cuts, len(texts)]):
+        shared = min((common_length(a, b) for a, b in pairwise(texts[first:end])), default=0)
+        if end - first > 1:
+            total += (end - first - 1) * shared - GROUP_COST if shared >= LEAST_CHARACTERS else -np.inf
+    return total
 
-    for beginning in found:
-        having = [text for text in texts if text.startswith(beginning)]
-        assert len(beginning) >= LEAST_CHARACTERS
-        assert (len(having) - 1) * len(beginning) > GROUP_COST
-    assert len(found) == len(set(found)) or len(set(texts)) < len(texts)
+
+@given(st.lists(words, min_size=1, max_size=7))
+def test_no_other_groups_save_more(texts: list[str]) -> None:
+    ordered = sorted(texts)
+    best = max(saved(ordered, cuts) for n in range(len(texts)) for cuts in combinations(range(1, len(texts)), n))
+    beginnings = common_beginnings(texts)
+    having = [[text for text in ordered if text.startswith(beginning)] for beginning in beginnings]
+
+    assert bool(beginnings) == (best > 0)
+    assert all(
+        len(beginning) >= LEAST_CHARACTERS and len(some) > 1 for beginning, some in zip(beginnings, having, strict=True)
+    )
+    if len(beginnings) == 1:  # then the texts that have it are a stretch
+        assert (len(having[0]) - 1) * len(beginnings[0]) - GROUP_COST >= best
 
 
 def test_the_nearest_beginning_is_taken() -> None:
