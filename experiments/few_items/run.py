@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE))
 from load import load, names  # noqa: E402
 
 from evomerge.seeds import derive, generator  # noqa: E402
-from fitness.irt.accuracy import Accuracy, accuracy  # noqa: E402
+from fitness.irt.accuracy import Accuracy, accuracy, freedom  # noqa: E402
 from fitness.irt.anchors import anchors, chosen, embeddings, top_disagreement  # noqa: E402
 from fitness.irt.contracts import Bank, Scores, Selection  # noqa: E402
 from fitness.irt.cross_validation import ask, ask_for_each, estimate_each  # noqa: E402
@@ -73,21 +73,21 @@ def select(fits: Fits, answers: Floats, policy: str, n: int, stream: Stream) -> 
 
 
 def score(fits: Fits, answers: Floats, draws: int, seed: int) -> Iterator[tuple[str, str, int, int, list[Scores]]]:
-    """Selection, estimator, n, items drawn at random, and the scores for each draw; all estimators of a selection see
-    the same items."""
+    """Selection, estimator, n, degrees of freedom, and the scores for each draw; all estimators of a selection see the
+    same items."""
     policies = {policy: (*OURS.get(policy, ()), *PUBLISHED.get(policy, ())) for policy in (OURS | PUBLISHED)}
     for n in (n for n in NUMBERS if n < answers.shape[1]):
         for policy, estimators in policies.items():
             streams = [Stream(seed, draw) for draw in range(1 if policy in DETERMINED else draws)]
             if policy == "each":
-                yield policy, "eap", n, 0, [estimate_each(fits, ask_for_each(fits, answers, n), answers)]
+                yield policy, "eap", n, 1, [estimate_each(fits, ask_for_each(fits, answers, n), answers)]
                 continue
             makers = {name: make_estimator(name, fits) for name in estimators}
             picked = [select(fits, answers, policy, n, stream) for stream in streams]
             for name, estimator in makers.items():
                 used = picked if name not in PUBLISHED.get(policy, ()) else picked[: published(draws)]
                 found = [estimator.estimate(one, answers[:, one.places]) for one in used]
-                yield policy, name, n, int(picked[0].random.sum()), found
+                yield policy, name, n, freedom(picked[0]), found
 
 
 def published(draws: int) -> int:
@@ -99,9 +99,9 @@ def measure(bank: ResponseMatrix, tested: ResponseMatrix, draws: int, seed: int,
     """Add the accuracy of one split to every cell."""
     fits = Fits(Bank(bank), iterations=ITERATIONS)
     random = generator(seed, "picks")
-    for policy, name, n, drawn, found in score(fits, tested.values, draws, seed):
+    for policy, name, n, degrees, found in score(fits, tested.values, draws, seed):
         cells.setdefault(f"{policy} | {name} | {n}", []).append(
-            accuracy(tested.full_scores, found, random, drawn=drawn)
+            accuracy(tested.full_scores, found, random, freedom=degrees)
         )
 
 

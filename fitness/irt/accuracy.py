@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from fitness.irt.contracts import Scores
+from fitness.irt.contracts import Scores, Selection
 from fitness.matrix import Floats
 
 CANDIDATES = 16
@@ -45,14 +45,14 @@ class Accuracy:
 
 
 def accuracy(
-    truth: Floats, found: Sequence[Scores], random: np.random.Generator, *, drawn: int | None = None
+    truth: Floats, found: Sequence[Scores], random: np.random.Generator, *, freedom: int | None = None
 ) -> Accuracy:
     """Compare sets of estimates with the full scores [K] of the same K subjects.
 
     Args:
         random: groups the subjects.
-        drawn: items drawn at random. Intervals of estimates that rest on the draw alone are Student's t with one less
-            degrees of freedom; those of models are normal.
+        freedom: of the intervals of estimates that rest on the draw alone, which are Student's t; see `freedom`. Those
+            of models are normal.
 
     Raises:
         ValueError: no estimates, or not K of them in a set.
@@ -65,7 +65,7 @@ def accuracy(
     picks = [_pick(truth, row, random) for row in means]
     with_error = np.isfinite(errors)
     # Rounding must not decide whether an exact estimate with error 0 is covered.
-    widths = np.array([half_width(drawn if scores.unbiased else None) for scores in found])[:, None]
+    widths = np.array([half_width(freedom if scores.unbiased else None) for scores in found])[:, None]
     inside = np.abs(off) <= widths * errors + 1e-9
     return Accuracy(
         mae=float(np.abs(off).mean()),
@@ -79,14 +79,20 @@ def accuracy(
     )
 
 
-def half_width(drawn: int | None, level: float = LEVEL) -> float:
-    """Of an interval, in standard errors, for an estimate by so many drawn items; None is normal.
+def freedom(selection: Selection) -> int:
+    """Degrees of freedom of a mean's error: items drawn less the strata that they were drawn from, at least 1."""
+    strata = len(np.unique(selection.strata[selection.random]))
+    return max(int(selection.random.sum()) - strata, 1)
 
-    >>> round(half_width(None), 3), round(half_width(20), 3)
+
+def half_width(freedom: int | None, level: float = LEVEL) -> float:
+    """Of an interval, in standard errors, for an estimate with so many degrees of freedom; None is normal.
+
+    >>> round(half_width(None), 3), round(half_width(19), 3)
     (1.645, 1.729)
     """
     quantile = 0.5 + level / 2
-    return float(stats.norm.ppf(quantile) if drawn is None else stats.t.ppf(quantile, max(drawn - 1, 1)))
+    return float(stats.norm.ppf(quantile) if freedom is None else stats.t.ppf(quantile, freedom))
 
 
 def kendall(left: Floats, right: Floats) -> float:

@@ -220,7 +220,9 @@ class Shrunk:
             return Scores(found.means, found.errors, False)
         # Of the error, for it is itself estimated: Student's t is so much wider than the normal distribution.
         wider = 1 + 2 / max(len(selection.places) - 3, 1)
-        variances, squares = found.errors**2, (found.means - self.prior) ** 2
+        # One noise for all who answered the same items: a subject whose error is small by chance is not to be believed.
+        variances = np.full(len(found.errors), (found.errors**2).mean())
+        squares = (found.means - self.prior) ** 2
         spread = max(0.0, float((squares - variances).mean()))
         possible = max(spread, float(variances.mean()) * np.sqrt(2 / len(squares)))
         w = spread / np.maximum(spread + variances, 1e-300)
