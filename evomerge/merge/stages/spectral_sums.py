@@ -146,6 +146,7 @@ def _common_and_own(state: State) -> State:
         return other(state)
     size, sources = _length(state), state.num_sources
     own = round((size - int(weights.number(state.shared, "common_share") * size + 1e-9)) / sources)
+    own = min(own, size // sources)  # rounded up they would be more than there are
     total = _times(state, 1.0)
     # where the sum's rank ends early, there is nothing more to have in common
     common = spectral.svd(total, count=size - own * sources)

@@ -402,6 +402,14 @@ def test_iso_cts_has_equal_singular_values(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(values, values.mean(), rtol=1e-4)
 
 
+def test_iso_cts_gives_sources_no_more_directions_than_there_are() -> None:
+    """Two sources' halves of three, both rounded up, would be four."""
+    deltas = dict(list(deltas_of((3, 4)).items())[:2])
+    values = decomposed(merged("iso_cts", deltas, common_share=0.0))[1]
+
+    np.testing.assert_allclose(values, values.mean(), rtol=1e-4)
+
+
 @pytest.mark.proves("boost", "boost_ties", by="property")
 @pytest.mark.parametrize("name", ["boost", "boost_ties"])
 @shapes
