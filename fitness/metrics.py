@@ -175,6 +175,15 @@ METRICS: dict[str, MetricInfo] = {
             differentiable=True,
         ),
         MetricInfo(
+            "greedy",
+            "text",
+            (0.0, 1.0),
+            True,
+            "1 where running text is what greedy decoding says after its context, token by token",
+            label_free=True,
+            on_demand=True,
+        ),
+        MetricInfo(
             "exact_match",
             "generation",
             (0.0, 1.0),

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from evomerge.errors import ArchitectureError
 from fitness.encoding import Tokens
+from fitness.failures import NonFiniteOutputError
 from fitness.prefixes import Beginning, Beginnings
 from fitness.tree import Tree
 
@@ -98,6 +99,21 @@ class Reader:
         for batch in self._shared_batches(trees):
             for place, logits in zip(batch.places, self._next(batch.trees, batch.beginning), strict=True):
                 yield place, torch.log_softmax(logits.float(), dim=-1).double().cpu().numpy()
+
+    @torch.inference_mode()
+    def read_greedy(self, trees: Sequence[Tree]) -> Iterator[tuple[int, bool]]:
+        """(a row's place, whether each of its predicted tokens is the most likely one), in any order."""
+        for batch in self._shared_batches(trees):
+            hidden = self._hidden(batch.trees, batch.beginning)
+            for row, (place, tree) in enumerate(zip(batch.places, batch.trees, strict=True)):
+                pairs = list(zip(tree.predictors, tree.predicted, strict=True))
+                yield place, all(self._are_greedy(hidden[row], pairs[i : i + 16]) for i in range(0, len(pairs), 16))
+
+    def _are_greedy(self, hidden: Tensor, pairs: Sequence[tuple[int, int]]) -> bool:
+        logits = self._logits(hidden[torch.tensor([node for node, _ in pairs], device=hidden.device)])
+        if not torch.isfinite(logits).all():
+            raise NonFiniteOutputError("the model's output for running text is not finite")
+        return logits.argmax(dim=-1).tolist() == [token for _, token in pairs]
 
     def batches(self, trees: Sequence[Tree]) -> Iterator[list[int]]:
         """Places of rows that are read together, without anything shared."""

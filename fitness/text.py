@@ -60,7 +60,8 @@ class TextScorer:
         metrics: Sequence[Metric] | None = None,
         references: Mapping[str, Reference] | None = None,
     ) -> Responses | Failure:
-        """Every metric of text, in the order asked, whatever is wanted; or `non_finite`, `out_of_memory`.
+        """Every metric of text that costs nothing, in the order asked, and `greedy` if wanted; or `non_finite`,
+        `out_of_memory`.
 
         Raises:
             InvalidInputError: a context that leaves no room for the text, or a text without tokens.
@@ -72,8 +73,13 @@ class TextScorer:
         values: dict[Metric, tuple[float, ...]] = {
             name: tuple(self.factor(item, name) * value for item, value in zip(items, found, strict=True))
             for name, info in METRICS.items()
-            if info.fits("text")
+            if info.fits("text") and not info.on_demand
         }
+        if "greedy" in (metrics or ()):
+            said = self.greedy(items)
+            if isinstance(said, Failure):
+                return said
+            values["greedy"] = tuple(map(float, said))
         ids = tuple(item.id for item in items)
         return Responses(ids, values, time.perf_counter() - start, self.reader.tokens - read)
 
@@ -95,6 +101,21 @@ class TextScorer:
         found = [0.0] * len(items)
         for owner, part in zip(owners, parts, strict=True):
             found[owner] += float(part)
+        return found
+
+    def greedy(self, items: Sequence[Item]) -> list[bool] | Failure:
+        """Whether each item's text is what greedy decoding says after its context, token by token."""
+        owners = [place for place, item in enumerate(items) for _ in self.windows(item).trees]
+        trees = [tree for item in items for tree in self.windows(item).trees]
+        found = [True] * len(items)
+        try:
+            for row, said in self.reader.read_greedy(trees):
+                found[owners[row]] = found[owners[row]] and said
+        except (RuntimeError, MemoryError, ArithmeticError) as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            return failure
         return found
 
     def factor(self, item: Item, metric: Metric) -> float:

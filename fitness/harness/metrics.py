@@ -77,7 +77,7 @@ def _native(task: Any, name: str, by: WeighBy) -> tuple[str, str, str] | None:
         if name == "perplexity":
             return "log_likelihood", "exp(-mean)", ""
         if name == "acc":
-            return "", "mean", "whether a continuation is what greedy decoding says is not measured here"
+            return "greedy", "mean", ""
         return "", "mean", "no such measure of a continuation here"
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         if name not in ROLLING:

@@ -22,7 +22,7 @@ from fitness.harness.export import Exported, Splitting, from_harness, write
 from fitness.harness.judge import Judge
 from fitness.harness.questions import Prompting
 from fitness.harness.tasks import Asked, manager_of
-from fitness.items import Item, load_eval_set
+from fitness.items import Answering, Item, load_eval_set
 from fitness.scorer import make_scorer
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -164,7 +164,7 @@ def test_multiple_choice_is_the_harness_s(
     responses = scored(model, tokenizer, one.items, [m.metric for m in one.card.metrics])
 
     samples = {s["doc_id"]: s for s in report["samples"][name]}
-    for item, place in zip(one.items, range(len(one.items)), strict=True):
+    for place, item in enumerate(one.items):
         sample = samples[int(item.id.rpartition("/")[2])]
         pairs = [(c, t) for c, t in zip(item.contexts or [item.context] * len(item.choices), item.choices, strict=True)]
         assert pairs == [tuple(a) for a in sample["arguments"][: len(pairs)]]
@@ -257,17 +257,45 @@ def test_wikitext_counts_words_of_its_pages_and_reads_others(
     check_all(one, responses, theirs(task, model, tokenizer), dict.fromkeys(names, "log_likelihood"))
 
 
-def test_a_continuation_s_perplexity_is_the_harness_s(
+def test_a_continuation_s_perplexity_and_accuracy_are_the_harness_s(
     make_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerBase, data_dir: Path
 ) -> None:
     task, model = asked("lambada_openai", "lambada", data_dir), make_model()
     (one,) = from_harness(task)
     report = theirs(task, model, tokenizer)
-    responses = scored(model, tokenizer, one.items, ["log_likelihood"])
+    responses = scored(model, tokenizer, one.items, ["log_likelihood", "greedy"])
 
     values = [s["perplexity"] for s in report["samples"]["lambada_openai"]]
     assert list(responses.values["log_likelihood"]) == pytest.approx(values, abs=1e-3)
-    check_all(one, responses, report, {"perplexity": "log_likelihood", "acc": ""})
+    assert list(responses.values["greedy"]) == [s["acc"] for s in report["samples"]["lambada_openai"]]
+    check_all(one, responses, report, {"perplexity": "log_likelihood", "acc": "greedy"})
+
+
+CONTINUED = """\
+task: continued
+output_type: loglikelihood
+doc_to_text: "{{question}}"
+doc_to_target: "{{said}}"
+metric_list: [{metric: acc}]
+"""
+
+
+def test_continuations_that_greedy_decoding_says_are_those_of_the_harness(
+    make_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = make_model()
+    asks = [Item(str(n), f"Tom has {n} eggs", answering=Answering("whole", (), 1 + n % 3)) for n in range(24)]
+    answers = make_scorer(model, tokenizer).generation.answers(asks)
+    assert isinstance(answers, list)
+    said = [text + "x" * (n % 4 == 0) for n, text in enumerate(answers)]
+    rows = [{"question": i.context, "said": text} for i, text in zip(asks, said, strict=True) if text.strip()]
+    task = Asked(texts_of(tmp_path / "t", lines(tmp_path / "rows.jsonl", rows), CONTINUED))
+    (one,) = from_harness(task)
+    responses = scored(model, tokenizer, one.items, ["greedy"])
+    wanted = [s["acc"] for s in theirs(task, model, tokenizer)["samples"]["continued"]]
+
+    assert list(responses.values["greedy"]) == wanted
+    assert set(wanted) == {0, 1}
 
 
 def test_generation_with_filters_is_the_harness_s(
@@ -278,13 +306,14 @@ def test_generation_with_filters_is_the_harness_s(
     report = theirs(task, model, tokenizer)
     names = {m.name: m.metric for m in one.card.metrics}
     answers = make_scorer(model, tokenizer).generation.answers(one.items)
+    assert isinstance(answers, list)
     judged = Judge().values(
         one.items, [[text] for text in (s["answer"] for s in (*SUMS[:3], {"answer": "so #### 1001."}))]
     )
     responses = scored(model, tokenizer, one.items, list(names.values()))
 
     raw = [s["resps"][0][0] for s in report["samples"]["gsm8k"] if s["filter"] == "strict-match"]
-    assert list(answers) == raw
+    assert answers == raw
     assert [i.answering and i.answering.max_new_tokens for i in one.items] == [256] * 4
     check_all(one, responses, report, {name: f"harness:{name}" for name in names})
     assert judged == {f"harness:exact_match,{name}": (1.0,) * 4 for name in ("strict-match", "flexible-extract")}

@@ -90,3 +90,21 @@ def test_a_model_that_is_not_finite_is_a_failure(make_model: MakeModel, tokenize
 
     assert isinstance(failure, Failure)
     assert failure.reason is FailureReason.NON_FINITE
+
+
+def test_a_text_is_greedy_where_every_token_is_the_likeliest(
+    make_model: MakeModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model, contexts = make_model(), [f"Tom has {n} eggs" for n in range(20)]
+    items, wanted = [], []
+    for context in contexts:
+        tokens = encode(tokenizer, context)
+        best = int(model(torch.tensor([tokens])).logits[0, -1].argmax())
+        for text in (tokenizer.decode([best]), " x"):
+            items.append(Item(f"{context}{text}", context, text=text))
+            wanted.append(float(encode(tokenizer, context + text)[len(tokens) :] == (best,)))
+    scorer = make_scorer(model, tokenizer)
+
+    assert list(answered(scorer, items, "greedy").values["greedy"]) == wanted
+    assert set(wanted) == {0.0, 1.0}
+    assert "greedy" not in answered(scorer, items).values
