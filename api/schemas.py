@@ -78,6 +78,13 @@ class CandidatePage(_Wire):
     next_cursor: str | None
 
 
+class Chance(_Wire):
+    """How likely a feasible candidate is on the front, given the errors of all scores."""
+
+    number: int
+    probability: float
+
+
 class Front(_Wire):
     """The candidates that no other one beats in every objective."""
 
@@ -85,6 +92,7 @@ class Front(_Wire):
     hypervolume: float | None
     reference: list[float] = Field(description="origin of the hypervolume; signed so that larger is better")
     members: list[CandidateListed]
+    chances: list[Chance] = Field(description="the likeliest first; those below 0.01 are left out")
 
 
 class EliteAxis(_Wire):

@@ -11,12 +11,14 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from api import recipes
-from api.deps import RunDep, StoreDep
+from api.deps import ProjectionsDep, RunDep, StoreDep
 from api.problems import FieldError, Problem, documented, invalid
 from api.routes.conditional import accepted, link_next, unchanged
-from api.schemas import Candidate, CandidatePage, Front, candidate_listed, candidate_out
+from api.schemas import Candidate, CandidatePage, Chance, Front, candidate_listed, candidate_out
+from evomerge.archive import front_probabilities
 from evomerge.candidate import CandidateState
 from evomerge.errors import InvalidInputError
+from evomerge.seeds import generator
 from evomerge.storage.store import CandidateQuery, CandidateRow, RunRow, Store
 
 router = APIRouter(prefix="/api/v1", tags=["candidates"])
@@ -101,8 +103,8 @@ def get_recipe(
 
 
 @router.get("/runs/{run_id}/front", response_model=Front, responses=documented(404))
-def get_front(request: Request, row: RunDep, store: StoreDep) -> Response:
-    """The run's Pareto front."""
+def get_front(request: Request, row: RunDep, store: StoreDep, projections: ProjectionsDep) -> Response:
+    """The run's Pareto front, and who else may be on it."""
     tag = f'"{row.version}"'
     known = unchanged(request, tag)
     if known is not None:
@@ -113,6 +115,7 @@ def get_front(request: Request, row: RunDep, store: StoreDep) -> Response:
         hypervolume=row.summary.get("hypervolume"),
         reference=row.summary.get("reference") or [],
         members=[candidate_listed(one) for one in members],
+        chances=_chances(row, projections.points(row.id)),
     )
     return Response(front.model_dump_json(), media_type="application/json", headers={"ETag": tag})
 
@@ -132,6 +135,25 @@ def get_best_recipe(
     number = _best(row, objective)
     query = f"?format={format}" if format else ""
     return RedirectResponse(f"/api/v1/runs/{row.id}/candidates/{number}/recipe{query}", 307)
+
+
+def _chances(row: RunRow, points: Mapping[str, Any]) -> list[Chance]:
+    """Of the search candidates, by their scores and standard errors; baselines are no members."""
+    columns = [
+        (-1.0 if one.get("direction") == "minimize" else 1.0, points["scores"][one["name"]], points["se"][one["name"]])
+        for one in row.spec["objectives"]
+        if one["name"] in points["scores"]
+    ]
+    known = [
+        k
+        for k, (kind, violation) in enumerate(zip(points["kind"], points["violation"], strict=True))
+        if kind == "search" and violation == 0 and all(means[k] is not None for _, means, _ in columns)
+    ]
+    values = [[sign * means[k] for sign, means, _ in columns] for k in known]
+    errors = [[ses[k] for _, _, ses in columns] for k in known]
+    found = front_probabilities(values, errors, stream=generator(row.spec.get("seed", 0), "front"))
+    chances = [Chance(number=points["number"][k], probability=p) for k, p in zip(known, found.tolist(), strict=True)]
+    return sorted((one for one in chances if one.probability >= 0.01), key=lambda one: (-one.probability, one.number))
 
 
 def _best(row: RunRow, objective: str | None) -> int:

@@ -6,6 +6,22 @@ objective a grid over the others (`elite_grids`).
 """
 
 from evomerge.archive.elites import EliteGrid, elite_grids
-from evomerge.archive.pareto import FrontChange, ParetoArchive, hypervolume, improvement, non_dominated
+from evomerge.archive.pareto import (
+    FrontChange,
+    ParetoArchive,
+    front_probabilities,
+    hypervolume,
+    improvement,
+    non_dominated,
+)
 
-__all__ = ["EliteGrid", "FrontChange", "ParetoArchive", "elite_grids", "hypervolume", "improvement", "non_dominated"]
+__all__ = [
+    "EliteGrid",
+    "FrontChange",
+    "ParetoArchive",
+    "elite_grids",
+    "front_probabilities",
+    "hypervolume",
+    "improvement",
+    "non_dominated",
+]

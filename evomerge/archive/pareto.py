@@ -208,3 +208,34 @@ class ParetoArchive:
         if self._hypervolume is None:
             self._hypervolume = hypervolume(self.points, self._reference)
         return self._hypervolume
+
+
+def front_probabilities(
+    values: ArrayLike, errors: ArrayLike, *, draws: int = 256, stream: np.random.Generator
+) -> NDArray[np.float64]:
+    """The chance that each candidate is on the front, when values are known up to normal errors: the share of draws in
+    which no other dominates it.
+
+    Candidates that are worse in every objective by more than three errors of both than another are on it in no draw.
+
+    Args:
+        values: shape [candidates, objectives], larger is better.
+        errors: standard errors, same shape; 0 where a value is exact. Errors are taken as independent.
+
+    Returns:
+        shape [candidates], in [0, 1].
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+    """
+    means, spread = _matrix(values), np.asarray(errors, dtype=np.float64)
+    found = np.zeros(len(means))
+    if not len(means):
+        return found
+    pessimistic = means - 3 * spread
+    safe = pessimistic[non_dominated(pessimistic)]
+    hopeful = [k for k, best in enumerate(means + 3 * spread) if not (safe > best).all(axis=1).any()]
+    for _ in range(draws):
+        drawn = means[hopeful] + spread[hopeful] * stream.standard_normal((len(hopeful), means.shape[1]))
+        found[np.asarray(hopeful)[non_dominated(drawn)]] += 1
+    return found / draws

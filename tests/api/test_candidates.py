@@ -144,6 +144,10 @@ def test_the_front_has_its_members_and_hypervolume(client: TestClient, run: Scri
 
     assert [one["number"] for one in front["members"]] == [5, 6]
     assert front["hypervolume"] == pytest.approx(0.3 * 0.8 + 0.4 * 0.7)
+    chances = {one["number"]: one["probability"] for one in front["chances"]}
+    assert chances[5] > 0.9
+    assert chances[6] > 0.5
+    assert 4 not in chances, "0.4, 0.4 is behind 0.7, 0.7 by more than its errors"
 
 
 def test_elites_are_the_best_at_each_objective_for_each_level_of_the_other(

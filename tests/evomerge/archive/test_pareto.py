@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.archive import FrontChange, ParetoArchive, hypervolume, improvement, non_dominated
+from evomerge.archive import (
+    FrontChange,
+    ParetoArchive,
+    front_probabilities,
+    hypervolume,
+    improvement,
+    non_dominated,
+)
 
 GRID = st.integers(0, 4).map(float)
 
@@ -147,3 +154,21 @@ def test_a_member_or_a_wrong_number_of_values_is_refused():
         archive.add(4, (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="at least 1"):
         ParetoArchive(0)
+
+
+def test_the_chance_to_be_on_the_front_of_two_is_that_of_the_difference() -> None:
+    found = front_probabilities(
+        [[0.6], [0.5], [0.0]], [[0.1], [0.1], [0.01]], draws=20_000, stream=np.random.default_rng(1)
+    )
+
+    assert found[0] == pytest.approx(0.760, abs=0.01)  # Φ(0.1 / (0.1 √2))
+    assert found.sum() == pytest.approx(1)
+    assert found[2] == 0
+
+
+def test_exact_values_are_on_the_front_or_not() -> None:
+    values = [[1.0, 2.0], [2.0, 1.0], [0.5, 0.5], [1.5, 1.5]]
+    found = front_probabilities(values, np.zeros((4, 2)), draws=8, stream=np.random.default_rng(1))
+
+    assert found.tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert front_probabilities([], [], stream=np.random.default_rng(1)).tolist() == []
