@@ -139,8 +139,7 @@ class Memory:
         return answered, tuple(blocks.values())
 
     def _block(self, row: CandidateRow, eval_set: str, found: Responses) -> AnswerBlock:
-        held = self._contents[eval_set]
-        contents = tuple(held[item] for item in found.item_ids)
+        contents = tuple(map(self._contents[eval_set].__getitem__, found.item_ids))
         values = {name: found.values[name] for name in sorted(found.values)}
         return AnswerBlock(
             self.fingerprint, eval_set, self.subject(row), found.item_ids, contents, values, self._run, row.number

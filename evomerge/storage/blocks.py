@@ -70,7 +70,7 @@ class AnswerBlock:
         found = array("d")
         for name, values in self.values.items():
             assert len(values) == len(self.items), "one value an item"
-            if not all(map(math.isfinite, values)):
+            if not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):  # a sum can overflow
                 raise ValueError(f"{name} of {self.eval_set!r}: an answer is not a finite number")
             found.extend(values)
         return _little(found).tobytes()

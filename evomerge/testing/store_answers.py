@@ -28,7 +28,7 @@ class AnswerContract:
     """Needs the fixtures `store` and `lease`."""
 
     def test_answers_read_back_as_written(self, store: Store, lease: Lease) -> None:
-        values = {"accuracy": (1.0, 0.0, 0.5, 1.0, 0.0), "log_likelihood": HARD}
+        values = {"accuracy": (1.0, 0.0, 0.5, 1.0, 0.0), "log_likelihood": HARD, "margin": (HARD[3],) * 5}
         asked = block("a", dict.fromkeys("vwxyz", 0.0), values=values, run=lease.run, number=3)
         store.commit(lease, Commit(answers=(asked,)))
         (read,) = store.answers("f")
@@ -90,9 +90,11 @@ class AnswerContract:
         assert not any(row.answers or row.responses for row in light)
 
     def test_answers_and_scores_come_together_or_not_at_all(self, store: Store, lease: Lease) -> None:
-        good, bad = block("a", {"x": 1.0}), block("b", {"x": float("nan")})
-        with pytest.raises(ValueError, match="finite"):
-            store.commit(lease, Commit(events=(Event("e", {}),), answers=(good, bad), candidates=(candidate(0),)))
+        good = block("a", {"x": 1.0})
+        for wrong in ({"x": float("nan")}, {"x": float("inf"), "y": float("-inf")}, {"x": 1.0, "y": float("-inf")}):
+            said = (good, block("b", wrong))
+            with pytest.raises(ValueError, match="finite"):
+                store.commit(lease, Commit(events=(Event("e", {}),), answers=said, candidates=(candidate(0),)))
         with pytest.raises(ValueError, match="JSON"):
             store.commit(lease, Commit(answers=(good,), candidates=(candidate(0, {"a": float("inf")}),)))
 
