@@ -143,7 +143,7 @@ def _merge(
         kept: Tensor | None = getattr(scratch, "piece", None)
         if kept is None or kept.dtype != unit.job.dtype or kept.numel() < end - begin:
             kept = scratch.piece = torch.empty(max(length, end - begin), dtype=unit.job.dtype, device=device)
-        return kept[: end - begin]
+        return kept if kept.numel() == end - begin else kept[: end - begin]
 
     with torch.no_grad():
         for first, piece in merged_pieces(plan, tensors, measured, device, place, unit.span):

@@ -16,15 +16,15 @@ from torch import Tensor
 from evomerge.models.layout import Shard, index_of
 from evomerge.models.partial import Partial, cannot_write
 
-_WRITEBACK_BYTES = 32 << 20
+_WRITEBACK_BYTES = 16 << 20
 """Written bytes after which the kernel is asked to bring them to the disk, so that the fsync at the end is short."""
 
 
 class ShardWriter:
     """Writes the shards of a model directory, and the index.
 
-    A shard whose last byte has come is forced to the disk and entered in the journal by a thread beside, while the next
-    ones are written. The bytes depend on the layout and the tensors alone.
+    A thread beside has the kernel begin to bring to the disk what is written, while more is; it forces a shard to the
+    disk whose last byte has come, and enters it in the journal. The bytes depend on the layout and the tensors alone.
 
     Args:
         at: the directory in the making.
@@ -49,8 +49,11 @@ class ShardWriter:
         """
         file = self._files[self._places[name]]
         try:
-            if file.write(name, piece, first):
+            flush, done = file.write(name, piece, first)
+            if done:
                 self._finish(file)
+            elif flush:
+                self._pool.submit(file.start_writeback)  # which may have to wait for the disk
         except OSError as error:
             raise cannot_write(self._at.out, error) from error
 
@@ -111,9 +114,10 @@ class _File:
         os.ftruncate(self._handle, self.shard.file_bytes)
         _write(self._handle, memoryview(self.shard.header), 0)
 
-    def write(self, name: str, piece: Tensor, first: int) -> bool:
-        """Whether this was the last piece."""
-        data = piece.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    def write(self, name: str, piece: Tensor, first: int) -> tuple[bool, bool]:
+        """Whether much has been written that the kernel was not asked to bring to the disk, and whether this was the
+        last piece."""
+        data = _bytes_of(piece)
         _write(self._handle, data, self.shard.places[name] + first * piece.element_size())
         with self._lock:
             self.left -= len(data)
@@ -121,9 +125,11 @@ class _File:
             flush, done = self._dirty >= _WRITEBACK_BYTES, self.left == 0
             if flush:
                 self._dirty = 0
-        if flush and not done:
-            _start_writeback(self._handle)
-        return done and len(data) > 0
+        return flush, done and len(data) > 0
+
+    def start_writeback(self) -> None:
+        """Ask the kernel to bring to the disk what is dirty."""
+        _start_writeback(self._handle)
 
     def close(self, *, synced: bool) -> None:
         with self._lock:
@@ -135,6 +141,13 @@ class _File:
             finally:
                 os.close(self._handle)
                 self._handle = -1
+
+
+def _bytes_of(piece: Tensor) -> memoryview:
+    if piece.device.type != "cpu" or not piece.is_contiguous():
+        piece = piece.cpu().contiguous()
+    data: memoryview = piece.detach().view(-1).view(torch.uint8).numpy().data
+    return data
 
 
 def _write(handle: int, data: memoryview, at: int) -> None:
