@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -114,7 +114,8 @@ class _File:
             size = os.fstat(file.fileno()).st_size
         self.header.pop("__metadata__", None)
         self._start = 8 + length
-        self._bytes = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage.from_file(str(path), False, size))
+        mapped = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, size))
+        self._bytes = torch.empty(0, dtype=torch.uint8).set_(mapped)
 
     def tensor(self, info: TensorInfo) -> Tensor:
         """A view; a copy of what does not lie on a multiple of its entries' size."""

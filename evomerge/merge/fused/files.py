@@ -18,7 +18,7 @@ LINE = 64
 """Bytes of a line of the cache: rows begin on one."""
 _ENTRY = 2
 
-_pread = ExternalFunction("pread", types.int64(types.int32, types.uint64, types.uint64, types.int64))
+_pread: Any = ExternalFunction("pread", types.int64(types.int32, types.uint64, types.uint64, types.int64))
 """POSIX: handle, where to, how many bytes, from which on → how many came."""
 
 
