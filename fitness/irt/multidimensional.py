@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from evomerge.errors import InvalidInputError
-from fitness.irt.two_parameter import SPREAD_BETA, ItemParameters, check_unit, constant_beta, is_varied
+from fitness.irt.two_parameter import SPREAD_BETA, ItemParameters, check_unit
 from fitness.matrix import Floats, ResponseMatrix
 
 DIMENSIONS = 3
@@ -38,11 +38,7 @@ def fit_multidimensional(
         raise InvalidInputError("dimensions", dimensions, "at least 1")
     if len(y) < LEAST_SUBJECTS and not force:
         raise InvalidInputError("bank", len(y), f"{LEAST_SUBJECTS} subjects or more, for several dimensions")
-    a, beta = np.zeros((y.shape[1], dimensions)), constant_beta(y, asked)
-    varied = is_varied(y, asked)
-    if varied.any():
-        a[varied], beta[varied] = _fit(y[:, varied], asked[:, varied], dimensions, iterations)
-    return ItemParameters(a, beta)
+    return ItemParameters(*_fit(y, asked, dimensions, iterations))
 
 
 def _fit(y: Floats, asked: Floats, dimensions: int, iterations: int) -> tuple[Floats, Floats]:
@@ -69,7 +65,7 @@ def _fit(y: Floats, asked: Floats, dimensions: int, iterations: int) -> tuple[Fl
 
 def _start(y: Floats, asked: Floats, dimensions: int) -> tuple[Floats, Floats, Floats]:
     """(θ, a, β) from the largest singular values of the centred responses; those beyond their rank start at 0."""
-    mean = y.sum(axis=0) / asked.sum(axis=0)
+    mean = y.sum(axis=0) / np.maximum(asked.sum(axis=0), 1)
     left, values, right = np.linalg.svd(np.where(asked > 0, y - mean, 0.0), full_matrices=False)
     left, right = _signed(left[:, :dimensions], right[:dimensions])
     root = np.sqrt(len(y))

@@ -136,8 +136,8 @@ class MpIrt:
         y = check_answers(selection, answers, len(weights))
         check_bounded(y)
         projected = self.items.a[places] @ self.parents.T  # [n, J] logits by λ
-        shares = np.array([_mixture(projected, self.items.beta[places], row) for row in y]).reshape(len(y), len(self.parents))
-        expected = self.items.probabilities(shares @ self.parents)
+        shares = np.array([_mixture(projected, self.items.beta[places], row) for row in y])
+        expected = self.items.probabilities(shares.reshape(len(y), len(self.parents)) @ self.parents)
         found = asked_and_expected(weights, places, y, expected)
         plain = y @ as_if_drawn(selection, weights).design.counts
         return without_errors(self.blend * plain + (1 - self.blend) * found)

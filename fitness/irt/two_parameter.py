@@ -40,7 +40,7 @@ class ItemParameters:
     """z = a·θ − β, and nothing else: other texts scale or sign β otherwise.
 
     Attributes:
-        a: [N, D] discriminations; 0 for items that all subjects answered alike.
+        a: [N, D] discriminations.
         beta: [N].
     """
 
@@ -55,17 +55,14 @@ class ItemParameters:
 def fit_two_parameter(matrix: ResponseMatrix, iterations: int = ITERATIONS) -> ItemParameters:
     """Items of the one-dimensional model by EM under priors log a ~ N(mean, 0.5²), β ~ N(mean, 2²).
 
-    Both means are those of the items. NaN has no weight. Items that everyone answered alike are not fitted: they get
-    the probability (k + 1/2) / (M + 1) for everyone.
+    Both means are those of the items. NaN has no weight. Items that everyone answered alike are held by the priors: in
+    a bank of four they are every other item, and without slopes they would tell nothing of better subjects.
 
     Raises:
         InvalidInputError: no subjects, or responses outside of [0, 1].
     """
     y, asked = check_unit(matrix)
-    a, beta = np.zeros(y.shape[1]), constant_beta(y, asked)
-    varied = is_varied(y, asked)
-    if varied.any():
-        a[varied], beta[varied] = _fit(y[:, varied], asked[:, varied], iterations)
+    a, beta = _fit(y, asked, iterations)
     return ItemParameters(a[:, None], beta)
 
 
@@ -84,27 +81,17 @@ def check_unit(matrix: ResponseMatrix) -> tuple[Floats, Floats]:
     return np.where(asked > 0, values, 0.0), asked
 
 
-def is_varied(y: Floats, asked: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """[N] whether those asked answered an item differently."""
-    least, most = np.where(asked > 0, y, np.inf).min(axis=0), np.where(asked > 0, y, -np.inf).max(axis=0)
-    return np.asarray(most > least)
-
-
-def constant_beta(y: Floats, asked: Floats) -> Floats:
-    """[N] the β that gives everyone the probability (k + 1/2) / (M + 1)."""
-    return np.asarray(-logit((y.sum(axis=0) + 0.5) / (asked.sum(axis=0) + 1)))
-
-
 def _fit(y: Floats, asked: Floats, iterations: int) -> tuple[Floats, Floats]:
     subjects = len(y)
-    log_a, beta = np.zeros(y.shape[1]), constant_beta(y, asked)
+    log_a, beta = np.zeros(y.shape[1]), -logit((y.sum(axis=0) + 0.5) / (asked.sum(axis=0) + 1))
+    furthest = np.log(2 * subjects + 1)  # β of an item that all answered alike; where all are such, the mean would run
     for _ in range(iterations):
         z = np.exp(log_a)[:, None] * NODES - beta[:, None]
         posterior = softmax(y @ z - asked @ np.logaddexp(0.0, z) + LOG_WEIGHTS, axis=1)
         right, total = y.T @ posterior, asked.T @ posterior  # [N, Q] expected at each node
         # One Newton step an iteration: more bring the M-step's optimum nearer, and EM's no sooner.
         mean_log_a = log_a.mean() * subjects / (subjects + PRIOR_SUBJECTS)
-        log_a, beta = _newton_step(log_a, beta, right, total, (mean_log_a, beta.mean()))
+        log_a, beta = _newton_step(log_a, beta, right, total, (mean_log_a, np.clip(beta.mean(), -furthest, furthest)))
     return np.exp(log_a), beta
 
 

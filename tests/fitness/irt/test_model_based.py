@@ -78,6 +78,22 @@ def test_models_make_more_of_the_same_answers(fits: Fits, subjects: Floats) -> N
     assert error["combined_blup"] < error["greg"]
 
 
+@pytest.mark.parametrize("rows", [2, 4])
+def test_curves_of_a_handful_of_rows_rank_as_well_as_the_mean_and_err_less(rows: int, subjects: Floats) -> None:
+    """Every other item is answered alike by all of such a bank; without a slope it would say nothing of others."""
+    truth, missed = subjects.mean(axis=1), []
+    for seed in range(6):
+        bank = Bank(matrix_of(skilled(np.random.default_rng(seed).standard_normal(rows), 10 + seed)))
+        places = samples(20 + seed, 1)[0]
+        for name in ("eap", "mean"):
+            found = make_estimator(name, bank).estimate(simple(places, ITEMS), subjects[:, places])
+            missed.append((np.abs(found.means - truth).mean(), np.corrcoef(found.means, truth)[0, 1]))
+    eap, mean = np.mean(missed[::2], axis=0), np.mean(missed[1::2], axis=0)
+
+    assert eap[0] < 0.95 * mean[0]
+    assert eap[1] > mean[1] - 0.02
+
+
 @pytest.mark.parametrize("name", ["eap", "blup"])
 def test_recentring_takes_the_bias_away_where_subjects_are_better_than_the_bank(name: str, fits: Fits) -> None:
     better = skilled(np.random.default_rng(3).normal(2.5, 0.3, 40), 4)

@@ -57,14 +57,24 @@ def test_answers_that_are_missing_at_random_change_little() -> None:
     assert difference.mean() < 0.02
 
 
-def test_items_that_all_answered_alike_are_given_their_rate() -> None:
+def test_items_that_all_answered_alike_are_held_by_the_priors() -> None:
     y, _, _ = answers_of_2pl(20, 10, 5)
     y[:, 3], y[:, 7] = 1.0, 0.0
     found = fit_two_parameter(matrix_of(y))
+    p = found.probabilities(np.array([[-1.0], [0.0], [1.0]]))
 
-    assert found.a[[3, 7], 0].tolist() == [0.0, 0.0]
-    np.testing.assert_allclose(found.probabilities(np.array([[-3.0], [3.0]]))[:, 3], 20.5 / 21)
-    np.testing.assert_allclose(found.probabilities(np.array([[-3.0], [3.0]]))[:, 7], 0.5 / 21)
+    assert (found.a[[3, 7], 0] > 0.3).all()
+    assert (found.a[[3, 7], 0] < 3).all()
+    assert 0.85 < p[1, 3] < 0.995
+    assert 0.005 < p[1, 7] < 0.15
+
+
+@pytest.mark.parametrize("answer", [0.0, 1.0])
+def test_a_bank_that_answered_everything_alike_has_items_of_finite_difficulty(answer: float) -> None:
+    found = fit_two_parameter(matrix_of(np.full((5, 8), answer)), 200)
+
+    assert np.abs(found.beta).max() < 6
+    np.testing.assert_allclose(found.beta, found.beta[0])
 
 
 def test_grades_between_right_and_wrong_are_fitted_to_their_means() -> None:
