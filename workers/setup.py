@@ -20,7 +20,7 @@ from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.seeds import derive
 from fitness.items import EvalSet, load_eval_set
-from fitness.metrics import METRICS, metric
+from fitness.metrics import HARNESS, METRICS, metric
 from fitness.objectives import ObjectivePlan
 from search_spaces import make_space
 from search_spaces.linear import LinearMap, linear_map
@@ -262,4 +262,5 @@ def _with_reported(spec: RunSpec) -> RunSpec:
 
 
 def _better(name: str) -> str:
-    return "minimize" if name in METRICS and not METRICS[name].higher_is_better else "maximize"
+    known = name in METRICS or name.startswith(HARNESS)  # what is not is refused with the objectives
+    return "minimize" if known and not metric(name).higher_is_better else "maximize"
