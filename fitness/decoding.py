@@ -26,7 +26,7 @@ from fitness.loglikelihood import padded
 BLOCK = 64
 """Tokens of a piece of a prompt that may be shared with others."""
 
-STEP = 16
+STEP = 32
 """The rest of a prompt is padded to a multiple of this: fewer, wider batches are worth some padding."""
 
 LEAST_ROWS = 4
