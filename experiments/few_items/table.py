@@ -45,7 +45,7 @@ def shown(found: dict[str, Any], setting: str, key: str, field: str, scale: floa
     value = found.get(setting, {}).get(key, {}).get(field)
     if value is None:
         return "–"
-    return f"{scale * value:.1f}" if scale == 100 else f"{value:.2f}".removeprefix("0")
+    return f"{scale * value:.1f}" if scale == 100 else f"{value:.2f}".replace("0.", ".", 1)
 
 
 def table(found: dict[str, dict[str, Any]], setting: str, field: str, scale: float, names: list[str]) -> str:
