@@ -31,15 +31,17 @@ def compress(
     number: Annotated[int, typer.Option(help="Most items that are used.")] = 256,
     max_tokens: Annotated[int, typer.Option(help="An item longer than this is cut.")] = 512,
     seed: Annotated[int, typer.Option(help="Draws the items, and starts k-means.")] = 0,
+    memory: Annotated[str | None, typer.Option(help="Most bytes of tensors in memory at a time, such as 8GiB.")] = None,
 ) -> None:
     """Merge or prune the experts of a mixture, or fuse layers: a smaller model that transformers loads as it is."""
+    from api.merging import size
     from evomerge.merge.structure.compress import Settings
     from evomerge.merge.structure.compress import compress as make
 
     settings = Settings(
         method, keep, router, linkage, shares, rank, scope, renormalise, layers, beta, number, max_tokens, seed
     )
-    make(model, out, items, settings)
+    make(model, out, items, settings, memory=size(memory) if memory is not None else None)
     out_console.print(f"model in {out}; what was done in {out / 'structure.json'}", highlight=False, soft_wrap=True)
 
 

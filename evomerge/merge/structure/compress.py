@@ -25,7 +25,8 @@ from evomerge.merge.structure.grouping import (
     hierarchical,
     kmeans,
 )
-from evomerge.merge.structure.layers import fuse_layers
+from evomerge.merge.structure.layers import TOKENS, fuse_layers
+from evomerge.merge.structure.need import Need, of_experts, of_layers
 from evomerge.merge.structure.usage import Usage, watch
 from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import Checkpoint, open_checkpoint
@@ -113,7 +114,13 @@ class Settings:
 
 
 def compress(
-    model: Path, out: Path, items: Path, settings: Settings, progress: Callable[[int, int], None] | None = None
+    model: Path,
+    out: Path,
+    items: Path,
+    settings: Settings,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    memory: int | None = None,
 ) -> Path:
     """Make a smaller model.
 
@@ -124,17 +131,27 @@ def compress(
         items: JSONL items that show what the model is for.
         settings: how.
         progress: told of items that are read, done and in all.
+        memory: bytes of tensors that may be in memory at a time, beside the interpreter and its libraries; by default
+            whatever it takes.
 
     Raises:
-        InvalidInputError: a setting does not fit the model, or there are no items.
+        InvalidInputError: a setting does not fit the model, there are no items, or `memory` is too small.
         CheckpointError, ArchitectureError, NonFiniteError: the model cannot be read, or the result not written.
     """
     with open_checkpoint(model) as checkpoint:
         architecture = architecture_of_checkpoint(checkpoint)
         samples = _samples(checkpoint, items, settings)
+        _need(checkpoint, architecture, samples, settings).check(memory)
         if settings.method == "mka":
             return fuse_layers(checkpoint, architecture, out, samples, settings.layers, settings.beta, asdict(settings))
         return _merge_experts(checkpoint, architecture, out, samples, settings, progress)
+
+
+def _need(checkpoint: Checkpoint, architecture: Architecture, samples: Sequence[Sample], settings: Settings) -> Need:
+    lengths = [len(sample.ids) for sample in samples]
+    if settings.method == "mka":
+        return of_layers(checkpoint, architecture, lengths, TOKENS)
+    return of_experts(checkpoint, architecture, lengths, mixtures_of(architecture), settings.method)
 
 
 def _samples(checkpoint: Checkpoint, items: Path, settings: Settings) -> list[Sample]:
