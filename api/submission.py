@@ -121,7 +121,7 @@ def check(spec: RunSpec, registry: Registry, *, allow_code: bool = False) -> Che
         genes=list(space.names),
         space=space.describe(),
         items=items,
-        warnings=_warnings(spec, space.dim, items),
+        warnings=[*_warnings(spec, space.dim, items), *_seen_in_training(spec, registry, sets)],
     )
 
 
@@ -240,3 +240,13 @@ def _warnings(spec: RunSpec, dimension: int, items: dict[str, dict[str, int]]) -
     if few and spec.verify.holdout:
         found.append(f"/objectives: fewer than 100 holdout items in {', '.join(few)}: wide intervals")
     return found
+
+
+def _seen_in_training(spec: RunSpec, registry: Registry, sets: dict[str, EvalSet]) -> list[str]:
+    """Items that models were trained on, where the registry names their training data."""
+    if not registry.training:
+        return []
+    from workers.contamination import contamination, described
+
+    with _deciding("/models"):
+        return [f"/models: {line}" for line in described(contamination(spec, registry, sets))]

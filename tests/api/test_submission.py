@@ -75,7 +75,7 @@ def test_a_search_is_accepted_with_its_place_and_full_spec(registered: TestClien
     run = response.json()
     assert response.headers["location"] == f"/api/v1/runs/{run['id']}"
     assert run["state"] == "queued"
-    assert run["spec"]["subset"]["policy"] == "stratified"
+    assert run["spec"]["subset"]["policy"] == "auto"
     assert registered.get(response.headers["location"]).json()["id"] == run["id"]
 
 
@@ -295,3 +295,17 @@ def test_the_catalog_marks_what_is_gone(registered: TestClient) -> None:
 
 def test_the_catalog_does_not_tell_places(registered: TestClient, models: Path) -> None:
     assert str(models) not in registered.get("/api/v1/models").text
+
+
+def test_items_that_a_source_was_trained_on_are_warned_of(
+    registered: TestClient, settings: Settings, problem: Any
+) -> None:
+    (settings.data_dir / "seen.jsonl").write_text(json.dumps({"text": "7 + 2 = 4"}))
+    registry = yaml.safe_load(settings.registry_path.read_text())
+    settings.registry_path.write_text(yaml.safe_dump(registry | {"training": {"expert-a": ["seen.jsonl"]}}))
+    warnings = registered.post("/api/v1/runs:validate", json=SPEC).json()["warnings"]
+
+    assert "/models: a: 1 of 4 holdout items of 'sums' are in its training data" in warnings
+    settings.registry_path.write_text(yaml.safe_dump(registry | {"training": {"expert-a": ["gone.jsonl"]}}))
+    body = problem(registered.post("/api/v1/runs:validate", json=SPEC), 422, "invalid")
+    assert "gone.jsonl" in json.dumps(body)
