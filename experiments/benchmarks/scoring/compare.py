@@ -241,7 +241,8 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="sdpa")
     parser.add_argument("--rows", action="store_true", help="one row a choice, too")
-    parser.add_argument("--stability", action="store_true", help="other company, and float32")
+    parser.add_argument("--stability", action="store_true", help="the same items in other company, nothing else")
+    parser.add_argument("--exact", action="store_true", help="in float32 beside the others, nothing else")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -276,8 +277,11 @@ def _shape(
         if options.stability:
             found = tree(model, tokenizer, options.batch_tokens)(items)
             made["stability"] = stability(model, tokenizer, items, found)
+            return {"stability": made}
+        if options.exact:
             exact_model = AutoModelForCausalLM.from_pretrained(options.model, attn_implementation=options.attention)
-            return made | {"exact": exactness(exact_model.float(), tokenizer, items, Path(folder))}
+            made["exact"] = exactness(exact_model.float(), tokenizer, items, Path(folder))
+            return {"exact": made}
         scorers = {
             "tree": tree(model, tokenizer, options.batch_tokens),
             "harness": harness(model, tokenizer, Path(folder)),
