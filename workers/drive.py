@@ -83,7 +83,7 @@ class Drive:
         stop: threading.Event,
     ) -> None:
         self.store, self.settings, self.lease, self.stop = store, settings, lease, stop
-        self.spec = RunSpec.model_validate(row.spec)
+        self.spec, self.created = RunSpec.model_validate(row.spec), row.created
         self.search = prepare(self.spec, registry, self.settings.cache, allow_code=self.settings.allow_code)
         self.recipes = list(self.search.baselines.values())
         self.machine = RunMachine(
@@ -106,11 +106,7 @@ class Drive:
         """Until the run is over, or paused with nothing in flight, or the controller must stop."""
         assert self.pool is not None or self.machine.done
         try:
-            if not self.machine.done and self.spec.subset.bank:
-                for subject, answers in self.ledger.patiently(
-                    lambda: self.memory.bank(self.search.plan.search_items())
-                ):
-                    self.judge.complete(subject, answers)
+            self._learn_from_other_runs()
             while self.pool is not None and not self.machine.done and not self.stop.is_set():
                 self._advance()
                 self._obey()
@@ -359,7 +355,7 @@ class Drive:
     def _learn_from_other_runs(self) -> None:
         if self.spec.subset.bank and not self.machine.done:
             everything = self.search.plan.search_items()
-            for subject, answers in self.ledger.patiently(lambda: self.memory.bank(everything)):
+            for subject, answers in self.ledger.patiently(lambda: self.memory.bank(everything, self.created)):
                 self.judge.complete(subject, answers)
 
     def _learn(self, row: CandidateRow, task: str) -> None:

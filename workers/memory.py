@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from datetime import datetime
 from pathlib import Path
 
 from evomerge.merge.methods import method_of
@@ -113,11 +114,16 @@ class Memory:
             blocks = [block for block in blocks if block.run == self._run]
         return known_answers(blocks, items, self._eval_sets, self._wanted)
 
-    def bank(self, items: Items) -> list[tuple[str, dict[str, Responses]]]:
+    def bank(self, items: Items, before: datetime) -> list[tuple[str, dict[str, Responses]]]:
         """Subjects of other runs that answered all of some eval set's items, in the order of their names; the latest
-        `BANK` blocks of answers are looked at."""
+        `BANK` blocks of answers are looked at.
+
+        Args:
+            before: only what was stored until then; when this run was made, so that it resumes with the same bank.
+        """
         blocks: dict[str, list[AnswerBlock]] = {}
-        for block in self._store.answers(self.fingerprint)[-BANK:]:
+        older = [b for b in self._store.answers(self.fingerprint) if b.created is not None and b.created <= before]
+        for block in older[-BANK:]:
             if block.run != self._run:
                 blocks.setdefault(block.subject, []).append(block)
         known = {name: known_answers(blocks[name], items, self._eval_sets, self._wanted) for name in sorted(blocks)}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.storage.store import Store
+from evomerge.storage.store import TERMINAL, Store
 from tests.workers.tiny_run import drive, events_of, run_spec, whole_run
 from workers.registry import Registry
 from workers.replay import replay
@@ -112,6 +112,6 @@ def test_a_second_run_begins_with_the_bank_of_the_first(
 def _stop_at(store: Store, run: str, enough: int, stop: threading.Event) -> None:
     while not stop.is_set():
         row = store.run(run)
-        if row is not None and (row.last_seq >= enough or row.state == "succeeded"):
+        if row is not None and (row.last_seq >= enough or row.state in TERMINAL):
             stop.set()
         time.sleep(0.005)
