@@ -8,7 +8,7 @@ import pytest
 from evomerge.errors import InvalidInputError
 from fitness.irt.contracts import Bank
 from fitness.irt.fits import Fits
-from fitness.irt.gate import Offset, gate
+from fitness.irt.gate import LEAST_BLUP, Offset, gate
 from fitness.irt.recommendation import (
     error_variance,
     expected_best,
@@ -58,11 +58,11 @@ def test_it_opens_where_a_model_ranks_better_than_sampling() -> None:
     assert found == gate(bank, 12, "hybrid", 0)
 
 
-def test_linear_prediction_waits_for_32_subjects() -> None:
-    found = gate(bank_of(24), 12, "greedy", 0)
+def test_linear_prediction_waits_for_a_larger_bank() -> None:
+    found = gate(bank_of(LEAST_BLUP - 1), 12, "greedy", 0)
 
     assert found.method in ("eap", "difference")
-    assert any("needs 32" in reason for reason in found.reasons)
+    assert any(f"needs {LEAST_BLUP}" in reason for reason in found.reasons)
 
 
 def test_it_shuts_where_answers_tell_nothing_of_each_other() -> None:
