@@ -23,8 +23,8 @@ LEAST_EAP = 8
 """Subjects below which one-dimensional abilities are not used."""
 
 LEAST_BLUP = 24
-"""Subjects below which best linear prediction is not used. On leaderboards it ranks worse than a plain mean with banks of
-4 to 16; with 24 merges of the same sources it ranked other such merges far better (experiments/few_items_search)."""
+"""Subjects below which best linear prediction is not used. On leaderboards it ranks worse than a plain mean with banks
+of 4 to 16; with 24 merges of the same sources it ranked others of them far better (experiments/few_items_search)."""
 
 ITERATIONS = 4
 """Of the item fits: enough for full scores, a sixth of the time of a full fit."""
