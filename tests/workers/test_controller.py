@@ -95,11 +95,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 ) -> None:
     run = store.create_run(run_spec(), "tiny")[0].id
     for enough in (6, 14, 31):
-        stop = threading.Event()
-        watcher = threading.Thread(target=_stop_at, args=(store, run, enough, stop))
-        watcher.start()
-        tiny_run.drive(store, registry, tmp_path / "cache", run, stop)
-        watcher.join()
+        tiny_run.drive_until(store, registry, tmp_path / "cache", run, enough)
     state = tiny_run.drive(store, registry, tmp_path / "cache", run)
     events, undisturbed = tiny_run.events_of(store, run), tiny_run.events_of(*whole)
 
@@ -107,12 +103,6 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert tiny_run.counted_once(events)
     assert tiny_run.genomes_of(events) == tiny_run.genomes_of(undisturbed)
     assert tiny_run.scores_of(events) == tiny_run.scores_of(undisturbed)
-
-
-def _stop_at(store: Store, run: str, seq: int, stop: threading.Event) -> None:
-    while (row := store.run(run)) is not None and row.last_seq < seq:
-        time.sleep(0.01)
-    stop.set()
 
 
 def test_a_paused_run_is_nobodys_until_it_is_resumed(store: Store, registry: Registry, tmp_path: Path) -> None:
@@ -240,11 +230,7 @@ def test_a_missing_directory_fails_the_run_with_its_path(store: Store, tmp_path:
 def test_a_model_that_changed_under_a_run_pauses_it(store: Store, tmp_path: Path) -> None:
     registry = tiny_run.make_registry(tmp_path / "models")
     run = store.create_run(run_spec(), "tiny")[0].id
-    stop = threading.Event()
-    thread = threading.Thread(target=_stop_at, args=(store, run, 12, stop))
-    thread.start()
-    tiny_run.drive(store, registry, tmp_path / "cache", run, stop)
-    thread.join()
+    tiny_run.drive_until(store, registry, tmp_path / "cache", run, 12)
     path = tmp_path / "models" / "math" / "model.safetensors"
     old = path.read_bytes()
     weights = load_file(path)

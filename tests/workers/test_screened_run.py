@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evomerge.storage.store import TERMINAL, Store
-from tests.workers.tiny_run import drive, events_of, run_spec, whole_run
+from evomerge.storage.store import Store
+from tests.workers.tiny_run import drive, drive_until, events_of, run_spec, whole_run
 from workers.registry import Registry
 from workers.replay import replay
 
@@ -75,11 +73,7 @@ def test_a_resumed_run_asks_and_tells_the_same(
 ) -> None:
     run = store.create_run(spec(), "tiny")[0].id
     for enough in (90, 130, 170):
-        stop = threading.Event()
-        watcher = threading.Thread(target=_stop_at, args=(store, run, enough, stop))
-        watcher.start()
-        drive(store, registry, tmp_path / "cache", run, stop)
-        watcher.join()
+        drive_until(store, registry, tmp_path / "cache", run, enough)
     drive(store, registry, tmp_path / "cache", run)
 
     assert chosen_of(store, run) == chosen_of(*screened)
@@ -107,11 +101,3 @@ def test_a_second_run_begins_with_the_bank_of_the_first(
     assert min(chosen_of(store, alone)) > 1
     baselines = [e.data for e in events_of(store, run) if e.type == "candidate.scored" and e.data["kind"] == "baseline"]
     assert sum(data["items"] for data in baselines) == 0, "they have answered before"
-
-
-def _stop_at(store: Store, run: str, enough: int, stop: threading.Event) -> None:
-    while not stop.is_set():
-        row = store.run(run)
-        if row is not None and (row.last_seq >= enough or row.state in TERMINAL):
-            stop.set()
-        time.sleep(0.005)

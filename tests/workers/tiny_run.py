@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from evomerge.storage.sql import open_store
-from evomerge.storage.store import Event, Store
+from evomerge.storage.store import TERMINAL, Event, Store
 from tests.workers.tiny import make_spec
 from workers.controller import Controller
 from workers.drive import ControllerSettings
@@ -67,6 +68,21 @@ def drive(store: Store, registry: Registry, cache: Path, run: str, stop: threadi
     row = store.run(run)
     assert row is not None
     return row.state
+
+
+def drive_until(store: Store, registry: Registry, cache: Path, run: str, seq: int) -> None:
+    """Drive a run in this thread until its event `seq` is stored, or it is over."""
+
+    def watch() -> None:
+        while (row := store.run(run)) is not None and row.last_seq < seq and row.state not in TERMINAL:
+            time.sleep(0.01)
+        stop.set()
+
+    stop = threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    drive(store, registry, cache, run, stop)
+    watcher.join()
 
 
 def whole_run(folder: Path, registry: Registry, spec: dict[str, Any]) -> tuple[Store, str]:
