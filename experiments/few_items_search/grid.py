@@ -58,8 +58,8 @@ class Stage:
         return Weights(weights.math, weights.ja, min(weights.es, self.most), min(weights.geo, self.most))
 
 
-_FOUR = (0.0, 0.3, 0.6, 0.9)
-STAGES = (Stage(_FOUR, 0.6), Stage(_FOUR, 0.9), Stage((*_FOUR, 1.2), 1.2))
+_FOUR, _FIVE = (0.0, 0.3, 0.6, 0.9), (0.0, 0.3, 0.6, 0.9, 1.2)
+STAGES = (Stage(_FOUR, 0.6), Stage(_FOUR, 0.9), Stage(_FIVE, 0.9), Stage(_FIVE, 1.2))
 """What is collected first, then what it is extended to."""
 
 

@@ -46,20 +46,26 @@ def quality(table: Table, rows: Sequence[Row], kind: str, split: Any) -> np.ndar
 
 
 def show(table: Table, found: Mapping[str, Mapping[int, Sequence[Row]]], kind: str, split: Any) -> None:
-    """Quality, and what the search believed of its choice against all search items."""
-    print("| policy | answers | all answers | candidates | quality | inflation | in standard errors |")
-    print("|---|---|---|---|---|---|---|")
-    for policy, by_budget in found.items():
-        for rows in by_budget.values():
-            truth = np.array([table.mean(row[kind]["name"]) for row in rows])
-            over = np.array([row[kind]["mean"] for row in rows]) - truth
-            errors = np.array([row[kind]["se"] for row in rows])
-            in_errors = f"{np.mean(over / errors):+.1f}" if np.all(errors > 0) else "–"
-            reached = quality(table, rows, kind, split)
-            spent, everything, count = (np.mean([row[k] for row in rows]) for k in ("items", "all_items", "candidates"))
-            cells = [f"{number:.0f}" for number in (spent, everything, count)]
-            cells += [f"{v.mean():.1f} ± {v.std():.1f}" for v in (reached, 100 * over)]
-            print(f"| {policy} | {' | '.join(cells)} | {in_errors} |")
+    """Quality by answers, then what the search believed of its choice against all search items."""
+    for full in (True, False):
+        some = {policy: rows for policy, rows in found.items() if (policy == FULL) is full}
+        budgets = list(next(iter(some.values())))
+        head = f"| {' | '.join(map(str, budgets))} |\n|---|{'---|' * len(budgets)}"
+        print(f"\n| quality by answers {head}")
+        for policy, by_budget in some.items():
+            cells = [quality(table, rows, kind, split) for rows in by_budget.values()]
+            print(f"| {policy} | {' | '.join(f'{c.mean():.1f} ± {c.std():.1f}' for c in cells)} |")
+        if not full:
+            print(f"\n| inflation (in standard errors) {head}")
+            for policy, by_budget in some.items():
+                print(f"| {policy} | {' | '.join(inflation(table, rows, kind) for rows in by_budget.values())} |")
+
+
+def inflation(table: Table, rows: Sequence[Row], kind: str) -> str:
+    """Estimate minus the score on all search items, in points; and, where there are errors, over the mean error."""
+    over = np.array([row[kind]["mean"] - table.mean(row[kind]["name"]) for row in rows])
+    error = float(np.mean([row[kind]["se"] for row in rows]))
+    return f"{100 * over.mean():+.1f}" + (f" ({over.mean() / error:+.1f})" if error > 0 else "")
 
 
 def savings(

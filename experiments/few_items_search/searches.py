@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +75,13 @@ OPTIMIZER = "auto"
 Row = dict[str, Any]
 
 
-def product_runs(table: Table, seeds: int, folder: Path) -> Iterator[Row]:
-    """Every policy, budget and seed through the controller."""
-    registry = make_registry(table, folder)
-    for name, (items, subset) in PRODUCT.items():
-        for budget in FULL if items is None else BUDGETS:
-            for seed in range(seeds):
+def product_runs(table: Table, seed: int) -> Iterator[Row]:
+    """Every policy and budget through the controller."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        registry = make_registry(table, folder)
+        for policy, (items, subset) in PRODUCT.items():
+            for budget in FULL if items is None else BUDGETS:
                 objective = {"name": "ja_math", "eval_sets": ["ja_math"], "metric": METRIC, "items": items}
                 spec = {
                     "objectives": [objective],
@@ -87,7 +90,8 @@ def product_runs(table: Table, seeds: int, folder: Path) -> Iterator[Row]:
                     "subset": subset,
                     "seed": seed,
                 }
-                yield {"policy": name, "budget": budget, "seed": seed, **_found(run(table, registry, spec, folder))}
+                found = run(table, registry, spec, folder)
+                yield {"policy": policy, "budget": budget, "seed": seed, **_found(found)}
 
 
 def _found(found: Found) -> Row:
@@ -97,47 +101,43 @@ def _found(found: Found) -> Row:
     }  # fmt: skip
 
 
-def loop_runs(table: Table, seeds: int) -> Iterator[Row]:
-    """Every estimator, budget and seed; each seed has banks of its own."""
-    for seed in range(seeds):
-        shared: dict[int, Loop] = {}
-        for name, way in LOOPS.items():
-            bank, _ = banks(table, way.merges, seed, table.merges)
-            loop = Loop(table, tuple(bank), len(SOURCES), way.approach, way.n, way.rotate, way.pool)
-            if way.merges in shared:
-                loop.__dict__["fits"] = shared[way.merges].fits  # what is learnt of a bank is learnt once
-            shared[way.merges] = loop
-            for budget in BUDGETS:
-                ended = loop.run(OPTIMIZER, budget, seed)
-                yield {
-                    "policy": name, "budget": budget, "seed": seed, "chosen": asdict(ended.chosen),
-                    "items": ended.items, "all_items": ended.items + 300 * len(bank), "candidates": ended.candidates,
-                }  # fmt: skip
+def loop_runs(table: Table, seed: int) -> Iterator[Row]:
+    """Every estimator and budget; each seed has banks of its own."""
+    shared: dict[int, Loop] = {}
+    for policy, way in LOOPS.items():
+        bank, _ = banks(table, way.merges, seed, table.merges)
+        loop = Loop(table, tuple(bank), len(SOURCES), way.approach, way.n, way.rotate, way.pool)
+        if way.merges in shared:
+            loop.__dict__["fits"] = shared[way.merges].fits  # what is learnt of a bank is learnt once
+        shared[way.merges] = loop
+        for budget in BUDGETS:
+            ended = loop.run(OPTIMIZER, budget, seed)
+            yield {
+                "policy": policy, "budget": budget, "seed": seed, "chosen": asdict(ended.chosen),
+                "items": ended.items, "all_items": ended.items + 300 * len(bank), "candidates": ended.candidates,
+            }  # fmt: skip
+
+
+def of_seed(seed: int) -> list[Row]:
+    """Everything."""
+    table, begun = load_table(), time.process_time()
+    rows = [*product_runs(table, seed), *loop_runs(table, seed)]
+    print(f"seed {seed}: {len(rows)} searches, {time.process_time() - begun:.0f} CPU s", flush=True)
+    return rows
 
 
 def main() -> None:
-    """Everything, or some of it."""
+    """Every seed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    table = load_table()
-    parts: list[Callable[[], Iterator[Row]]] = []
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        parts = [lambda: product_runs(table, options.seeds, Path(folder)), lambda: loop_runs(table, options.seeds)]
-        for part in parts:
-            begun = time.process_time()
-            rows += part()
-            print(f"{len(rows)} searches, {time.process_time() - begun:.0f} CPU s", flush=True)
-    document = {
-        "levels": table.stage.levels,
-        "most": table.stage.most,
-        "metric": METRIC,
-        "items": ITEMS,
-        "optimizer": OPTIMIZER,
-        "rows": rows,
-    }
-    (HERE / "searches.json").write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+        rows = [row for rows in pool.map(of_seed, range(options.seeds)) for row in rows]
+    stage = load_table().stage
+    setting = {"levels": stage.levels, "most": stage.most, "metric": METRIC, "items": ITEMS, "optimizer": OPTIMIZER}
+    text = json.dumps({**setting, "rows": rows}, separators=(",", ":"))
+    (HERE / "searches.json").write_text(f"{text}\n", encoding="utf-8")
     winners = [weights.name for weights in BASELINES.values()]
     winners += [row[kind]["name"] for row in rows for kind in ("chosen", "verified") if kind in row]
     (HERE / "winners.txt").write_text("\n".join(dict.fromkeys(winners)) + "\n", encoding="utf-8")

@@ -35,7 +35,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 SEEDS = range(20)
-BUDGETS = (5, 10, 20, 40)
+BUDGETS = (10, 20, 40, 60)
 Point = tuple[float, ...]
 
 
