@@ -51,7 +51,7 @@ def show(table: Table, found: Mapping[str, Mapping[int, Sequence[Row]]], kind: s
         some = {policy: rows for policy, rows in found.items() if (policy == FULL) is full}
         budgets = list(next(iter(some.values())))
         head = f"| {' | '.join(map(str, budgets))} |\n|---|{'---|' * len(budgets)}"
-        print(f"\n| quality by answers {head}")
+        print(f"{'' if full else chr(10)}| quality by answers {head}")
         for policy, by_budget in some.items():
             cells = [quality(table, rows, kind, split) for rows in by_budget.values()]
             print(f"| {policy} | {' | '.join(f'{c.mean():.1f} ± {c.std():.1f}' for c in cells)} |")
@@ -127,7 +127,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--split", choices=("search", "holdout"), default="holdout")
     split: Any = parser.parse_args().split
-    table, rows = load_table(), json.loads((HERE / "searches.json").read_text(encoding="utf-8"))["rows"]
+    table, everything = load_table(), json.loads((HERE / "searches.json").read_text(encoding="utf-8"))["rows"]
+    judged = set(table.names(split))
+    rows = [row for row in everything if all(row[k]["name"] in judged for k in ("chosen", "verified") if k in row)]
+    print(f"{len(rows)} of {len(everything)} searches: the others' merges have no answers to the {split} items\n")
     baselines(table, split)
     for kind in ("chosen", "verified"):
         found = by_policy(rows, kind)
