@@ -239,7 +239,7 @@ def test_a_recipe_beside_the_grid_is_taken_for_the_nearest(make: Any) -> None:
         ({"tie": [["a"]]}, "ab", "space.tie[0]", "two names"),
         ({"tie": [["a", "b"], ["b", "c"]]}, "abc", "space.tie[1]", "'b' once"),
         ({"tie": [["a", "layers 0-4"]], "layers": 2}, "ab", "space.tie[0]", "either sources or groups"),
-        ({"search": {"weight": None}}, "a", "space.search.weight", "once"),
+        ({"weight": [0, 1], "search": {"weight": None}}, "a", "space.search.weight", "once"),
         ({"search": {"lambda": None}, "fixed": {"lambda": 1}}, "a", "space.search.lambda", "searched or fixed"),
         ({"weight": [0, 1], "fixed": {"weight": 1}}, "a", "space.weight", "searched or fixed"),
         ({"fixed": {"lambda": "x"}}, "a", "space.fixed.lambda", "number"),
