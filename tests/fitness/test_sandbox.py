@@ -15,7 +15,7 @@ from evomerge.errors import InvalidInputError
 from fitness.answer_metrics import Answer
 from fitness.items import Answering, Item
 from fitness.requirements import check_allowed
-from fitness.sandbox import CodePasses, Limits, Sandbox, unsupported
+from fitness.sandbox import LAUNCHER, CodePasses, Limits, Sandbox, unsupported
 
 pytestmark = pytest.mark.skipif(bool(unsupported()), reason="needs Linux on x86-64 with Landlock and seccomp")
 
@@ -124,7 +124,7 @@ def test_a_fork_bomb_leaves_nothing(sandbox: Sandbox) -> None:
     bomb = "import os\nfor _ in range(200):\n    try:\n        os.fork()\n    except OSError:\n        pass\n"
 
     assert sandbox.run(bomb, "").verdict == "passed"
-    assert _children() == []
+    assert _launched() == []
 
 
 def test_threads_and_event_loops_work(sandbox: Sandbox) -> None:
@@ -253,11 +253,26 @@ def test_code_runs_only_where_an_operator_allows_it() -> None:
     check_allowed([("objectives.0.metric", "code_passes")], allow_code=True, judged=False)
 
 
-def _children(parent: int | None = None) -> list[int]:
-    """Processes whose parent is this one, or another."""
-    wanted = str(parent or os.getpid())
-    numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [number for number in numbers if _state(number)[1] == wanted]
+def _children(parent: int) -> list[int]:
+    """Processes that this one started."""
+    return [number for number in _processes() if _state(number)[1] == str(parent)]
+
+
+def _launched() -> list[int]:
+    """Processes that run a sandbox's program; a fork of one has its command line, whoever is its parent now."""
+    return [number for number in _processes() if LAUNCHER.name in _command(number)]
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _command(process: int) -> str:
+    """Empty when it is gone."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def _runs(process: int) -> bool:
