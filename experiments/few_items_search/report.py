@@ -37,7 +37,7 @@ def by_policy(rows: Sequence[Row], kind: str) -> dict[str, dict[int, list[Row]]]
     for row in rows:
         if kind in row:
             found.setdefault(row["policy"], {}).setdefault(row["budget"], []).append(row)
-    return found
+    return {policy: dict(sorted(by_budget.items())) for policy, by_budget in found.items()}
 
 
 def quality(table: Table, rows: Sequence[Row], kind: str, split: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
