@@ -58,9 +58,9 @@ class Stage:
         return Weights(weights.math, weights.ja, min(weights.es, self.most), min(weights.geo, self.most))
 
 
-_FOUR, _FIVE = (0.0, 0.3, 0.6, 0.9), (0.0, 0.3, 0.6, 0.9, 1.2)
-STAGES = (Stage(_FOUR, 0.6), Stage(_FOUR, 0.9), Stage(_FIVE, 0.9), Stage(_FIVE, 1.2))
-"""What is collected first, then what it is extended to."""
+_FOUR, _FIVE, _SIX = (0.0, 0.3, 0.6, 0.9), (0.0, 0.3, 0.45, 0.6, 0.9), (0.0, 0.3, 0.45, 0.6, 0.75, 0.9)
+STAGES = (Stage(_FOUR, 0.6), Stage(_FOUR, 0.9), Stage(_FIVE, 0.9), Stage(_SIX, 0.9))
+"""What is collected first, then what it is extended to: 48, 64, 125 and 216 merges."""
 
 
 def rows(seed: int = 0) -> list[Weights]:
