@@ -28,6 +28,8 @@ class Draws:
         self.asked = dict(asked)
         self._sets, self._policy, self._seed = dict(eval_sets), policy, seed
         self._strata: dict[str, Mapping[str, str]] = {}
+        self._deviations: dict[str, Mapping[str, float]] = {}
+        self._learnt: dict[tuple[str, int], Mapping[str, float]] = {}
         self._chosen: dict[tuple[str, int], frozenset[str]] = {}
         self._drawn: dict[tuple[str, int, float], Subset] = {}
         self._whole: dict[tuple[str, Split], Subset] = {}
@@ -37,9 +39,16 @@ class Draws:
         """All items of a split, in file order."""
         return self._sets[eval_set].split(split)
 
-    def stratify(self, eval_set: str, strata: Mapping[str, str]) -> None:
-        """From generation 1 on, draw by these strata (item → stratum) in the place of the items' groups."""
-        self._strata[eval_set] = {item: f"\0{stratum}" for item, stratum in strata.items()}  # no group's name
+    def stratify(self, eval_set: str, strata: Mapping[str, str], deviations: Mapping[str, float] | None = None) -> None:
+        """From generation 1 on, draw by these strata (item → stratum) in the place of the items' groups.
+
+        Args:
+            deviations: stratum → standard deviation, where items are to be shared out by Neyman's rule, until `share`
+                knows better.
+        """
+        self._strata[eval_set] = {item: _named(stratum) for item, stratum in strata.items()}
+        if deviations is not None:
+            self._deviations[eval_set] = {_named(stratum): found for stratum, found in deviations.items()}
         self._drawn = {key: found for key, found in self._drawn.items() if key[0] != eval_set or key[1] == 0}
 
     def choose(self, generation: int, chosen: Mapping[str, Sequence[str]]) -> None:
@@ -47,6 +56,12 @@ class Draws:
         anything is drawn for it."""
         for name, ids in chosen.items():
             self._chosen[name, generation] = frozenset(ids)
+
+    def share(self, generation: int, deviations: Mapping[str, Mapping[str, float]]) -> None:
+        """Have a generation's items shared out by these deviations (eval set → stratum → deviation). Before anything is
+        drawn for it."""
+        for name, found in deviations.items():
+            self._learnt[name, generation] = {_named(stratum): value for stratum, value in found.items()}
 
     def subset(self, eval_set: str, generation: int, fidelity: float = 1.0) -> Subset:
         """What a generation is asked; below fidelity 1, up to the end of a race's block."""
@@ -64,7 +79,8 @@ class Draws:
         key = (eval_set, self._number(generation), share)
         if key not in self._drawn:
             whole = self.subset(eval_set, generation)
-            found = nested(whole, share, seed=self._seed, generation=key[1], eval_set=eval_set)
+            least = 2 if self._by_neyman(eval_set, key[1]) else 1
+            found = nested(whole, share, seed=self._seed, generation=key[1], eval_set=eval_set, least=least)
             if found is None:
                 return None
             self._drawn[key] = found
@@ -85,7 +101,10 @@ class Draws:
             strata = self._strata.get(eval_set, {})
             if split == "search" and not set(strata.values()).isdisjoint(subset.strata):
                 population = _relabelled(population, strata)
-            self._designs[key] = design(subset, population)
+                found = design(subset, population)
+                self._designs[key] = replace(found, separate=eval_set in self._deviations)
+            else:
+                self._designs[key] = design(subset, population)
         return self._designs[key]
 
     def _number(self, generation: int) -> int:
@@ -95,6 +114,9 @@ class Draws:
     def _kind(self) -> spec.DrawPolicy:
         return "random" if self._policy.policy == "random" else "stratified"
 
+    def _by_neyman(self, eval_set: str, generation: int) -> bool:
+        return generation > 0 and eval_set in self._deviations
+
     def _draw(self, eval_set: str, generation: int, fidelity: float) -> Subset:
         population, asked = self.population(eval_set), self.asked[eval_set]
         if generation > 0 and eval_set in self._strata:
@@ -102,10 +124,18 @@ class Draws:
         chosen = self._chosen.get((eval_set, generation), frozenset())
         left = [item for item in population if item.id not in chosen]
         n = None if asked is None else max(1, asked - len(chosen))
+        deviations = None
+        if self._by_neyman(eval_set, generation):
+            deviations = self._learnt.get((eval_set, generation), self._deviations[eval_set])
         found = draw(
-            left, n, policy=self._kind, seed=self._seed, generation=generation, eval_set=eval_set, fidelity=fidelity
-        )
+            left, n, policy=self._kind, seed=self._seed, generation=generation, eval_set=eval_set, fidelity=fidelity,
+            deviations=deviations,
+        )  # fmt: skip
         return found.beside(chosen)
+
+
+def _named(stratum: str) -> str:
+    return f"\0{stratum}"  # no group's name
 
 
 def _relabelled(population: Sequence[Item], strata: Mapping[str, str]) -> tuple[Item, ...]:

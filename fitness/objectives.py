@@ -63,7 +63,7 @@ class ObjectivePlan:
         self._asked = asked(self._targets.values())
         self.draws = Draws(self.eval_sets, self._asked, spec.subset, spec.seed)
         baselines = 2 + len(spec.models.sources)
-        needed = spec.subset.policy in ("informed", "hybrid", "adaptive")
+        needed = spec.subset.policy in ("informed", "parent_neyman", "hybrid", "adaptive")
         affordable = {
             name: spec.budget.candidates * n / len(self.draws.population(name))  # complete rows
             for name, n in self._asked.items()

@@ -111,19 +111,19 @@ def beaten(values: Sequence[float], errors: Sequence[float], rivals: Rivals) -> 
     return np.asarray(stats.norm.cdf((theirs - own) / scale).prod(axis=1))
 
 
-def nested(subset: Subset, share: float, *, seed: int, generation: int, eval_set: str) -> Subset | None:
+def nested(subset: Subset, share: float, *, seed: int, generation: int, eval_set: str, least: int = 1) -> Subset | None:
     """A smaller random sample inside a random sample, its strata shared out alike; None where it would hold fewer than
-    `LEAST` items, fewer than strata, or as many as the whole. Of chosen items none is left out.
+    `LEAST` items, fewer than `least` a stratum, or as many as the whole. Of chosen items none is left out.
 
     Subsets of smaller shares are inside those of larger ones.
     """
     certain = subset.certain
     sizes = Counter(stratum for stratum in subset.strata if stratum != CERTAIN)
     n = math.ceil(share * len(subset.ids)) - len(certain)
-    if not max(LEAST, len(sizes)) <= n < len(subset.ids) - len(certain):
+    if not max(LEAST, least * len(sizes)) <= n < len(subset.ids) - len(certain):
         return None
     chosen = list[tuple[str, str]]()
-    for stratum, count in allocate(sizes, n).items():
+    for stratum, count in allocate(sizes, n, least=least).items():
         pool = [i for i, s in zip(subset.ids, subset.strata, strict=True) if s == stratum]
         order = generator(seed, "race", eval_set, generation, stratum).permutation(len(pool))
         chosen += [(pool[i], stratum) for i in order[:count]]

@@ -15,6 +15,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -27,9 +28,10 @@ from fitness.irt.fits import Fits
 from fitness.irt.gate import ITERATIONS, Gate, gate
 from fitness.irt.model_based import Blup, Eap, Model
 from fitness.irt.selection import Policy, Rotation, Stream, select
-from fitness.irt.strata import MOST, quantile_strata
+from fitness.irt.strata import MOST, NAMES, observed_deviations, parents_pattern, quantile_strata
 from fitness.matrix import Floats, make_matrix
 from fitness.measure import Control, answers_to
+from fitness.metrics import metric
 from fitness.objectives import ObjectivePlan
 from fitness.subset import CERTAIN, Subset
 
@@ -43,6 +45,10 @@ LEAST = 8
 LEAST_GENERATIONS = 3
 """And generations."""
 MODELS: dict[str, Callable[[Fits], Model]] = {"eap": Eap, "blup": Blup}
+
+Role = Literal["merge", "parent", "control", "base"]
+"""What a subject of the bank is in this run: one of the models that are merged, the model that others are compared
+with, the base, or any other."""
 
 Differences = dict[str, dict[str, float]]
 """Objective → eval set → u − m of one candidate."""
@@ -89,7 +95,7 @@ class Screening:
     def __init__(self, plan: ObjectivePlan, policy: str, exposure: float) -> None:
         self._plan, self._policy, self._exposure = plan, policy, exposure
         self._rows: dict[Question, dict[str, Floats]] = {}
-        self._parents: set[str] = set()
+        self._roles: dict[str, Role] = {}
         self._fits: dict[Question, Fits] = {}
         self._gates: dict[tuple[Question, int, str], Gate] = {}
         self._errors: dict[tuple[Question, Subset], float] = {}
@@ -98,19 +104,15 @@ class Screening:
 
     # -- what is known ------------------------------------------------------------------------------------------
 
-    def learn(self, subject: str, responses: Mapping[str, Responses], *, parent: bool = False) -> None:
-        """Add a subject to the bank of every question of which it answered all search items.
-
-        Args:
-            parent: whether it is one of the models that are merged.
-        """
+    def learn(self, subject: str, responses: Mapping[str, Responses], role: Role = "merge") -> None:
+        """Add a subject to the bank of every question of which it answered all search items."""
+        if role != "merge":
+            self._roles[subject] = role
         for question in self._plan.questions:
             row = self._plan.complete_row(responses, *question)
             if row is None:
                 continue
             self._rows.setdefault(question, {})[subject] = np.asarray(row)
-            if parent:
-                self._parents.add(subject)
             self._fits.pop(question, None)
             self._gates = {key: found for key, found in self._gates.items() if key[0] != question}
             self._errors = {key: found for key, found in self._errors.items() if key[0] != question}
@@ -126,7 +128,7 @@ class Screening:
             groups=[item.group for item in items],
             weights=[item.weight for item in items],
         )
-        return Bank(matrix, tuple(k for k, name in enumerate(rows) if name in self._parents))
+        return Bank(matrix, tuple(k for k, name in enumerate(rows) if self._roles.get(name) == "parent"))
 
     def verdict(self, question: Question, n: int, policy: str) -> Gate:
         """Whether a model may screen candidates that answer n items so chosen."""
@@ -152,17 +154,48 @@ class Screening:
 
     def stratify(self) -> None:
         """From generation 1 on, draw items by how those in the bank answered them: their parents' pattern, and how hard
-        they are (the first metric of an eval set counts)."""
-        done = set[str]()
-        for question in self._plan.questions:
-            name, n = question[0], self._plan.draws.asked[question[0]]
-            if name in done or n is None or question not in self._rows:
-                continue
-            done.add(name)
+        they are (the first metric of an eval set counts); with `parent_neyman` by the pattern alone, and most items
+        where candidates differ most."""
+        for name, question in self._sampled().items():
             bank = self.bank(question)
+            if self._by_neyman(question):
+                labels = [NAMES[pattern] for pattern in parents_pattern(bank).tolist()]
+                self._plan.draws.stratify(
+                    name, dict(zip(bank.matrix.items, labels, strict=True)), self._deviations(question)
+                )
+                continue
+            n = self._plan.draws.asked[name]
+            assert n is not None, "a part is asked"
             strata = quantile_strata(bank, max(1, min(n // 2, MOST)))
-            labels = {item: str(stratum) for item, stratum in zip(bank.matrix.items, strata, strict=True)}
-            self._plan.draws.stratify(name, labels)
+            self._plan.draws.stratify(name, dict(zip(bank.matrix.items, map(str, strata.tolist()), strict=True)))
+
+    def deviations(self) -> dict[str, dict[str, float]]:
+        """Eval set → stratum → standard deviation of a candidate's differences to the control, for items that are
+        shared out by Neyman's rule; from everybody who answered everything."""
+        return {name: self._deviations(q) for name, q in self._sampled().items() if self._by_neyman(q)}
+
+    def _sampled(self) -> dict[str, Question]:
+        """Eval set of which a part is asked → the first question about it, where the bank knows anything of it."""
+        first: dict[str, Question] = {}
+        for question in self._plan.questions:
+            if self._plan.draws.asked[question[0]] is not None and question in self._rows:
+                first.setdefault(question[0], question)
+        return first
+
+    def _by_neyman(self, question: Question) -> bool:
+        """Whether answers are right or wrong, or in between: of others no pattern is known."""
+        return self._policy == "parent_neyman" and metric(question[1]).bounds == (0.0, 1.0)
+
+    def _deviations(self, question: Question) -> dict[str, float]:
+        bank = self.bank(question)
+        roles = [self._roles.get(name, "merge") for name in bank.matrix.subjects]
+        merges = bank.matrix.values[[role == "merge" for role in roles]]
+        control = bank.matrix.values[[role == "control" for role in roles]]
+        places = np.arange(len(bank.matrix.items))
+        pattern = parents_pattern(bank)
+        whole = Selection(places, pattern, {}, np.ones(len(places), dtype=np.bool_))
+        seen = [(whole, merges - control)] if len(control) else []
+        return {NAMES[stratum]: found for stratum, found in observed_deviations(seen).items()}
 
     # -- what is asked ------------------------------------------------------------------------------------------
 

@@ -67,6 +67,7 @@ def draw(
     eval_set: str = "",
     fidelity: float = 1.0,
     deck: bool = False,
+    deviations: Mapping[str, float] | None = None,
 ) -> Subset:
     """Draw `n` items without replacement; the same arguments give the same subset whatever the order of `items`.
 
@@ -81,6 +82,9 @@ def draw(
         fidelity: so many times `n` items, at least 1. A subset of a higher fidelity holds all items of a lower one.
         deck: generations share the items among them: none comes again before its stratum is used up (by generations
             numbered 0, 1, 2 ... of the same `n`). Each by itself is a draw like any other.
+        deviations: group → standard deviation of what its items are worth, positive. A stratified draw is then shared
+            out by size times deviation (Neyman 1934; Cochran 1977, eq. 5.26), two items each where there are so many:
+            a variance takes two.
 
     Raises:
         InvalidInputError: `n` or `fidelity` is below 1, there are no items, or the policy is unknown.
@@ -96,7 +100,13 @@ def draw(
     larger = min(round(size * fidelity), len(population))
     sizes = Counter(item.group for item in population)
     stratified = policy == "stratified" and size >= len(sizes)
-    shares, more = (allocate(sizes, count) if stratified else {"": count} for count in (size, larger))
+    least, weights = 1, None
+    if stratified and deviations is not None:
+        least = 2 if size >= 2 * len(sizes) else 1
+        weights = {stratum: number * deviations[stratum] for stratum, number in sizes.items()}
+    shares, more = (
+        allocate(sizes, count, weights=weights, least=least) if stratified else {"": count} for count in (size, larger)
+    )
     chosen: list[tuple[str, str]] = []
     for stratum, share in sorted(shares.items()):
         pool = [item.id for item in population if not stratified or item.group == stratum]

@@ -30,12 +30,15 @@ class Design:
         strata: [n] int, 0..H-1; every stratum has an item.
         sizes: [H] items in each stratum.
         shares: [H] of each stratum in the mean, sum 1.
+        separate: whether items were shared out other than in proportion to the strata's sizes: each stratum has a
+            variance of its own then. One for all is their right mixture in proportional samples only.
     """
 
     weights: Floats
     strata: NDArray[np.intp]
     sizes: Floats
     shares: Floats
+    separate: bool = False
 
     @property
     def asked(self) -> Floats:
@@ -56,7 +59,6 @@ def stratified_mean(
     bounds: tuple[float | None, float | None] = (None, None),
     lattice: Sequence[float] | None = None,
     finite: bool = True,
-    separate: bool = False,
     floor: float = 0.0,
 ) -> tuple[Floats, Floats]:
     """Means over the population and their standard errors.
@@ -68,8 +70,6 @@ def stratified_mean(
         lattice: the only values that such rows take; None is the two bounds.
         finite: whether the population itself is meant (no error when everything was asked), or the wider world of
             questions that it was taken from.
-        separate: a variance for each stratum, for items that were not shared out in proportion to the strata's sizes;
-            else one for all, which is their right mixture where they were.
         floor: least variance of an answer.
 
     Returns:
@@ -84,7 +84,7 @@ def stratified_mean(
     pooled = np.maximum(_pooled_variance(z, values, means, len(asked), bounds, lattice), floor)
     unasked = 1 - asked / design.sizes if finite else np.ones(len(asked))
     factors = design.shares**2 * unasked / asked
-    if not separate or len(asked) == 1:
+    if not design.separate or len(asked) == 1:
         return means, np.sqrt(pooled * factors.sum())
     variances = (z**2 @ members + PSEUDO_FREEDOM * pooled[:, None]) / (asked - 1 + PSEUDO_FREEDOM)
     return means, np.sqrt(variances @ factors)
@@ -97,7 +97,6 @@ def difference_mean(
     design: Design,
     *,
     bounds: tuple[float | None, float | None] = (None, None),
-    separate: bool = False,
     floor: float = 0.0,
 ) -> tuple[Floats, Floats]:
     """Means over the population from the differences to a control that is known on all of it, and their errors.
@@ -114,7 +113,7 @@ def difference_mean(
     """
     low, high = bounds
     if low is None or high is None or not np.isin(control, (low, high)).all():
-        means, errors = stratified_mean(values - control, design, separate=separate, floor=floor)
+        means, errors = stratified_mean(values - control, design, floor=floor)
     else:
         on_bounds = np.isin(values, (low, high)).all(axis=1)
         means, errors = np.empty(len(values)), np.empty(len(values))
@@ -122,7 +121,7 @@ def difference_mean(
         for rows, reaches in ((on_bounds, (-reach, reach)), (~on_bounds, (None, None))):
             lattice = (-reach, 0.0, reach)
             means[rows], errors[rows] = stratified_mean(
-                values[rows] - control, design, bounds=reaches, lattice=lattice, separate=separate, floor=floor
+                values[rows] - control, design, bounds=reaches, lattice=lattice, floor=floor
             )
     return control_mean + means, errors
 

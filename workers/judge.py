@@ -10,13 +10,13 @@ from evomerge.storage.store import CandidateRow, Event
 from fitness.evaluator import Responses
 from fitness.items import Split
 from fitness.measure import Control
-from fitness.screening import Screening, Verdict
+from fitness.screening import Role, Screening, Verdict
 from workers.setup import CONTROL, Search
 
 Answers = Mapping[str, Responses]
 
-CHOOSING = ("auto", "hybrid", "adaptive")
-"""Policies by which items may be chosen instead of drawn."""
+CHOOSING = ("auto", "parent_neyman", "hybrid", "adaptive")
+"""Policies by which what is known by then says more of a generation's items than a name for its draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class Judge:
             self._base = answers
         if row.label == CONTROL:
             self.control = self._plan.control(answers)
-        self._screening.learn(subject, answers, parent=row.label.startswith("source:"))
+        roles: dict[str, Role] = {"base": "base", CONTROL: "control"}
+        self._screening.learn(subject, answers, roles.get(row.label, "parent"))
         self._complete.add(row.label)
         if self._complete >= set(self._labels) and self._policy.policy not in ("random", "stratified"):
             self._screening.stratify()
@@ -69,6 +70,7 @@ class Judge:
         for event in events:
             if event.type == "subset.chosen":
                 self._plan.draws.choose(event.data["generation"], event.data["eval_sets"])
+                self._plan.draws.share(event.data["generation"], event.data.get("deviations", {}))
                 self._screening.asked(event.data["eval_sets"])
                 self._chosen_for = event.data["generation"]
             if event.type == "candidate.scored" and "differences" in event.data:
@@ -77,14 +79,18 @@ class Judge:
     # -- what is asked and said ---------------------------------------------------------------------------------
 
     def choose(self, generation: int) -> list[Event]:
-        """`subset.chosen` for a new generation, if the bank suggests items for it."""
+        """`subset.chosen` for a new generation, if the bank suggests items for it or how to share them out."""
         if generation <= self._chosen_for or not self._policy.rotate or self._policy.policy not in CHOOSING:
             return []
         self._chosen_for = generation
         chosen = self._screening.choose(generation)
         self._plan.draws.choose(generation, chosen)
-        named = {name: list(ids) for name, ids in chosen.items()}
-        return [Event("subset.chosen", {"generation": generation, "eval_sets": named})] if named else []
+        deviations = self._screening.deviations()
+        self._plan.draws.share(generation, deviations)
+        data: dict[str, Any] = {"generation": generation, "eval_sets": {name: list(i) for name, i in chosen.items()}}
+        if deviations:
+            data["deviations"] = deviations
+        return [Event("subset.chosen", data)] if chosen or deviations else []
 
     def judge(self, row: CandidateRow, answers: Answers, fidelity: float, *, whole: bool) -> Judgement:
         """Of a candidate's answers to its subset.

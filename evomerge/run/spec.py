@@ -117,9 +117,11 @@ class Subset(_Frozen):
     """How the items of a generation are drawn from the search split, and what is made of the answers.
 
     Attributes:
-        policy: `random`; `stratified` by the items' group; `informed`: by how the baselines answered; `hybrid` and
-            `adaptive`: stratified, and once the item bank shows that it pays, 60 % of the items are those that say most
-            (of the full score by linear prediction, or of ability by item curves); `auto`: what pays most.
+        policy: `random`; `stratified` by the items' group; `informed`: by how the baselines answered;
+            `parent_neyman`: by whether the sources answered all wrong, divided or all right, most items where
+            candidates differ most (Neyman's rule); `hybrid` and `adaptive`: stratified, and once the item bank shows
+            that it pays, 60 % of the items are those that say most (of the full score by linear prediction, or of
+            ability by item curves); `auto`: what pays most.
         exposure: share of the latest ten generations in which an item may be asked because it says much.
         rotate: new items every generation (a fixed subset is exploited by the optimizer).
         race: shares of the items after which a candidate that has no chance is asked no more; none: every candidate
@@ -131,7 +133,7 @@ class Subset(_Frozen):
         bank: whether answers that earlier runs gave to the same items are used.
     """
 
-    policy: Literal["auto", "random", "stratified", "informed", "hybrid", "adaptive"] = "auto"
+    policy: Literal["auto", "random", "stratified", "informed", "parent_neyman", "hybrid", "adaptive"] = "auto"
     exposure: float = Field(default=0.5, gt=0, le=1)
     rotate: bool = True
     race: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5)

@@ -183,7 +183,7 @@ def _leave_one_out(fits: Fits, selection: Selection, y: Floats, used: Drawn, exp
     known = np.stack([answered[:, h == s] @ w[h == s] for s in range(len(expected))], axis=1)[:, h] - answered * w
     each = known + others + mine * w + left * w * (answered - mine)
     means = y[:, used.chosen] @ used.counts + each @ (1 / used.design.asked[h])
-    _, errors = stratified_mean(answered - mine, used.design, separate=used.separate, floor=LEAST_VARIANCE)
+    _, errors = stratified_mean(answered - mine, used.design, floor=LEAST_VARIANCE)
     return means, used.rest * errors
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,7 +28,6 @@ class Drawn:
         counts: weights of the chosen ones in the full score.
         rest: what the others stand for, in the full score.
         design: the others' sample; empty strata and those that were asked completely are with the chosen.
-        separate: whether they were shared out other than in proportion to the strata's sizes.
     """
 
     chosen: Places
@@ -36,7 +35,6 @@ class Drawn:
     counts: Floats
     rest: float
     design: Design
-    separate: bool
 
     def mean(self, values: Floats) -> tuple[Floats, Floats]:
         """Full scores [K] of answers [K, n] and their errors [K]."""
@@ -44,7 +42,7 @@ class Drawn:
         if not len(self.random):
             return known, np.zeros(len(values))
         sample = values[:, self.random]
-        means, errors = stratified_mean(sample, self.design, bounds=UNIT, separate=self.separate)
+        means, errors = stratified_mean(sample, self.design, bounds=UNIT)
         return known + self.rest * means, self.rest * errors
 
     def difference(self, values: Floats, control: Floats, full: float) -> tuple[Floats, Floats]:
@@ -55,7 +53,7 @@ class Drawn:
         graded = bool(np.isin(values, UNIT).all())  # a population's mean answers, say, are known much better
         means, errors = difference_mean(
             values[:, self.random], control[self.random], 0.0, self.design,
-            bounds=UNIT, separate=self.separate, floor=LEAST_VARIANCE if graded else 0.0,
+            bounds=UNIT, floor=LEAST_VARIANCE if graded else 0.0,
         )  # fmt: skip
         return known + (full - beside) + self.rest * means, self.rest * errors
 
@@ -92,14 +90,15 @@ def drawn(selection: Selection, weights: Floats) -> Drawn | None:
         shares=totals / totals.sum() if len(totals) else totals,
     )
     counts = weights[selection.places[chosen]]
-    return Drawn(chosen, random, counts, float(1 - counts.sum()), design, _disproportionate(design))
+    design = replace(design, separate=_disproportionate(design))
+    return Drawn(chosen, random, counts, float(1 - counts.sum()), design)
 
 
 def as_if_drawn(selection: Selection, weights: Floats) -> Drawn:
     """The same selection taken for a simple random sample, for numbers that make no claim."""
     n, zeros = len(selection.places), np.zeros(len(selection.places), dtype=np.intp)
     design = Design(weights[selection.places], zeros, np.asarray([float(len(weights))]), np.ones(1))
-    return Drawn(zeros[:0], np.arange(n), np.empty(0), 1.0, design, False)
+    return Drawn(zeros[:0], np.arange(n), np.empty(0), 1.0, design)
 
 
 def _totals(selection: Selection, weights: Floats, sampled: list[int], left: dict[int, int]) -> Floats:

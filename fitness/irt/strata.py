@@ -14,6 +14,9 @@ from fitness.subset import allocate
 
 BOTH_WRONG, DISAGREE, BOTH_RIGHT = 0, 1, 2
 
+NAMES = {BOTH_WRONG: "wrong", DISAGREE: "divided", BOTH_RIGHT: "right"}
+"""What the parents' patterns are called in events."""
+
 DEVIATIONS = {BOTH_WRONG: 0.3, DISAGREE: 0.5, BOTH_RIGHT: 0.22}
 """Standard deviation of a merge's answers by its parents' pattern, before any merge has answered: it follows parents
 that agree on all but a few per cent of the items, and tosses a coin where they do not."""
@@ -73,7 +76,8 @@ def observed_deviations(asked: Sequence[tuple[Selection, Floats]]) -> dict[int, 
     those.
 
     Args:
-        asked: selections of `parent_neyman`, each with the answers [K, n] of K candidates.
+        asked: selections of `parent_neyman`, each with the answers [K, n] of K candidates, or with the differences of
+            these to a control's.
     """
     squares = {stratum: PRIOR_ANSWERS * sd**2 for stratum, sd in DEVIATIONS.items()}
     freedom = dict.fromkeys(DEVIATIONS, float(PRIOR_ANSWERS))

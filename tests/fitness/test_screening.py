@@ -19,12 +19,12 @@ EASINESS, SHARPNESS = RNG.normal(0, 1.5, N), RNG.lognormal(0.3, 0.3, N)
 SET = make_eval_set("s", [Item(f"i{n:03}", f"c{n}", (" a", " b"), 0, group="xy"[n % 2]) for n in range(N)])
 
 
-def plan_of(policy: str = "auto") -> ObjectivePlan:
+def plan_of(policy: str = "auto", metric: str = "accuracy") -> ObjectivePlan:
     spec = RunSpec.model_validate(
         {
             "models": {"base": "b", "sources": {"a": "a"}},
             "space": {"kind": "parameter"},
-            "objectives": [{"name": "skill", "eval_sets": ["s"], "metric": "accuracy", "items": ASKED}],
+            "objectives": [{"name": "skill", "eval_sets": ["s"], "metric": metric, "items": ASKED}],
             "subset": {"policy": policy},
             "verify": {"holdout": False},
             "seed": 4,
@@ -125,3 +125,98 @@ def test_chosen_items_are_the_same_for_a_generation_and_do_not_come_for_ever() -
 @pytest.mark.parametrize("policy", ["random", "stratified", "informed"])
 def test_policies_that_draw_choose_nothing(policy: str) -> None:
     assert learnt(plan_of(policy), 40, policy).choose(1) == {}
+
+
+# -- shares by how the parents answered -------------------------------------------------------------------------
+
+
+def neyman(metric: str = "accuracy") -> tuple[ObjectivePlan, Screening, dict[str, str]]:
+    """A plan whose items two parents answered, and item → pattern: 100 items that both get right, 60 that both get
+    wrong, 40 that divide them."""
+    plan = plan_of("parent_neyman", metric)
+    found = Screening(plan, "parent_neyman", 0.5)
+    ids = [item.id for item in SET.items]
+    pattern = {i: "right" if k < 100 else "wrong" if k < 160 else "divided" for k, i in enumerate(ids)}
+    first = {i: float(pattern[i] == "right" or (pattern[i] == "divided" and k % 2)) for k, i in enumerate(ids)}
+    second = {i: float(pattern[i] == "right" or (pattern[i] == "divided" and not k % 2)) for k, i in enumerate(ids)}
+    for name, of in (("ja", first), ("math", second)):
+        found.learn(name, everything(of, metric), "parent")
+    found.learn("average", everything(first, metric), "control")
+    return plan, found, pattern
+
+
+def everything(of: Mapping[str, float], metric: str) -> dict[str, Responses]:
+    ids = tuple(item.id for item in SET.items)
+    return {"s": Responses(ids, {metric: tuple(of[i] for i in ids)}, 0.0, 0)}
+
+
+def merged(pattern: Mapping[str, str], rng: np.random.Generator) -> dict[str, float]:
+    """A candidate that agrees with parents that agree, but for a few items."""
+    chance = {"right": 0.97, "wrong": 0.05, "divided": 0.5}
+    return {i: float(rng.random() < chance[found]) for i, found in pattern.items()}
+
+
+def asked_by_pattern(plan: ObjectivePlan, pattern: Mapping[str, str], generation: int) -> dict[str, int]:
+    ids = plan.items(generation)["s"]
+    return {name: sum(pattern[i] == name for i in ids) for name in ("wrong", "divided", "right")}
+
+
+def test_neymans_shares_ask_most_where_the_parents_divide_and_two_everywhere() -> None:
+    plan, screening, pattern = neyman()
+    screening.stratify()
+
+    # 60 · .3, 40 · .5 and 100 · .22 are 18, 20 and 22 of 60.
+    assert asked_by_pattern(plan, pattern, 1) == {"wrong": 6, "divided": 7, "right": 7}
+    plan.draws.share(2, {"s": {"wrong": 1e-6, "divided": 1.0, "right": 1e-6}})
+    assert asked_by_pattern(plan, pattern, 2) == {"wrong": 2, "divided": 16, "right": 2}
+    assert set(plan.items(2)["s"]) <= set(plan.items(2, fidelity=2.0)["s"])
+    part = plan.draws.part("s", 2, 0.5)
+    assert part is not None
+    assert min(part.strata.count(stratum) for stratum in set(part.strata)) >= 2
+    assert plan.draws.part("s", 2, 0.25) is None, "five items are not two in each of three strata"
+
+
+def test_shares_follow_the_differences_of_those_who_answered_everything() -> None:
+    _, screening, pattern = neyman()
+    before, rng = screening.deviations()["s"], np.random.default_rng(3)
+    for k in range(12):
+        screening.learn(f"merge {k}", everything(merged(pattern, rng), "accuracy"))
+    after = screening.deviations()["s"]
+
+    assert before == {"wrong": 0.3, "divided": 0.5, "right": 0.22}
+    assert after["right"] < 0.2
+    assert after["wrong"] < 0.25
+    assert after["divided"] > 0.6, "of differences between right or wrong answers, where one in two differs"
+
+
+def test_scores_by_neymans_shares_are_unbiased_and_their_errors_are_honest() -> None:
+    plan, screening, pattern = neyman()
+    rng = np.random.default_rng(8)
+    average = merged(pattern, rng)
+    screening.learn("average", everything(average, "accuracy"), "control")
+    for k in range(12):
+        screening.learn(f"merge {k}", everything(merged(pattern, rng), "accuracy"))
+    screening.stratify()
+    control = plan.control(everything(average, "accuracy"))
+    simple = plan_of("random")
+    found, errors, plain = list[float](), list[float](), list[float]()
+    for generation in range(1, 401):
+        of = merged(pattern, rng)
+        truth = float(np.mean(list(of.values())))
+        score = plan.scores(answers(of, plan.items(generation)["s"]), generation, control)["skill"]
+        other = simple.scores(answers(of, simple.items(generation)["s"]), generation, control)["skill"]
+        found.append(score.mean - truth)
+        errors.append(score.se)
+        plain.append(other.mean - truth)
+
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
+    assert np.std(found) < 0.9 * np.std(plain)
+    assert 0.9 < np.sqrt(np.mean(np.square(errors))) / np.std(found) < 1.3
+
+
+def test_answers_that_are_not_right_or_wrong_are_stratified_by_how_hard_they_were() -> None:
+    plan, screening, _ = neyman("log_likelihood")
+    screening.stratify()
+
+    assert screening.deviations() == {}
+    assert len(set(plan.draws.subset("s", 1).strata)) > 3

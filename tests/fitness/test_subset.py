@@ -186,3 +186,27 @@ def test_chosen_items_stand_for_themselves_and_leave_the_mean_unbiased() -> None
 
     assert np.mean(means) == pytest.approx(np.mean(list(values.values())))
     assert estimate_mean(list(values.values()), Subset(tuple(values), ("",) * 8), items).se == 0
+
+
+@given(sizes, st.integers(1, 100), st.integers(0, 1000), st.sampled_from([1.0, 1.5, 3.0]))
+def test_neymans_shares_hold_two_of_each_group_and_larger_ones_hold_smaller_ones(
+    counts: list[int], n: int, seed: int, fidelity: float
+) -> None:
+    items = population(*counts)
+    deviations = {f"g{g}": 1.0 / (1 + g) for g in range(len(counts))}
+    neyman = partial(draw, items, n, policy="stratified", seed=seed, generation=0, deviations=deviations)
+    small, large = neyman(), neyman(fidelity=fidelity)
+    drawn = Counter(small.strata)
+
+    assert set(small.ids) <= set(large.ids)
+    if len(small.ids) >= 2 * len(counts):
+        assert all(drawn[f"g{g}"] >= min(2, size) for g, size in enumerate(counts))
+
+
+def test_neymans_shares_are_proportional_to_size_times_deviation() -> None:
+    items = population(100, 50, 50)
+    drawn = draw(
+        items, 40, policy="stratified", seed=0, generation=0, deviations={"g0": 0.1, "g1": 0.1, "g2": 0.5}
+    )  # fmt: skip
+
+    assert Counter(drawn.strata) == {"g0": 10, "g1": 5, "g2": 25}

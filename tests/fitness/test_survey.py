@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def test_variances_of_strata_count_by_themselves_where_shares_are_not_in_proport
     for _ in range(1500):
         places, design = draw(random, (15, 25), (400, 100))
         answers = values[None, places]
-        mean, error = stratified_mean(answers, design, bounds=(0, 1), separate=True)
+        mean, error = stratified_mean(answers, replace(design, separate=True), bounds=(0, 1))
         means.append(mean[0])
         separate.append(error[0])
         pooled.append(stratified_mean(answers, design, bounds=(0, 1))[1][0])
