@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class Drive:
         self.judge = Judge(self.search)
         self.began, self.listened = time.monotonic(), -math.inf
         self.ledger = Ledger(store, lease, self.machine, row.last_seq, stop)
-        self._recall(row)
+        self.past = self._recall(row)
         self.worked_before_s = self.machine.elapsed_s
         self.pool = None if self.machine.done else pools(self.search.worker, self.spec)
 
@@ -107,6 +107,7 @@ class Drive:
         assert self.pool is not None or self.machine.done
         try:
             self._learn_from_other_runs()
+            self._learn_again()
             while self.pool is not None and not self.machine.done and not self.stop.is_set():
                 self._advance()
                 self._obey()
@@ -133,7 +134,7 @@ class Drive:
 
     # -- resume -------------------------------------------------------------------------------------------------
 
-    def _recall(self, row: RunRow) -> None:
+    def _recall(self, row: RunRow) -> list[Event]:
         events = all_events(self.store, row.id)
         self.machine.replay(events, self._snapshot(row.id))
         for event in events:
@@ -142,14 +143,20 @@ class Drive:
                 asked = (event.data["digest"], event.data["generation"], self.machine.fidelity(number))
                 self.digests.setdefault(asked, number)
                 self._same_baseline(event.data)
-        for event in events:  # in the order in which the bank grew
+        return events
+
+    def _learn_again(self) -> None:
+        """What this run knew when it stopped, in the order in which its bank grew; after what it began with, which has
+        a say in the strata."""
+        for event in self.past:
             number = event.data.get("number", -1)
             known = event.type == "candidate.scored" and number < len(self.recipes)
             if known or (event.type == "candidate.verified" and event.data["split"] == "search"):
-                found = self.store.candidate(row.id, number)
+                found = self.ledger.patiently(partial(self.store.candidate, self.lease.run, number))
                 assert found is not None, "its event was stored with it"
                 self._learn(found, "subset" if known else "search")
-        self.judge.recall(events)
+        self.judge.recall(self.past)
+        self.past = []
 
     def _same_baseline(self, data: dict[str, Any]) -> None:
         alone = (

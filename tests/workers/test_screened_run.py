@@ -101,3 +101,48 @@ def test_a_second_run_begins_with_the_bank_of_the_first(
     assert min(chosen_of(store, alone)) > 1
     baselines = [e.data for e in events_of(store, run) if e.type == "candidate.scored" and e.data["kind"] == "baseline"]
     assert sum(data["items"] for data in baselines) == 0, "they have answered before"
+
+
+def asked_of(store: Store, run: str) -> dict[int, list[str]]:
+    """Number → what a candidate's generation asked it."""
+    numbers = [e.data["number"] for e in events_of(store, run) if e.type == "candidate.scored"]
+    rows = [store.candidate(run, number) for number in numbers]
+    return {row.number: sorted(row.responses["subset"]["sums"]["item_ids"]) for row in rows if row is not None}
+
+
+def test_items_shared_out_by_neymans_rule_follow_what_merges_answered_and_survive_a_restart(
+    registry: Registry, tmp_path: Path
+) -> None:
+    objective = {"name": "skill", "eval_sets": ["sums"], "metric": "accuracy", "items": 8}
+    asked = spec(policy="parent_neyman", bank=False) | {"objectives": [objective], "budget": {"candidates": 16}}
+    store, run = whole_run(tmp_path, registry, asked)
+    again = store.create_run(asked, "tiny")[0].id
+    for enough in (60, 90):
+        drive_until(store, registry, tmp_path / "cache", again, enough)
+    drive(store, registry, tmp_path / "cache", again)
+    shares = [
+        [e.data["deviations"]["sums"] for e in events_of(store, one) if e.type == "subset.chosen"]
+        for one in (run, again)
+    ]
+    scored = [store.candidate(run, number) for number in asked_of(store, run) if number > 3]
+
+    assert shares[0] == shares[1]
+    assert set(shares[0][0]) == {"wrong", "divided", "right"}
+    assert shares[0][-1] != shares[0][0], "elites answered everything"
+    assert asked_of(store, run) == asked_of(store, again)
+    assert {row.scores["skill"]["n"] for row in scored if row is not None} == {8}
+    assert replay(store, run, registry).state == "succeeded"
+    store.close()
+
+
+def test_a_resumed_run_draws_in_the_strata_of_the_bank_that_it_began_with(
+    screened: tuple[Store, str], registry: Registry, tmp_path: Path
+) -> None:
+    store, _ = screened
+    asked = spec(policy="informed", elites=None) | {"seed": 8, "budget": {"candidates": 16}}
+    whole, again = (store.create_run(asked, "tiny")[0].id for _ in range(2))
+    drive(store, registry, tmp_path / "cache", whole)
+    drive_until(store, registry, tmp_path / "cache", again, 40)
+    drive(store, registry, tmp_path / "cache", again)
+
+    assert asked_of(store, again) == asked_of(store, whole)
