@@ -76,8 +76,12 @@ class GenerationScorer:
         values = self.metrics(items, answers, metrics or ())
         if isinstance(values, Failure):
             return values
-        tokens = sum(padded(len(self.prompt(item))) for item in items) + sum(answer.num_tokens for answer in answers)
-        return Responses(tuple(item.id for item in items), values, time.perf_counter() - start, tokens)
+        ids = tuple(item.id for item in items)
+        return Responses(ids, values, time.perf_counter() - start, self.tokens(items, answers))
+
+    def tokens(self, items: Sequence[Item], answers: Sequence[Answer]) -> int:
+        """That went through the model for these answers."""
+        return sum(padded(len(self.prompt(item))) for item in items) + sum(answer.num_tokens for answer in answers)
 
     def answers(self, items: Sequence[Item]) -> list[str] | Failure:
         """The text of each answer, see `write`."""

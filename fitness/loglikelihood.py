@@ -76,8 +76,25 @@ class ChoiceScorer:
         start, read = time.perf_counter(), self.reader.tokens
         wanted = wanted_metrics(items, metrics or ())
         found = self.log_likelihoods(items)
-        if isinstance(found, Failure):
-            return found
+        values = found if isinstance(found, Failure) else self.values(items, found, wanted, references)
+        if isinstance(values, Failure):
+            return values
+        ids = tuple(i.id for i in items)
+        return Responses(ids, values, time.perf_counter() - start, self.reader.tokens - read)
+
+    def values(
+        self,
+        items: Sequence[Item],
+        found: Sequence[Scores],
+        wanted: Sequence[Metric],
+        references: Mapping[str, Reference] | None = None,
+    ) -> dict[Metric, tuple[float, ...]] | Failure:
+        """Metric → one value an item, from `log_likelihoods`; the model reads again for `accuracy_pmi` only.
+
+        Args:
+            wanted: see `wanted_metrics`.
+            references: see `score`.
+        """
         values = [choice_metrics(item, scores) for item, scores in zip(items, found, strict=True)]
         if "accuracy_pmi" in wanted:
             without = self.log_likelihoods([unconditioned(item) for item in items])
@@ -88,9 +105,7 @@ class ChoiceScorer:
         if any(METRICS[name].expert for name in wanted):
             for item, own, scores in zip(items, values, found, strict=True):
                 own |= beside_expert(log_shares(scores), reference_of(item, references))
-        by_metric = {name: tuple(v[name] for v in values) for name in wanted}
-        ids = tuple(i.id for i in items)
-        return Responses(ids, by_metric, time.perf_counter() - start, self.reader.tokens - read)
+        return {name: tuple(v[name] for v in values) for name in wanted}
 
     def expect(self, items: Sequence[Item]) -> None:
         """Items of which some will be asked: beginnings that their contexts have in common are read once a call then.

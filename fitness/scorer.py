@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,10 +13,10 @@ from fitness.answer_metrics import Measure
 from fitness.evaluator import Metric, Reference, Responses
 from fitness.first_token import FirstTokenScorer
 from fitness.generation import GenerationScorer
-from fitness.harness.answers import JudgedAnswers, Raw, is_judged
+from fitness.harness.answers import JudgedAnswers, check_documents, is_judged
 from fitness.items import Item
 from fitness.label_free import log_shares
-from fitness.loglikelihood import ChoiceScorer
+from fitness.loglikelihood import ChoiceScorer, wanted_metrics
 from fitness.metrics import METRICS, common_kind
 from fitness.text import TextScorer
 
@@ -35,7 +36,7 @@ class ItemScorer:
         self.generation = generation
         self.text = TextScorer(choice.reader, choice.tokenizer)
         self.first = FirstTokenScorer(choice.reader, choice.tokenizer)
-        self.judged = JudgedAnswers(self._raw)
+        self.judged = JudgedAnswers()
 
     def expect(self, items: Sequence[Item]) -> None:
         """Items of which some will be asked, see `ChoiceScorer.expect`."""
@@ -50,11 +51,12 @@ class ItemScorer:
         """Responses to items of one kind, in the order asked; without items, none. See `Scorer`."""
         if not items:
             return Responses((), {}, 0.0, 0)
-        judged = tuple(name for name in metrics or () if is_judged(name))
+        judged, kind = tuple(name for name in metrics or () if is_judged(name)), common_kind(items)
         if judged:
+            check_documents(items, judged)
             own = tuple(name for name in metrics or () if name not in judged)
-            return _together(self.judged.score(items, judged), self.score(items, own, references) if own else None)
-        kind = common_kind(items)
+            score = self._score_judged_choices if kind == "choice" else self._score_judged_texts
+            return score(items, own, judged, references)
         if kind == "choice":
             return self.choice.score(items, metrics, references)
         if kind == "text":
@@ -90,30 +92,55 @@ class ItemScorer:
                 if isinstance(outcome, Failure):
                     return outcome
                 parts.append(outcome)
-        values = {name: answers for part in parts for name, answers in part.values.items()}
+        return _together(parts)
+
+    def _score_judged_choices(
+        self,
+        items: Sequence[Item],
+        own: Sequence[Metric],
+        judged: Sequence[Metric],
+        references: Mapping[str, Reference] | None,
+    ) -> Responses | Failure:
+        """What tasks' own code says and what we say of the same log-likelihoods."""
+        start, read = time.perf_counter(), self.choice.reader.tokens
+        scores = self.choice.log_likelihoods(items)
+        if isinstance(scores, Failure):
+            return scores
+        ours = self.choice.values(items, scores, wanted_metrics(items, own), references) if own else {}
+        if isinstance(ours, Failure):
+            return ours
+        values = self.judged.values(items, judged, scores) | ours
         ids = tuple(item.id for item in items)
-        return Responses(ids, values, sum(p.seconds for p in parts), sum(p.tokens for p in parts))
+        return Responses(ids, values, time.perf_counter() - start, self.choice.reader.tokens - read)
 
-    def _raw(self, items: Sequence[Item]) -> tuple[Raw, int] | Failure:
-        if common_kind(items) == "choice":
-            before, scores = self.choice.reader.tokens, self.choice.log_likelihoods(items)
-            return scores if isinstance(scores, Failure) else (scores, self.choice.reader.tokens - before)
-        written = self.generation.write(items)
-        if isinstance(written, Failure):
-            return written
-        tokens = sum(len(self.generation.prompt(item)) for item in items) + sum(w.num_tokens for w in written)
-        return [[one.text] for one in written], tokens
+    def _score_judged_texts(
+        self,
+        items: Sequence[Item],
+        own: Sequence[Metric],
+        judged: Sequence[Metric],
+        references: Mapping[str, Reference] | None,
+    ) -> Responses | Failure:
+        """What tasks' own code says and what we say of the same written answers."""
+        start = time.perf_counter()
+        begun = tuple(name for name in own if METRICS[name].kind == "choice")
+        written = tuple(name for name in own if name not in begun)
+        answers = self.generation.write(items)
+        if isinstance(answers, Failure):
+            return answers
+        ours = self.generation.metrics(items, answers, written) if written else {}
+        if isinstance(ours, Failure):
+            return ours
+        values = self.judged.values(items, judged, [[answer.text] for answer in answers]) | ours
+        tokens = self.generation.tokens(items, answers)
+        found = Responses(tuple(item.id for item in items), values, time.perf_counter() - start, tokens)
+        first = self.first.score(items, begun, references) if begun else None
+        return first if isinstance(first, Failure) else _together([found, *([first] if first else [])])
 
 
-def _together(first: Responses | Failure, second: Responses | Failure | None) -> Responses | Failure:
+def _together(parts: Sequence[Responses]) -> Responses:
     """Responses of the same items by different metrics."""
-    if second is None or isinstance(first, Failure):
-        return first
-    if isinstance(second, Failure):
-        return second
-    return Responses(
-        first.item_ids, first.values | second.values, first.seconds + second.seconds, first.tokens + second.tokens
-    )
+    values = {name: answers for part in parts for name, answers in part.values.items()}
+    return Responses(parts[0].item_ids, values, sum(p.seconds for p in parts), sum(p.tokens for p in parts))
 
 
 def make_scorer(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from evomerge.errors import Failure, InvalidInputError
-from fitness.evaluator import Metric, Responses
+from evomerge.errors import InvalidInputError
+from fitness.evaluator import Metric
 from fitness.harness.judge import Judge
 from fitness.items import Item
 from fitness.metrics import HARNESS, metric
@@ -16,41 +15,37 @@ Raw = Sequence[Sequence[str | float]]
 
 
 class JudgedAnswers:
-    """Makes responses of raw answers.
+    """What tasks say of answers that were given already; keeps the tasks that it built."""
 
-    Args:
-        answers: items of one kind → their raw answers and the tokens that went through the model.
-    """
-
-    def __init__(self, answers: Callable[[Sequence[Item]], tuple[Raw, int] | Failure]) -> None:
-        self._answers = answers
+    def __init__(self) -> None:
         self._judge = Judge()
 
-    def score(self, items: Sequence[Item], metrics: Sequence[Metric]) -> Responses | Failure:
-        """The wanted `harness:` metrics.
+    def values(self, items: Sequence[Item], metrics: Sequence[Metric], answers: Raw) -> dict[Metric, tuple[float, ...]]:
+        """The wanted `harness:` metrics, one value an item.
 
         Raises:
             InvalidInputError: an item without a document, a metric that its task has not, or a value out of the bounds
                 that its name promises; and see `Judge`.
         """
-        start = time.perf_counter()
-        for item in items:
-            if not item.doc:
-                raise InvalidInputError(
-                    f"item {item.id!r}", metrics[0], "a metric of ours: it holds no document of a task"
-                )
-        found = self._answers(items)
-        if isinstance(found, Failure):
-            return found
-        answers, tokens = found
+        check_documents(items, metrics)
         values = self._judge.values(items, answers)
         for name in metrics:
             if name not in values:
                 allowed = f"one that is a number for each of these items: {', '.join(values) or 'there is none'}"
                 raise InvalidInputError("metric", name, allowed)
             _check_bounds(name, items, values[name])
-        ids = tuple(item.id for item in items)
-        return Responses(ids, {name: values[name] for name in metrics}, time.perf_counter() - start, tokens)
+        return {name: values[name] for name in metrics}
+
+
+def check_documents(items: Sequence[Item], metrics: Sequence[Metric]) -> None:
+    """Whether every item holds the document that its task judges by; before a model is asked for answers.
+
+    Raises:
+        InvalidInputError: one does not.
+    """
+    for item in items:
+        if not item.doc:
+            raise InvalidInputError(f"item {item.id!r}", metrics[0], "a metric of ours: it holds no document of a task")
 
 
 def is_judged(name: Metric) -> bool:

@@ -321,6 +321,32 @@ def test_generation_with_filters_is_the_harness_s(
     assert one.items[0].question == "Question: Tom has 3 eggs and gets 4. How many?\nAnswer:"
 
 
+def test_ours_beside_the_task_s_own_metrics_cost_no_second_reading(
+    make_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerBase, data_dir: Path
+) -> None:
+    model = make_model(max_position_embeddings=1024)
+    (choices,) = from_harness(asked("truthfulqa_mc2", "truthfulqa", data_dir))
+    (texts,) = from_harness(asked("gsm8k", "gsm8k", data_dir))
+    for items, judged, ours in (
+        (choices.items, "harness:acc", "entropy"),
+        (texts.items, "harness:exact_match,strict-match", "answer_tokens"),
+    ):
+        alone = [scored(model, tokenizer, items, [name]) for name in (judged, ours)]
+        both = scored(model, tokenizer, items, [ours, judged])
+
+        assert both.tokens == alone[0].tokens == alone[1].tokens > 0
+        assert both.item_ids == alone[0].item_ids
+        assert {n: both.values[n] for n in (judged, ours)} == {
+            judged: alone[0].values[judged],
+            ours: alone[1].values[ours],
+        }
+    begun = scored(model, tokenizer, texts.items, ["entropy", "answer_tokens", "harness:exact_match,strict-match"])
+    first = scored(model, tokenizer, texts.items, ["entropy"])
+
+    assert begun.tokens == both.tokens + first.tokens, "what stands first in an answer is read before any is written"
+    assert begun.values["entropy"] == first.values["entropy"]
+
+
 def test_a_judge_says_of_any_answer_what_the_task_s_code_says(data_dir: Path) -> None:
     from lm_eval.api.instance import Instance
 
