@@ -97,12 +97,13 @@ def _names(items: Sequence[Item], wanted: Sequence[str]) -> list[str]:
     return names
 
 
-def _extracted(item: Item, answer: Answer) -> str:
+def extracted(item: Item, answer: Answer) -> str:
+    """What of an answer is compared with references, or with other models' answers."""
     return extract(item.answering.extract if item.answering else "first_line", answer.text)
 
 
 def _compared(how: Callable[[str, Sequence[str]], float]) -> Callable[[Item, Answer], float]:
-    return lambda item, answer: how(_extracted(item, answer), item.references)
+    return lambda item, answer: how(extracted(item, answer), item.references)
 
 
 def _in_language(item: Item, answer: Answer) -> bool:

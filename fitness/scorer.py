@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evomerge.errors import Failure
-from fitness.answer_metrics import Measure
+from evomerge.errors import Failure, InvalidInputError
+from fitness.answer_metrics import Measure, extracted
+from fitness.answers import normalise
 from fitness.evaluator import Metric, Reference, Responses
 from fitness.first_token import FirstTokenScorer
 from fitness.generation import GenerationScorer
@@ -78,6 +79,23 @@ class ItemScorer:
         else:
             found = self.first.answers(items)
         return found if isinstance(found, Failure) else {i.id: a for i, a in zip(items, found, strict=True)}
+
+    def said(self, items: Sequence[Item]) -> list[object] | Failure:
+        """What the model answers, as values that are equal where two models say the same: the most likely choice (of
+        equals the first), or the extracted answer after normalisation.
+
+        Raises:
+            InvalidInputError: running text, which has no answer.
+        """
+        if common_kind(items) == "text":
+            raise InvalidInputError(f"item {items[0].id}", "running text", "an item with an answer")
+        if common_kind(items) == "choice":
+            scores = self.choice.log_likelihoods(items)
+            return scores if isinstance(scores, Failure) else [max(range(len(s)), key=s.__getitem__) for s in scores]
+        written = self.generation.write(items)
+        if isinstance(written, Failure):
+            return written
+        return [normalise(extracted(item, answer)) for item, answer in zip(items, written, strict=True)]
 
     def _score_generation(
         self, items: Sequence[Item], metrics: Sequence[Metric] | None, references: Mapping[str, Reference] | None
