@@ -180,11 +180,11 @@ def _eval_sets(spec: RunSpec, registry: Registry, errors: list[FieldError]) -> d
 
 
 def _scoring(spec: RunSpec, sets: dict[str, EvalSet], errors: list[FieldError]) -> None:
-    from fitness.metrics import HARNESS, METRICS
+    from fitness.metrics import METRICS, is_metric
     from fitness.objectives import ObjectivePlan
 
     for i, name in enumerate(spec.verify.metrics):
-        if name not in METRICS and not name.startswith(HARNESS):
+        if not is_metric(name):
             errors.append(field_error(pointer(["verify", "metrics", i]), name, f"one of {', '.join(METRICS)}"))
     with _placed("/objectives", errors):
         ObjectivePlan(spec, sets)

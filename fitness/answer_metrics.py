@@ -12,7 +12,7 @@ from fitness.answers import COMPARISONS, TRANSLATION
 from fitness.extract import after_thinking, extract
 from fitness.items import Item
 from fitness.language import is_in
-from fitness.metrics import METRICS, MetricInfo
+from fitness.metrics import METRICS, MetricInfo, is_judge
 from fitness.refusal import is_refusal
 
 
@@ -43,7 +43,7 @@ class AnswerMetrics:
     """Every metric of generation items.
 
     Args:
-        measures: by metric; `code_passes` and `judge` are there only if they are given.
+        measures: by metric; `code_passes` and what models judge are there only if they are given.
     """
 
     def __init__(self, measures: Mapping[str, Measure]) -> None:
@@ -94,7 +94,7 @@ def _names(items: Sequence[Item], wanted: Sequence[str]) -> list[str]:
             raise InvalidInputError(f"item {without[0]!r}", name, f"a metric that needs no {info.needs}")
         if name in wanted or not (info.on_demand or without):
             names.append(name)
-    return names
+    return names + [name for name in wanted if name not in METRICS and is_judge(name)]
 
 
 def extracted(item: Item, answer: Answer) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,24 +37,9 @@ class Judge:
         batch_tokens: int = 2048,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.spec = spec
+        self.spec, self.model = spec, model
         self._tokenizer = tokenizer
         self._scorer = ChoiceScorer(model, tokenizer, batch_tokens=batch_tokens, device=device)
-
-    @classmethod
-    def load(cls, spec: JudgeSpec, *, batch_tokens: int = 2048, device: str = "cpu") -> Judge:
-        """The judge of a directory: safetensors only, none of its code.
-
-        Raises:
-            InvalidInputError: no such directory.
-        """
-        if not Path(spec.model).is_dir():
-            raise InvalidInputError("judge.model", spec.model, "a directory of a model")
-        tokenizer: Any = AutoTokenizer.from_pretrained(spec.model, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            spec.model, dtype=getattr(torch, spec.dtype), local_files_only=True, use_safetensors=True
-        )
-        return cls(spec, model.to(device), tokenizer, batch_tokens=batch_tokens, device=device)
 
     def __call__(self, items: Sequence[Item], answers: Sequence[Answer]) -> list[float] | Failure:
         """One value an item, or why there are none.
@@ -74,3 +59,29 @@ class Judge:
             turn = [{"role": "user", "content": text}]
             text = str(self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
         return Item(item.id, text, (self.spec.yes, self.spec.no), 0)
+
+
+def load_judges(specs: Mapping[str, JudgeSpec], *, batch_tokens: int = 2048, device: str = "cpu") -> dict[str, Judge]:
+    """Judges by name: safetensors only, none of their code. Those of one directory and dtype share its weights.
+
+    Raises:
+        InvalidInputError: no such directory.
+    """
+    loaded: dict[tuple[str, str], tuple[Any, Any]] = {}
+    for spec in specs.values():
+        if (spec.model, spec.dtype) not in loaded:
+            loaded[spec.model, spec.dtype] = _load(spec, device)
+    return {
+        name: Judge(spec, *loaded[spec.model, spec.dtype], batch_tokens=batch_tokens, device=device)
+        for name, spec in specs.items()
+    }
+
+
+def _load(spec: JudgeSpec, device: str) -> tuple[Any, Any]:
+    if not Path(spec.model).is_dir():
+        raise InvalidInputError("judge.model", spec.model, "a directory of a model")
+    tokenizer: Any = AutoTokenizer.from_pretrained(spec.model, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        spec.model, dtype=getattr(torch, spec.dtype), local_files_only=True, use_safetensors=True
+    )
+    return model.to(device), tokenizer

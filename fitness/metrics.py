@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from evomerge.errors import InvalidInputError
@@ -310,6 +310,11 @@ HARNESS_LOSSES = ("ter", "wer", "cer", "brier_score", "loss")
 """Those of which less is better by custom."""
 
 
+JUDGE = "judge"
+NAMED_JUDGE = f"{JUDGE}:"
+"""Metrics `judge:NAME` are what one of several judges of a run says."""
+
+
 def metric(name: str) -> MetricInfo:
     """A metric by name.
 
@@ -318,9 +323,22 @@ def metric(name: str) -> MetricInfo:
     """
     if name.startswith(HARNESS):
         return _harness_metric(name)
+    if is_judge(name) and name != JUDGE:
+        who = name.removeprefix(NAMED_JUDGE)
+        return replace(METRICS[JUDGE], name=name, text=f"probability that the judge {who!r} says yes about the answer")
     if name not in METRICS:
         raise InvalidInputError("metric", name, f"one of {', '.join(METRICS)}")
     return METRICS[name]
+
+
+def is_metric(name: str) -> bool:
+    """Whether `metric` knows it."""
+    return name in METRICS or name.startswith(HARNESS) or is_judge(name)
+
+
+def is_judge(name: str) -> bool:
+    """Whether a model says it that judges answers."""
+    return name == JUDGE or (name.startswith(NAMED_JUDGE) and name != NAMED_JUDGE)
 
 
 def _harness_metric(name: str) -> MetricInfo:

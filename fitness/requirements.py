@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 
 from evomerge.errors import InvalidInputError
 from fitness.answer_metrics import lacking
 from fitness.items import EvalSet
 from fitness.language import LANGUAGES
-from fitness.metrics import MetricInfo
+from fitness.metrics import JUDGE, NAMED_JUDGE, MetricInfo, is_judge
 from fitness.sandbox import SETTING, Sandbox
 
 EXTRAS = {"translation": "sacrebleu", "language": "py3langid"}
@@ -40,13 +40,13 @@ def check_needs(field: str, info: MetricInfo, eval_set: EvalSet) -> None:
                 raise InvalidInputError(where, asked, f"one of {', '.join(LANGUAGES)}")
 
 
-def check_allowed(metrics: Iterable[tuple[str, str]], *, allow_code: bool, judged: bool) -> None:
+def check_allowed(metrics: Iterable[tuple[str, str]], *, allow_code: bool, judges: Collection[str]) -> None:
     """Whether the metrics of a run may be measured.
 
     Args:
         metrics: pairs of a field of the run and the metric that it names.
         allow_code: whether the operator lets code run that models wrote.
-        judged: whether the run names a judge.
+        judges: metrics of the models that judge in the run.
 
     Raises:
         InvalidInputError: code may not run or cannot be isolated here, or there is no judge.
@@ -57,5 +57,8 @@ def check_allowed(metrics: Iterable[tuple[str, str]], *, allow_code: bool, judge
             raise InvalidInputError(field, name, allowed)
         if name == "code_passes":
             Sandbox()
-        if name == "judge" and not judged:
-            raise InvalidInputError(field, name, "a metric without a judge, or name a model that judges under `judge`")
+        if is_judge(name) and name not in judges:
+            place = "`judge`" if name == JUDGE else f"`judges.{name.removeprefix(NAMED_JUDGE)}`"
+            known = f"{', '.join(judges)}, " if judges else ""
+            allowed = f"{known}a metric without a judge, or name a model that judges under {place}"
+            raise InvalidInputError(field, name, allowed)

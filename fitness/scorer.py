@@ -18,7 +18,7 @@ from fitness.harness.answers import JudgedAnswers, check_documents, is_judged
 from fitness.items import Item
 from fitness.label_free import log_shares
 from fitness.loglikelihood import ChoiceScorer, wanted_metrics
-from fitness.metrics import METRICS, common_kind
+from fitness.metrics import common_kind, metric
 from fitness.text import TextScorer
 
 
@@ -101,7 +101,7 @@ class ItemScorer:
         self, items: Sequence[Item], metrics: Sequence[Metric] | None, references: Mapping[str, Reference] | None
     ) -> Responses | Failure:
         """Answers are written only where a metric looks at them."""
-        begun = tuple(name for name in metrics or () if METRICS[name].kind == "choice")
+        begun = tuple(name for name in metrics or () if metric(name).kind == "choice")
         written = None if metrics is None else tuple(name for name in metrics if name not in begun)
         parts: list[Responses] = []
         for scorer, wanted in ((self.first, begun), (self.generation, written)):
@@ -140,7 +140,7 @@ class ItemScorer:
     ) -> Responses | Failure:
         """What tasks' own code says and what we say of the same written answers."""
         start = time.perf_counter()
-        begun = tuple(name for name in own if METRICS[name].kind == "choice")
+        begun = tuple(name for name in own if metric(name).kind == "choice")
         written = tuple(name for name in own if name not in begun)
         answers = self.generation.write(items)
         if isinstance(answers, Failure):

@@ -9,7 +9,7 @@ from evomerge.errors import InvalidInputError
 from evomerge.run.spec import COSTS, Constraint, RunSpec
 from fitness.items import EvalSet
 from fitness.label_free import owner
-from fitness.metrics import HARNESS, METRICS, Kind, MetricInfo, common_kind, metric
+from fitness.metrics import HARNESS, METRICS, Kind, MetricInfo, common_kind, is_metric, metric
 from fitness.requirements import check_needs
 
 
@@ -78,7 +78,7 @@ def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping
     field = f"{where}.{key}"
     if name not in eval_sets:
         raise InvalidInputError(field, name, f"one of {', '.join(sorted(eval_sets)) or 'none that are known'}")
-    if metric_name not in METRICS and not metric_name.startswith(HARNESS):
+    if not is_metric(metric_name):
         raise InvalidInputError(f"{where}.metric", metric_name, f"one of {', '.join((*METRICS, *COSTS))}")
     info = metric(metric_name)
     kind = common_kind(eval_sets[name].items, f"eval set {name!r} item")

@@ -25,7 +25,7 @@ class WorkerSpec:
         cache: folder for what workers of one machine share (folded adapter deltas).
         metrics: eval set → the metrics that are wanted of it; where one is not named, all that cost nothing extra.
         allow_code: whether code that candidates write may run (in `fitness.sandbox`).
-        judge: the model that judges answers.
+        judges: metric → the model that judges answers.
     """
 
     recipe: Recipe
@@ -36,7 +36,7 @@ class WorkerSpec:
     cache: str = ""
     metrics: dict[str, tuple[str, ...]] = field(default_factory=dict)
     allow_code: bool = False
-    judge: JudgeSpec | None = None
+    judges: dict[str, JudgeSpec] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

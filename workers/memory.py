@@ -31,7 +31,7 @@ BANK = 20_000
 MODEL = "model"
 """The name of a model that is asked alone, whatever it is called in a run."""
 NO_ANSWERS_DEPEND_ON = (
-    "recipe", "eval_sets", "device", "threads", "batch_tokens", "cache", "metrics", "allow_code", "judge",
+    "recipe", "eval_sets", "device", "threads", "batch_tokens", "cache", "metrics", "allow_code", "judges",
 )  # fmt: skip
 """Fields of a worker's spec that change no answer, or that the fingerprint has in a better form. All others are part of
 it as they are."""
@@ -49,10 +49,11 @@ def evaluator_of(worker: WorkerSpec, device: str, metrics: Sequence[str]) -> Eva
     if any(metric(name).expert for name in metrics):  # answers are compared with those of the run's sources
         sources = {name: ref.sha256 or ref.location for name, ref in worker.recipe.sources.items()}
         settings.append(("experts", json.dumps(sources, sort_keys=True)))
-    if "judge" in metrics and worker.judge is not None:
-        hashes = Path(worker.cache) / "hashes" if worker.cache else None
-        judge = asdict(worker.judge) | {"model": content_hash(Path(worker.judge.model), hashes)}
-        settings.append(("judge", json.dumps(judge, sort_keys=True)))
+    hashes = Path(worker.cache) / "hashes" if worker.cache else None
+    for name, judge in worker.judges.items():
+        if name in metrics:
+            said = asdict(judge) | {"model": content_hash(Path(judge.model), hashes)}
+            settings.append((name, json.dumps(said, sort_keys=True)))
     return Evaluator(
         tokenizer=tokenizer_hash(Path(worker.recipe.base.location)),
         dtype=worker.recipe.dtype,

@@ -21,7 +21,7 @@ from fitness.evaluator import Reference, Responses, Slopes, joined
 from fitness.failures import failure_of
 from fitness.gradient import backward
 from fitness.items import EvalSet, load_eval_set
-from fitness.judge import Judge
+from fitness.judge import load_judges
 from fitness.known import completed, unknown
 from fitness.racing import Race
 from fitness.sandbox import CodePasses, Sandbox
@@ -119,9 +119,8 @@ def _measures(spec: WorkerSpec) -> dict[str, Measure]:
     wanted = {name for names in spec.metrics.values() for name in names}
     if "code_passes" in wanted and spec.allow_code:
         found["code_passes"] = CodePasses(Sandbox())
-    if "judge" in wanted and spec.judge is not None:
-        found["judge"] = Judge.load(spec.judge, batch_tokens=spec.batch_tokens, device=spec.device)
-    return found
+    judges = {name: judge for name, judge in spec.judges.items() if name in wanted}
+    return found | load_judges(judges, batch_tokens=spec.batch_tokens, device=spec.device)
 
 
 def device_of(wanted: str) -> str:

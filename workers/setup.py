@@ -14,13 +14,13 @@ from evomerge.models.architecture import architecture_of
 from evomerge.models.checkpoint import open_checkpoint
 from evomerge.optimizers import OPTIMIZERS, make
 from evomerge.optimizers.domain import Problem
-from evomerge.optimizers.optimizer import Optimizer, uses_gradients
+from evomerge.optimizers.optimizer import Optimizer, mixes_sources, uses_gradients
 from evomerge.recipe.calibration import Calibration, FileRef
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.seeds import derive
 from fitness.items import EvalSet, load_eval_set
-from fitness.metrics import HARNESS, METRICS, metric
+from fitness.metrics import METRICS, is_metric, metric
 from fitness.objectives import ObjectivePlan
 from search_spaces import make_space
 from search_spaces.linear import LinearMap, linear_map
@@ -29,7 +29,7 @@ from workers.costs import Costs
 from workers.experts import alone
 from workers.job import WorkerSpec
 from workers.registry import Registry
-from workers.wanted import check_wanted, judge_of, wanted_metrics
+from workers.wanted import check_wanted, judges_of, wanted_metrics
 
 CONTROL = "average"
 """The baseline that answers all search items: candidates are compared with it on the items of their generation. Of all
@@ -91,7 +91,7 @@ def prepare(spec: RunSpec, registry: Registry, cache: Path, *, allow_code: bool 
             cache=str(cache),
             metrics=wanted_metrics(report),
             allow_code=allow_code,
-            judge=judge_of(spec, registry),
+            judges=judges_of(spec, registry),
         ),
         linear=linear_of(spec, space),
     )
@@ -200,7 +200,9 @@ def optimizer_of(spec: RunSpec, space: SearchSpace) -> Optimizer:
         InvalidInputError: an unknown name or option, a value out of range, or a space or objectives that it is not for.
     """
     seeds = tuple(_seed(space, recipe, i) for i, recipe in enumerate(spec.seeds))
-    linear = linear_of(spec, space)
+    linear, kind = linear_of(spec, space), OPTIMIZERS.get(spec.optimizer.name)
+    if linear is None and kind is not None and mixes_sources(kind):
+        linear = linear_map(space, spec.optimizer.name)
     alone = () if linear is None else linear.sources_alone()  # corners, or places to begin again
     domain = replace(space.domain, seeds=tuple(dict.fromkeys((*seeds, *space.domain.seeds, *alone))))
     problem = Problem(domain, len(spec.objectives), spec.budget.candidates, spec.workers.count or 1)
@@ -262,5 +264,6 @@ def _with_reported(spec: RunSpec) -> RunSpec:
 
 
 def _better(name: str) -> str:
-    known = name in METRICS or name.startswith(HARNESS)  # what is not is refused with the objectives
-    return "minimize" if known and not metric(name).higher_is_better else "maximize"
+    return (
+        "minimize" if is_metric(name) and not metric(name).higher_is_better else "maximize"
+    )  # what is none is refused later

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from evomerge.errors import InvalidInputError
-from evomerge.run.spec import RunSpec
+from evomerge.run.spec import Judge, RunSpec
 from fitness.judge_spec import JudgeSpec
-from fitness.metrics import metric
+from fitness.metrics import JUDGE, NAMED_JUDGE, metric
 from fitness.objectives import ObjectivePlan
 from fitness.requirements import check_allowed
 from workers.registry import Registry
@@ -22,23 +22,26 @@ def check_wanted(spec: RunSpec, registry: Registry, *, allow_code: bool) -> None
     Raises:
         InvalidInputError: code may not run or cannot be isolated, or nobody judges; names the field of the spec.
     """
-    judge = judge_of(spec, registry)
-    check_allowed(_named(spec), allow_code=allow_code, judged=judge is not None)
+    check_allowed(_named(spec), allow_code=allow_code, judges=judges_of(spec, registry))
 
 
-def judge_of(spec: RunSpec, registry: Registry) -> JudgeSpec | None:
-    """The model that judges answers, with its place.
+def judges_of(spec: RunSpec, registry: Registry) -> dict[str, JudgeSpec]:
+    """Metric → the model that judges answers, with its place.
 
     Raises:
         InvalidInputError: no such model, or a template that has no place for an answer.
     """
-    if spec.judge is None:
-        return None
+    asked = {} if spec.judge is None else {(JUDGE, "judge"): spec.judge}
+    asked |= {(f"{NAMED_JUDGE}{name}", f"judges.{name}"): judge for name, judge in spec.judges.items()}
+    return {name: _placed(judge, field, registry) for (name, field), judge in asked.items()}
+
+
+def _placed(judge: Judge, field: str, registry: Registry) -> JudgeSpec:
     try:
-        place = str(registry.model(spec.judge.model))
+        place = str(registry.model(judge.model))
     except InvalidInputError as error:
-        raise InvalidInputError("judge.model", error.value, error.allowed) from error
-    return JudgeSpec(place, **spec.judge.model_dump(exclude={"model"}))
+        raise InvalidInputError(f"{field}.model", error.value, error.allowed) from error
+    return JudgeSpec(place, **judge.model_dump(exclude={"model"}))
 
 
 def wanted_metrics(plan: ObjectivePlan) -> dict[str, tuple[str, ...]]:

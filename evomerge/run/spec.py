@@ -199,7 +199,7 @@ class WorkersSpec(_Frozen):
 
 
 class Judge(_Frozen):
-    """A model that judges answers, for the metric `judge`.
+    """A model that judges answers.
 
     Attributes:
         model: alias, as of the models that are merged. Each worker holds its weights, too.
@@ -232,6 +232,7 @@ class RunSpec(_Frozen):
         calibration: for methods that read statistics of the models; the locations of its items are names of eval sets
             (of which only search items are read).
         judge: for the metric `judge`.
+        judges: further ones by name, for metrics `judge:NAME`.
         seeds: recipes of the same models that are worth a look early; each is taken to the nearest genome of the space.
     """
 
@@ -248,6 +249,7 @@ class RunSpec(_Frozen):
     workers: WorkersSpec = WorkersSpec()
     calibration: Calibration | None = None
     judge: Judge | None = None
+    judges: dict[Name, Judge] = Field(default_factory=dict, max_length=16)
     seeds: tuple[Recipe, ...] = Field(default=(), max_length=1000)
     dtype: Dtype = "bfloat16"
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -15,7 +15,7 @@ from evomerge.errors import Failure, FailureReason, InvalidInputError
 from fitness.answer_metrics import Answer, AnswerMetrics
 from fitness.evaluator import Responses
 from fitness.items import Answering, Item, make_eval_set
-from fitness.judge import Judge
+from fitness.judge import Judge, load_judges
 from fitness.judge_spec import JudgeSpec
 from fitness.language import LANGUAGES, is_in
 from fitness.metrics import METRICS, metric
@@ -144,15 +144,18 @@ def test_a_judge_of_a_directory_scores_beside_the_candidate(
 ) -> None:
     make_model("qwen2").save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    judge = Judge.load(replace(SPEC, model=str(tmp_path), dtype="float32"))
-    scorer = make_scorer(make_model(), tokenizer, max_new_tokens=4, measures={"judge": judge})
+    spec = replace(SPEC, model=str(tmp_path), dtype="float32")
+    judges = load_judges({"judge": spec, "judge:other": replace(spec, yes=" 37 eggs", no=" Paris")})
+    scorer = make_scorer(make_model(), tokenizer, max_new_tokens=4, measures=judges)
     items = [replace(ITEM, id=str(n), context=f"{n} + 30 =") for n in range(3)]
-    found = scorer.score(items, ("judge",))
+    found = scorer.score(items, ("judge", "judge:other"))
     assert isinstance(found, Responses)
     answers = scorer.generation.write(items)
 
     assert not isinstance(answers, Failure)
-    assert list(found.values["judge"]) == judge(items, answers)
+    assert list(found.values["judge"]) == judges["judge"](items, answers)
+    assert found.values["judge:other"] == pytest.approx([1 - value for value in found.values["judge"]])
+    assert judges["judge"].model is judges["judge:other"].model, "weights are held once"
     assert len(set(found.values["judge"])) == 3
     assert "judge" not in scorer.score(items).values  # type: ignore[union-attr]
 
@@ -175,6 +178,6 @@ def test_a_judge_that_cannot_judge_is_an_error(changes: dict[str, str], field: s
     with pytest.raises(InvalidInputError, match=field):
         replace(SPEC, **changes)
     with pytest.raises(InvalidInputError, match=r"judge\.model"):
-        Judge.load(replace(SPEC, model="/nowhere"))
+        load_judges({"judge": replace(SPEC, model="/nowhere")})
     with pytest.raises(InvalidInputError, match="without a judge"):
-        check_allowed([("objectives.0.metric", "judge")], allow_code=False, judged=False)
+        check_allowed([("objectives.0.metric", "judge")], allow_code=False, judges=())

@@ -249,8 +249,8 @@ def test_code_passes_takes_what_the_extractor_takes_or_goes_on_from_the_context(
 
 def test_code_runs_only_where_an_operator_allows_it() -> None:
     with pytest.raises(InvalidInputError, match="EVOMERGE_ALLOW_CODE=true"):
-        check_allowed([("objectives.0.metric", "code_passes")], allow_code=False, judged=False)
-    check_allowed([("objectives.0.metric", "code_passes")], allow_code=True, judged=False)
+        check_allowed([("objectives.0.metric", "code_passes")], allow_code=False, judges=())
+    check_allowed([("objectives.0.metric", "code_passes")], allow_code=True, judges=())
 
 
 def _children(parent: int) -> list[int]:

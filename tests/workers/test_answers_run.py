@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from evomerge.errors import InvalidInputError
 from evomerge.run.spec import RunSpec
 from evomerge.storage.sql import open_store
 from fitness.sandbox import unsupported
-from tests.workers.tiny_run import events_of, make_registry, run_spec
+from tests.workers.tiny_run import events_of, make_registry, run_spec, whole_run
 from workers.controller import Controller
 from workers.drive import ControllerSettings
+from workers.memory import evaluator_of
 from workers.pools import make_pool
 from workers.registry import Registry
 from workers.setup import prepare
@@ -43,7 +45,7 @@ def registry_of(folder: Path) -> Registry:
 
 def asked(*metrics: str, **changes: Any) -> dict[str, Any]:
     objectives = [
-        {"name": name, "eval_sets": ["say"], "metric": name,
+        {"name": name.replace(":", "-"), "eval_sets": ["say"], "metric": name,
          "direction": "minimize" if name == "answer_tokens" else "maximize"}
         for name in metrics
     ]  # fmt: skip
@@ -77,6 +79,35 @@ def test_a_search_over_code_judgement_language_and_length(tmp_path: Path) -> Non
         assert 0 < scores["answer_tokens"]["mean"] <= 4
 
 
+def test_two_judges_of_one_search_say_different_things_and_are_told_apart(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path)
+    judges = {
+        "kind": {"model": "math", "template": TEMPLATE, "dtype": "float32"},
+        "short": {"model": "math", "template": "{answer} Enough?", "dtype": "float32"},
+    }
+    spec = asked("judge:kind", "judge:short", judges=judges)
+    store, run = whole_run(tmp_path, registry, spec)
+    row = store.run(run)
+    scored = [event.data["scores"] for event in events_of(store, run) if event.type == "candidate.scored"]
+    search = prepare(RunSpec.model_validate(spec), registry, tmp_path / "cache")
+    other = replace(search.worker.judges["judge:short"], template="{answer} Short?")
+    again = replace(search.worker, judges=search.worker.judges | {"judge:short": other})
+    prints = [
+        evaluator_of(worker, "cpu", metrics).fingerprint
+        for metrics in (["judge:kind", "judge:short"], ["judge:kind"])
+        for worker in (search.worker, again)
+    ]
+
+    assert row is not None
+    assert row.state == "succeeded"
+    assert scored
+    for scores in scored:
+        assert 0 < scores["judge-kind"]["mean"] != scores["judge-short"]["mean"] > 0
+    assert prints[0] != prints[1]
+    assert prints[2] == prints[3] != prints[0], "a judge that nobody asks changes no answer"
+    store.close()
+
+
 @pytest.mark.parametrize(
     ("metrics", "changes", "field", "allowed"),
     [
@@ -84,6 +115,14 @@ def test_a_search_over_code_judgement_language_and_length(tmp_path: Path) -> Non
         (("finished",), {"verify": {"metrics": ["code_passes"]}}, r"verify\.metrics\.0", "EVOMERGE_ALLOW_CODE=true"),
         (("judge",), {}, r"objectives\.0\.metric", "under `judge`"),
         (("judge",), {"judge": {"model": "nobody", "template": TEMPLATE}}, r"judge\.model", "math"),
+        (("judge:kind",), {"judge": {"model": "math", "template": TEMPLATE}}, r"objectives\.0\.metric", "judges.kind"),
+        (("judge:",), {}, r"objectives\.0\.metric", "accuracy"),
+        (
+            ("judge:kind",),
+            {"judges": {"kind": {"model": "nobody", "template": TEMPLATE}}},
+            r"judges\.kind\.model",
+            "math",
+        ),
         (("exact_match",), {}, r"objectives\.0\.metric", "references, which 12 items"),
     ],
 )
