@@ -20,7 +20,7 @@ from evomerge.merge.fused.takeover import takes_over
 from evomerge.merge.method import Block, Blocks
 from evomerge.merge.plan import Plan, TensorJob, columns_of
 from evomerge.models.factors import Factors
-from evomerge.models.finite import check_finite, is_finite
+from evomerge.models.finite import are_finite, check_finite, is_finite
 from evomerge.models.weights import Place
 
 BLOCK = 1 << 17
@@ -106,20 +106,20 @@ def _stored(tensor: Tensor, begin: int, end: int, fresh: Fresh | None) -> Tensor
 def _held(work: TensorWork) -> TensorWork:
     """A tensor that is read more than once: in memory of this thread, if it is small and not there yet."""
     parts = [(work.base, work.fresh), *((operand.tensor, operand.fresh) for operand in work.operands.values())]
-    sizes = [tensor.numel() * tensor.element_size() for tensor, fresh in parts if fresh is not None]
+    sizes = [fresh.place.length for _, fresh in parts if fresh is not None]
     if not sizes or sum(sizes) > HELD_BYTES:
         return work
-    free = torch.from_numpy(memory("held", sum(sizes) + 64 * len(sizes), np.uint8))
+    free = memory("held", sum(sizes) + 64 * len(sizes), np.uint8)
 
     def taken(tensor: Tensor, fresh: Fresh | None) -> Tensor:
         nonlocal free
         if fresh is None:
             return tensor
-        number = tensor.numel() * tensor.element_size()
+        number = fresh.place.length
         part, free = free[:number], free[-(-number // 64) * 64 :]
-        fresh.place.read(0, part.numpy().data)
-        found = part.view(tensor.dtype).view(tensor.shape)
-        if fresh.whose is not None and not is_finite(found):
+        fresh.place.read(0, part.data)
+        found = torch.from_numpy(part).view(tensor.dtype).view(tensor.shape)
+        if fresh.whose is not None and not are_finite(part, tensor.dtype):
             check_finite(tensor, fresh.name, fresh.whose)
         return found
 

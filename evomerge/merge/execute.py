@@ -19,7 +19,15 @@ from evomerge.merge.blocks import measure_model
 from evomerge.merge.budget import Shapes, Unit, check_memory, promised, units_of
 from evomerge.merge.calibration.calibrated import calibrated
 from evomerge.merge.device import device_named
-from evomerge.merge.engine import Progress, Resources, Works, kept_memory, merge_units, one_thread_a_kernel
+from evomerge.merge.engine import (
+    Progress,
+    Resources,
+    Works,
+    kept_memory,
+    merge_units,
+    one_thread_a_kernel,
+    only_new_garbage,
+)
 from evomerge.merge.factored import with_factors
 from evomerge.merge.fingerprint import check_circle, fingerprint
 from evomerge.merge.flow.layout import path_config, path_plan
@@ -86,7 +94,8 @@ def merge_to_directory(
     """
     _check_free(out)
     asked = _Asked(threads or usable_cores(), memory, device_named(device), cache)
-    return _build(pin(recipe, root, hashes) if check_hashes else recipe, out, root, asked, progress, ())
+    with only_new_garbage():
+        return _build(pin(recipe, root, hashes) if check_hashes else recipe, out, root, asked, progress, ())
 
 
 def _check_free(out: Path) -> None:

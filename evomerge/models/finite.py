@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from evomerge.errors import NonFiniteError
 
-_BITS: dict[torch.dtype, tuple[torch.dtype, type[np.unsignedinteger], int, int]] = {
-    torch.bfloat16: (torch.int16, np.uint16, 0x7F80, 0xFF80),
-    torch.float16: (torch.int16, np.uint16, 0x7C00, 0xFC00),
-    torch.float32: (torch.int32, np.uint32, 0x7F800000, 0xFF800000),
+_BITS: dict[torch.dtype, tuple[type[np.signedinteger], type[np.unsignedinteger], int, int]] = {
+    torch.bfloat16: (np.int16, np.uint16, 0x7F80, 0xFF80),
+    torch.float16: (np.int16, np.uint16, 0x7C00, 0xFC00),
+    torch.float32: (np.int32, np.uint32, 0x7F800000, 0xFF800000),
 }
 """dtype → integers of its size, and the bits of +inf and -inf: beyond them, in the order of the signed integers and of
 the unsigned ones, lie the NaNs and nothing else."""
@@ -24,8 +25,17 @@ def is_finite(tensor: Tensor) -> bool:
         return True
     if tensor.device.type != "cpu" or tensor.dtype not in _BITS:
         return bool(torch.isfinite(tensor).all())
-    signed, unsigned, highest, lowest = _BITS[tensor.dtype]
-    bits = tensor.detach().view(-1).view(signed).numpy()
+    return are_finite(tensor.detach().view(-1).view(torch.uint8).numpy(), tensor.dtype)
+
+
+def are_finite(entries: npt.NDArray[np.uint8], dtype: torch.dtype) -> bool:
+    """Whether the bytes of some entries of a dtype hold neither NaN nor infinity."""
+    if len(entries) == 0:
+        return True
+    if dtype not in _BITS:
+        return is_finite(torch.from_numpy(entries).view(dtype))
+    signed, unsigned, highest, lowest = _BITS[dtype]
+    bits = entries.view(signed)
     return bool(bits.max() < highest and bits.view(unsigned).max() < lowest)
 
 

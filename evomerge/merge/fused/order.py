@@ -21,13 +21,17 @@ LANES = 16
 EDGE_BITS = 15
 """Lower bits that a sample is not counted by at first."""
 _DEVIATIONS = 3.5
-_LARGEST = (1 << 31) - 1
+LARGEST = (1 << 31) - 1
+"""More than the bits of any magnitude."""
 _BINS = 1 << 11
 
 U0 = np.uint32(0)
 U1 = np.uint32(1)
 I0 = np.int32(0)
-NOTHING = np.uint16(0)
+I1 = np.int32(1)
+NEVER = np.int32(-1)
+"""Neither counted nor gathered."""
+NOTHING, LOWEST, HIGHEST = np.uint16(0), np.uint16(1), np.uint16(1 << (LANES - 1))
 
 
 def _vector(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -62,10 +66,29 @@ def _lowest_typed(context: Any, mask: Any) -> Any:
     return types.int64(types.uint16), generate
 
 
+def _ones_typed(context: Any, mask: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.zext(builder.ctpop(values[0]), ir.IntType(64))
+
+    return types.int64(types.uint16), generate
+
+
+def _number_over_typed(context: Any, keys: Any, at: Any, edge: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        over = builder.icmp_signed(">", _vector(context, builder, signature, values), _same(builder, values[2]))
+        return builder.zext(builder.ctpop(builder.bitcast(over, ir.IntType(LANES))), ir.IntType(64))
+
+    return types.int64(keys, types.int64, types.int32), generate
+
+
+_number_over = intrinsic(_number_over_typed)
+"""(int32 array, first, edge) → how many of the next LANES entries are larger."""
 _between = intrinsic(_between_typed)
 """(int32 array, first, low, high) → a bit for each of the next LANES entries: low < entry < high."""
 _lowest = intrinsic(_lowest_typed)
 """The place of the lowest bit that is set."""
+_ones = intrinsic(_ones_typed)
+"""How many bits are set."""
 
 
 @compiled
@@ -78,14 +101,25 @@ def sample(base_N: Any, base_at_C: Any, raw_N: Any, at_C: Any, bits_CL: Any) -> 
 
 @compiled
 def _gather(keys: Any, number: int, low: Any, high: Any, out: Any) -> int:  # pragma: no cover  # compiled
-    """Those between low and high, both left out; returns how many there are."""
+    """Those between low and high, both left out; returns how many there are. `out` has room for two more.
+
+    Two are written whether they are there or not: where few are, a branch on their number would be guessed wrong.
+    """
     found = 0
     for first in range(0, number, LANES):
         mask = _between(keys, first, low, high)
-        while mask != NOTHING:
-            out[found] = keys[first + _lowest(mask)]
-            found += 1
-            mask &= mask - np.uint16(1)
+        others = mask & (mask - LOWEST)
+        out[found] = keys[first + _lowest(mask | HIGHEST)]
+        out[found + 1] = keys[first + _lowest(others | HIGHEST)]
+        number_here = _ones(mask)
+        if number_here > 2:
+            others &= others - LOWEST
+            at = found + 2
+            while others != NOTHING:
+                out[at] = keys[first + _lowest(others)]
+                others &= others - LOWEST
+                at += 1
+        found += number_here
     return found
 
 
@@ -128,7 +162,7 @@ def _of_rank(keys: Any, counts: Any, highest: int, rank: int, room: Any) -> int:
     if above + counts[at] < rank:
         return 0
     low = at << EDGE_BITS
-    high = min((at + 1) << EDGE_BITS, _LARGEST)
+    high = min((at + 1) << EDGE_BITS, LARGEST)
     found = _gather(keys, len(keys), np.int32(low - 1), np.int32(high), room)
     return int(kth_largest(room[:found], rank - above, low, high))
 
@@ -147,7 +181,7 @@ def brackets(sample_CL: Any, shares_T: Any, edges_T2: Any, counts: Any) -> None:
     chunks, length = sample_CL.shape
     number = chunks * length
     keys = sample_CL.reshape(number).view(np.int32)
-    room = np.empty(number, np.int32)
+    room = np.empty(number + 2, np.int32)
     most = I0
     for i in range(number):
         most = max(most, keys[i])
@@ -170,7 +204,7 @@ def brackets(sample_CL: Any, shares_T: Any, edges_T2: Any, counts: Any) -> None:
         margin = _DEVIATIONS * np.sqrt(spread * chunks) + 3.0
         edges_T2[t, 0] = _of_rank(keys, counts, highest, int(rank + margin) + 1, room)
         above = int(rank - margin)
-        edges_T2[t, 1] = _of_rank(keys, counts, highest, above, room) if above > 0 else _LARGEST
+        edges_T2[t, 1] = _of_rank(keys, counts, highest, above, room) if above > 0 else LARGEST
 
 
 @compiled
@@ -193,21 +227,20 @@ def census(
     for begin in range(0, size, TILE):
         number = min(TILE, size - begin)
         bits_of_deltas(base_N[begin:], raw_N[begin:], number, bits)
-        keys[number : number + LANES] = I0  # never inside
+        keys[number : number + LANES] = NEVER
         for t in range(len(edges_T2)):
             low, high = np.int32(edges_T2[t, 0]), np.int32(edges_T2[t, 1])
-            over_high, from_high, over_low, from_low = I0, I0, I0, I0
-            for i in range(number):
-                key = keys[i]
-                over_high += np.int32(key > high)
-                from_high += np.int32(key >= high)
-                over_low += np.int32(key > low)
-                from_low += np.int32(key >= low)
+            over_high, from_high, over_low, from_low = 0, 0, 0, 0
+            for first in range(0, number, LANES):
+                over_high += _number_over(keys, first, high)
+                from_high += _number_over(keys, first, high - I1)
+                over_low += _number_over(keys, first, low)
+                from_low += _number_over(keys, first, low - I1)
             counts_T4[t, 0] += over_high
             counts_T4[t, 1] += from_high
             counts_T4[t, 2] += over_low
             counts_T4[t, 3] += from_low
-            here = int(over_low) - int(from_high)
+            here = over_low - from_high
             if here <= 0:
                 continue
             if found_T[t] + here <= room:

@@ -30,10 +30,12 @@ Steps = Callable[["Span"], Iterable["Span"]]
 
 CHUNK = 64
 """Entries beside each other that a sample takes: two lines of a cache."""
-LEAST_CHUNKS, MOST_CHUNKS = 512, 1 << 14
+LEAST_CHUNKS, MOST_CHUNKS = 256, 1 << 14
 ENTRIES_A_CHUNK = 1 << 16
 MOST_GATHERED = 1 << 23
 """Entries between two edges that are kept, at most."""
+FEW = 1 << 14
+"""Entries that are all gathered: sooner done than a sample of them."""
 _GOLDEN = 0.6180339887498949
 _EDGES = 1 << 16
 
@@ -157,6 +159,9 @@ class Thresholds:
             yield base, stored(operand.tensor, operand.fresh, first, last, source)
 
     def _bracketed(self, asked: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, _Target]]:
+        if self._size <= FEW:
+            whole = np.array([0, self._order.LARGEST])
+            return {source: {name: _Target(rank, whole) for name, rank in own.items()} for source, own in asked.items()}
         found = {}
         counts = memory("edges", _EDGES, np.int32)
         for source, sample in self._sampled(list(asked)).items():
