@@ -32,6 +32,7 @@ class RunView:
     def __init__(self, console: Console, budget: int, objectives: list[str]) -> None:
         self.console, self.objectives, self.budget = console, objectives, budget
         self.best: dict[str, Any] = {}
+        self.believed: dict[str, Any] = {}
         self.hypervolume = 0.0
         self.scored = 0
         self.state = "queued"
@@ -62,6 +63,8 @@ class RunView:
                 self._say(f"candidate {data['number']} failed, {data['reason']}: {data['message']}")
             case "front.updated":
                 self.best, self.hypervolume, self.front = data["best"], data["hypervolume"], len(data["front"])
+            case "belief.updated":
+                self.believed = data["best"]
             case "candidate.verified":
                 name = data["label"] or f"candidate {data['number']}"
                 self._say(f"verified on {data['split']} items: {name}: {_scores(data['scores'], self.objectives)}")
@@ -77,9 +80,12 @@ class RunView:
             self._say(self._line())
 
     def _line(self) -> str:
-        best = ", ".join(f"{name} {found['mean']:.3f}" for name, found in self.best.items())
+        best = ", ".join(f"{name} {found['mean']:.3f}{self._believed(name)}" for name, found in self.best.items())
         front = f", front {self.front}" if len(self.objectives) > 1 else ""
         return f"{self.state}  {self.scored}/{self.budget}  best {best or '-'}{front}"
+
+    def _believed(self, name: str) -> str:
+        return f" (believed {self.believed[name]['mean']:.3f})" if name in self.believed else ""
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

@@ -212,7 +212,7 @@ class Drive:
             self.ledger.put(
                 [*self.machine.start(), *said, *(proposed_event(row, {"genome": []}) for row in rows)], rows
             )
-        while events := self.machine.advance() or self.machine.name_elites():
+        while events := self.machine.advance() or self.machine.name_elites() or self.machine.review():
             self.ledger.put(events)
         if self.machine.phase == "verifying" and self.machine.winners and not self.machine.open:
             if self.machine.result is None:

@@ -20,7 +20,8 @@ def result_of(search: Search, machine: RunMachine, row_of: RowOf) -> dict[str, A
     Returns:
         `winner` and `winners` (numbers), `table` (a row each for winners and baselines: `search` and `holdout` scores
         as {name: {mean, se, n, low, high}}, 95 % intervals), `paired` (the winner against every baseline on the holdout
-        items) and `inflation` (what the search believed of the winner, what all search items say, the difference).
+        items) and `inflation` of the winner: its unbiased `estimate` on its own items, what the search `believed` of it
+        with the standard error `se`, what all search items say (`verified`), and the `difference`, believed − verified.
     """
     plan = search.report
     winner = machine.winners[0]
@@ -72,7 +73,11 @@ def _scores(search: Search, row: CandidateRow, responses: dict[str, Responses]) 
 def _inflation(search: Search, machine: RunMachine, winner: int) -> dict[str, dict[str, float]]:
     found = {}
     for objective in search.spec.objectives:
-        estimate = machine.scores[winner][objective.name]["mean"]
+        estimate = machine.scores[winner][objective.name]
+        believed = machine.believed.get(winner, {}).get(objective.name, estimate)  # runs that ended before had none
         verified = machine.verified["search"][winner][objective.name]["mean"]
-        found[objective.name] = {"estimate": estimate, "verified": verified, "difference": estimate - verified}
+        found[objective.name] = {
+            "estimate": estimate["mean"], "believed": believed["mean"], "se": believed["se"], "verified": verified,
+            "difference": believed["mean"] - verified,
+        }  # fmt: skip
     return found

@@ -158,12 +158,13 @@ def _chances(row: RunRow, points: Mapping[str, Any]) -> list[Chance]:
 
 def _best(row: RunRow, objective: str | None) -> int:
     result, best = row.summary.get("result") or {}, row.summary.get("best") or {}
+    believed = row.summary.get("believed") or {}  # of the best score a part is luck
     names = [one["name"] for one in row.spec["objectives"]]
     if objective is not None and objective not in names:
         raise _bad_parameter("objective", objective, f"one of {names}")
     if objective is None and "winner" in result:
         return int(result["winner"])
-    chosen = best.get(objective or names[0])
+    chosen = believed.get(objective or names[0]) or best.get(objective or names[0])
     if chosen is None:
         raise Problem("not-found", f"run {row.id} has no scored candidate yet; its state is {row.state}")
     return int(chosen["number"])

@@ -49,36 +49,16 @@ def shortlist(
 
 
 def by_several(
-    spec: RunSpec, scores: Mapping[int, Scores], violations: Mapping[int, float], numbers: Sequence[int], top: int
+    spec: RunSpec,
+    views: Sequence[Mapping[int, Scores]],
+    violations: Mapping[int, float],
+    numbers: Sequence[int],
+    top: int,
 ) -> list[int]:
-    """The same by three criteria in turn: by value, by value shrunk towards all others', by value less its error.
-
-    Estimates rest on different numbers of items: of two with one value the more certain one is the better bet, and the
-    best of many uncertain ones is mostly luck (Efron and Morris 1973 for the shrinkage).
-    """
-    views = (scores, _shrunk(spec, scores, numbers), _cautious(spec, scores))
+    """The same by several views of the candidates' scores in turn, the first view first."""
     ranked = [shortlist(spec, view, violations, numbers, top) for view in views]
     chosen = dict.fromkeys(number for place in zip(*ranked, strict=True) for number in place)
     return list(chosen)[:top]
-
-
-def _shrunk(spec: RunSpec, scores: Mapping[int, Scores], numbers: Sequence[int]) -> dict[int, Scores]:
-    found: dict[int, dict[str, Mapping[str, float]]] = {n: dict(scores[n]) for n in scores}
-    for objective in spec.objectives:
-        rows = [scores[n][objective.name] for n in numbers]
-        means, noise = np.array([r["mean"] for r in rows]), np.array([r["se"] ** 2 for r in rows])
-        spread = max(0.0, float(np.var(means, ddof=1) - noise.mean())) if len(rows) > 1 else 0.0
-        for n, mean, variance in zip(numbers, means, noise, strict=True):
-            share = spread / (spread + variance) if spread + variance > 0 else 1.0
-            found[n][objective.name] = {"mean": float(means.mean() + share * (mean - means.mean()))}
-    return dict(found)
-
-
-def _cautious(spec: RunSpec, scores: Mapping[int, Scores]) -> dict[int, Scores]:
-    return {
-        n: {o.name: {"mean": s[o.name]["mean"] - sign(o) * s[o.name]["se"]} for o in spec.objectives}
-        for n, s in scores.items()
-    }
 
 
 def _by_fronts(points: dict[int, list[float]], top: int) -> list[int]:

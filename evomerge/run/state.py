@@ -21,6 +21,7 @@ The optimizer is part of the state: applying `candidate.proposed` asks it and co
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -31,7 +32,7 @@ from evomerge.errors import EvomergeError
 from evomerge.optimizers.optimizer import Optimizer
 from evomerge.run.ranking import shortlist
 from evomerge.run.spec import RunSpec
-from evomerge.run.standing import Standing
+from evomerge.run.standing import Place, Standing
 from evomerge.run.stopping import Progress, reason_to_stop
 from evomerge.storage.store import TERMINAL, Event, RunState, Verb
 
@@ -40,6 +41,8 @@ Task = Literal["subset", "search", "holdout"]
 
 FIELD = 24
 """Candidates that are remembered for races."""
+FIRST_REVIEW, REVIEW_GROWTH = 8, 1.25
+"""What is believed of the best is worked out first after so many candidates, then after so many times more."""
 MIN_FOR_SHARE = 8
 """Candidates that must have ended before the share of failures can pause a run: fewer say too little."""
 
@@ -62,6 +65,8 @@ class RunMachine:
         items: answers of search candidates, elites' included, before verification.
         elapsed_s: seconds in which the run was worked on, when the latest candidate was scored.
         unchanged: search candidates scored since the front last changed.
+        believed: number → objective → {mean, se}, in the light of all candidates, when the search ended.
+        best_believed: objective → {number, mean, se} of the candidate of which most was believed, when last reviewed.
     """
 
     def __init__(
@@ -91,7 +96,9 @@ class RunMachine:
         self.stopped: dict[int, float] = {}
         self.latest: deque[tuple[tuple[float, ...], tuple[float, ...]]] = deque(maxlen=FIELD)
         self.standing = Standing(spec)
-        self._num_scored = 0
+        self.believed: dict[int, dict[str, dict[str, float]]] = {}
+        self.best_believed: dict[str, dict[str, Any]] = {}
+        self._num_scored = self._reviewed_at = 0
         self._elites_at = self._elites_items = 0
         self._trials: dict[int, int] = {}
         self._fidelities: dict[int, float] = {}
@@ -158,6 +165,13 @@ class RunMachine:
         left = policy.elites_share * (self.items - self._elites_items) - self._elites_items
         chosen = self.standing.elites(int(left // self._search_items))
         return [Event("elites.chosen", {"numbers": chosen, "scored": self._num_scored})]
+
+    def review(self) -> list[Event]:
+        """`belief.updated` when enough candidates were scored since the last one, and there are errors; else none."""
+        due = max(FIRST_REVIEW, math.ceil(REVIEW_GROWTH * self._reviewed_at))
+        if self.phase != "running" or self._num_scored < due or not self.standing.noisy:
+            return []
+        return self._review()
 
     def command(self, verb: Verb) -> list[Event]:
         """What a person asked for; a verb that does not fit the phase changes nothing."""
@@ -230,7 +244,10 @@ class RunMachine:
             case "elites.chosen":
                 self._elites_at = data["scored"]
                 self.open |= {(number, "search"): 0 for number in data["numbers"]}
+            case "belief.updated":
+                self.best_believed, self._reviewed_at = data["best"], data["scored"]
             case "verification.started":
+                self.believed |= {int(number): found for number, found in data.get("believed", {}).items()}
                 self.winners = tuple(data["winners"])
                 self.open |= {(number, data["task"]): 0 for number in data["numbers"]}
             case "candidate.verified":
@@ -267,6 +284,7 @@ class RunMachine:
             "objectives": [o.model_dump(mode="json") for o in self.spec.objectives],
             "constraints": [c.model_dump(mode="json") for c in self.spec.constraints],
             "best": self.best(),
+            "believed": self.best_believed,
             "front": list(self.archive.members),
             "hypervolume": self.archive.hypervolume,
             "reference": list(self.archive.reference or ()),
@@ -303,6 +321,8 @@ class RunMachine:
         self._trials[number] = number - len(self.baselines)
         if "fidelity" in data:
             self._fidelities[number] = data["fidelity"]
+        group = data["generation"] if self.spec.subset.rotate else 0
+        self.standing.proposed(number, Place(data["digest"], tuple(data["genome"]), group))
         if ask:
             expected, proposal = self.propose()
             if expected != number or proposed(proposal) != {key: data.get(key) for key in proposed(proposal)}:
@@ -371,11 +391,18 @@ class RunMachine:
     def _leave_running(self) -> list[Event]:
         if not self.scores or not self._search_scored:
             return [Event("run.state", {"state": "failed", "reason": "no candidate could be scored"})]
-        numbers = [n for n in self.standing.shortlist(self.spec.verify.top) if n not in self.verified["search"]]
+        leading = self.standing.shortlist(self.spec.verify.top)
+        numbers, beliefs = [n for n in leading if n not in self.verified["search"]], self.standing.believed()
+        believed = {str(n): dict(beliefs[n]) for n in sorted({*leading, *self.verified["search"]} & beliefs.keys())}
+        asked = {"task": "search", "numbers": numbers, "winners": [], "believed": believed}
         return [
+            *(self._review() if self.standing.noisy else ()),
             Event("run.state", {"state": "verifying", "reason": self.reason}),
-            Event("verification.started", {"task": "search", "numbers": numbers, "winners": []}),
+            Event("verification.started", asked),
         ]
+
+    def _review(self) -> list[Event]:
+        return [Event("belief.updated", {"scored": self._num_scored, "best": self.standing.best_believed()})]
 
     def _choose_winners(self) -> list[Event]:
         scored = self.verified["search"]

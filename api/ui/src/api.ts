@@ -17,14 +17,14 @@ export interface Paired {
   against: string; objective: string; difference: number; se: number; low: number; high: number;
   wins: number; losses: number; p_sign: number;
 }
-export interface Inflation { estimate: number; verified: number; difference: number }
+export interface Inflation { estimate: number; believed?: number; se?: number; verified: number; difference: number }
 export interface Result {
   winner: number; winners?: number[]; table: ResultRow[]; paired: Paired[]; inflation?: Record<string, Inflation>;
 }
 
 export interface Summary {
   budget?: number; proposed?: number; scored?: number; failed?: number; generation?: number;
-  objectives?: Objective[]; constraints?: Constraint[]; best?: Record<string, Best>; front?: number[];
+  objectives?: Objective[]; constraints?: Constraint[]; best?: Record<string, Best>; believed?: Record<string, Omit<Best, "n">>; front?: number[];
   hypervolume?: number | null; reference?: number[]; baselines?: Record<string, number>; result?: Result | null;
   note?: string | null;
 }

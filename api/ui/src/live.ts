@@ -5,7 +5,7 @@ import { get, isOver, ROOT, type Best, type History, type Points, ProblemError, 
 
 const EVENT_TYPES = [
   "run.state", "run.note", "candidate.proposed", "candidate.started", "candidate.scored", "candidate.requeued", "candidate.failed",
-  "front.updated", "candidate.verified", "verification.started", "run.result",
+  "front.updated", "belief.updated", "candidate.verified", "verification.started", "run.result",
 ] as const;
 /** Events that come faster are drawn together. */
 const REDRAW_MS = 150;
@@ -79,6 +79,7 @@ export class LiveRun {
     } else if (type === "candidate.started" && own) points.state[this.place(data)] = "running";
     else if (type === "candidate.requeued" && own) points.state[this.place(data)] = "proposed";
     else if (type === "candidate.failed" && own) points.state[this.place(data)] = "failed";
+    else if (type === "belief.updated") this.run = { ...this.run, summary: { ...this.run.summary, believed: data.best } };
     else if (type === "front.updated") {
       const front = new Set(data.front);
       points.on_front = points.number.map((place) => front.has(place));

@@ -90,7 +90,7 @@ class Driver:
     def run(self, turns: int = 10_000) -> None:
         """Until the run is over or `turns` answers were given."""
         for _ in range(turns):
-            while events := self.machine.advance():
+            while events := self.machine.advance() or self.machine.review():
                 self.put(*events)
             if self.machine.winners and not self.machine.open and self.machine.result is None:
                 self.put(Event("run.result", {"winner": self.machine.winners[0]}))
@@ -104,7 +104,8 @@ class Driver:
 
 def _proposed(number: int, kind: str, label: str, generation: int, genome: tuple[float, ...]) -> dict[str, Any]:
     return {
-        "number": number, "kind": kind, "label": label, "generation": generation, "digest": "d", "genome": list(genome),
+        "number": number, "kind": kind, "label": label, "generation": generation, "digest": str(genome),
+        "genome": list(genome),
     }  # fmt: skip
 
 
@@ -310,3 +311,40 @@ def test_a_candidate_that_misses_a_guard_is_neither_best_nor_on_the_front() -> N
 
     assert driver.machine.best() == {}
     assert driver.machine.archive.members == ()
+
+
+def test_what_is_believed_of_the_best_is_reviewed_as_the_run_grows_and_when_the_search_ends() -> None:
+    driver = finished()
+    reviews = [event.data for event in driver.events if event.type == "belief.updated"]
+    (asked,) = [e.data for e in driver.events if e.type == "verification.started" and e.data["task"] == "search"]
+
+    assert [review["scored"] for review in reviews] == [8, 10, 13, 17, 20]
+    assert driver.machine.summary()["believed"] == reviews[-1]["best"]
+    assert set(driver.machine.believed) == set(asked["numbers"])
+    assert all(one["skill"]["se"] < 0.1 for one in driver.machine.believed.values())  # told ones have 0.1
+
+
+def test_beliefs_are_replayed_and_runs_from_before_there_were_any_too() -> None:
+    driver = finished()
+    kept = [replace(e, data={k: v for k, v in e.data.items() if k != "believed"}) for e in driver.events]
+    now, before = machine_of(spec_of()), machine_of(spec_of())
+    now.replay(driver.events)
+    before.replay(event for event in kept if event.type != "belief.updated")
+
+    assert (now.believed, now.best_believed) == (driver.machine.believed, driver.machine.best_believed)
+    assert (before.believed, before.best_believed) == ({}, {})
+    assert (before.phase, before.winners) == (driver.machine.phase, driver.machine.winners)
+
+
+def test_exact_scores_are_not_reviewed() -> None:
+    driver = Driver(spec_of())
+    driver.begin()
+    driver.run(turns=3)
+    for event in driver.machine.advance():
+        driver.put(event)
+    for _ in range(10):
+        number = driver.propose()
+        scores = {"skill": {"mean": float(number), "se": 0.0, "n": 10}}
+        driver.put(Event("candidate.scored", {"number": number, "generation": 0, "scores": scores, "violation": 0.0}))
+
+    assert driver.machine.review() == []

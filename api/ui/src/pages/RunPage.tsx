@@ -119,9 +119,11 @@ function Controls({ live, refresh }: { live: LiveRun; refresh: () => void }) {
   );
 }
 
+const BELIEVED = "The best of many scores is partly luck. This is the most that is believed of any candidate in the light of all the others.";
+
 /** The few numbers that one looks for first. */
 function Figures({ live }: { live: LiveRun }) {
-  const { best = {}, hypervolume, front = [] } = live.run.summary;
+  const { best = {}, believed = {}, hypervolume, front = [] } = live.run.summary;
   const { objectives } = live.run.spec;
   return (
     <dl className="figures">
@@ -131,6 +133,7 @@ function Figures({ live }: { live: LiveRun }) {
           <dd data-testid={`best-${name}`}>
             {withError(best[name])}
             {best[name] && <Link to={withQuery({}, `/runs/${live.run.id}/candidates/${best[name].number}`)} className="small">candidate {best[name].number}</Link>}
+            {believed[name] && <span className="small muted" title={BELIEVED} data-testid={`believed-${name}`}>believed {number(believed[name].mean)} ± {number(believed[name].se)}</span>}
           </dd>
         </div>
       ))}

@@ -1,4 +1,4 @@
-import type { Objective, Result, ResultRow, Score } from "../api";
+import type { Inflation, Objective, Result, ResultRow, Score } from "../api";
 import { candidateName, number, signed } from "../format";
 import { withQuery } from "../place";
 import { Link } from "./Link";
@@ -35,10 +35,14 @@ function Inflated({ result, objectives }: { result: Result; objectives: Objectiv
   return (
     <p className="muted small">
       What the search had believed of the winner, and what all search items say:{" "}
-      {known.map(([name, one]) => `${name} ${number(one.estimate)}, ${number(one.verified)} (${signed(-one.difference)})`).join("; ")}.
+      {known.map(([name, one]) => `${name} ${believed(one)}, ${number(one.verified)} (${signed(-one.difference)})`).join("; ")}.
     </p>
   );
 }
+
+/** Runs from before there were beliefs have the estimate alone. */
+const believed = ({ estimate, believed: mean, se }: Inflation) =>
+  mean === undefined ? number(estimate) : `${number(mean)} ± ${number(se)} (the score on its own few items was ${number(estimate)})`;
 
 interface ScoreProps { run: string; result: Result; name: string; larger: boolean; titled: boolean }
 
