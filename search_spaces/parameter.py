@@ -7,7 +7,7 @@ the genes are the parameters that the methods declare (`evomerge.merge.method.Pa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -255,11 +255,9 @@ class _Hole:
         """One, or one a knot."""
         s = self.searched
         sources = "+".join(dict.fromkeys(spot.source for spot in self.spots if spot.source is not None))
-        labels = " and ".join(dict.fromkeys(spot.group.label for spot in self.spots))
         for knot in [None] if self.knots is None else range(self.knots):
-            label = None if knot is None else f"knot {knot}"
-            name = "/".join(filter(None, [s.name, sources, labels, label]))
-            yield Gene(name, s.name, self.spots, s.scale, s.start, knot, self.knots or 1, s.key)
+            gene = Gene("", s.name, self.spots, s.scale, s.start, knot, self.knots or 1, s.key)
+            yield replace(gene, name="/".join(filter(None, [s.name, sources, gene.part])))
 
     def write(self, template: Template, method: str) -> Iterator[tuple[Place, ...]]:
         """Write the start's value where it holds; for each gene, its places there."""

@@ -61,9 +61,16 @@ class Gene:
     @property
     def kind(self) -> GeneKind:
         """What optimizers may know of it. A key is a real number."""
+        some: dict[str, Any] = {"step": self.step, "group": self.parameter, "part": self.part}
         if self.key or isinstance(self.scale, Scale):
-            return GeneKind(step=self.step, group=self.parameter)
-        return GeneKind(len(self.scale.values), self.scale.ordered, step=self.step, group=self.parameter)
+            return GeneKind(**some)
+        return GeneKind(len(self.scale.values), self.scale.ordered, **some)
+
+    @property
+    def part(self) -> str:
+        """Where its value holds: the labels of its groups, and the knot."""
+        labels = " and ".join(dict.fromkeys(spot.group.label for spot in self.spots))
+        return "/".join(filter(None, [labels, None if self.knot is None else f"knot {self.knot}"]))
 
     def describe(self) -> dict[str, object]:
         """JSON-ready."""

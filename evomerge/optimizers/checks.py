@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.candidate import Evaluation
 from evomerge.errors import InvalidInputError
@@ -104,3 +105,19 @@ def check_gradients(evaluation: Evaluation, num_objectives: int, dim: int) -> No
     if sizes != [dim] * num_objectives or not all(np.isfinite(gradient).all() for gradient in gradients):
         expected = f"{num_objectives} gradients of {dim} finite numbers"
         raise ValueError(f"trial {evaluation.trial}: expected {expected}, got {gradients!r}")
+
+
+def objective_weights(text: str, num_objectives: int) -> NDArray[np.float64]:
+    """What an optimizer's option `weights` says, one a objective: numbers with commas between, or "" for 1 each.
+
+    Raises:
+        InvalidInputError: not as many numbers as objectives, or one that is negative or not finite, or zeros only.
+    """
+    try:
+        found = np.array([float(part) for part in text.split(",")] if text else [1.0] * num_objectives)
+    except ValueError:
+        found = np.array([])
+    if found.shape != (num_objectives,) or not np.isfinite(found).all() or (found < 0).any() or not found.any():
+        allowed = f"{num_objectives} numbers of at least 0, not all 0, with commas between"
+        raise InvalidInputError("optimizer.options.weights", text, allowed)
+    return found

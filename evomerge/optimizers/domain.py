@@ -20,6 +20,7 @@ class GeneKind:
             always matters. A closed gate makes a gene stand at the start's value.
         step: the share of the usual step that suits this gene, > 0: small where small changes do much.
         group: what the gene is about (`weight`, `density`, …), for searches that take one group after another.
+        part: where it holds (a group of tensors, a knot over the depth), for searches that treat each part for itself.
     """
 
     choices: int | None = None
@@ -27,6 +28,7 @@ class GeneKind:
     gate: int | None = None
     step: float = 1.0
     group: str = ""
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)

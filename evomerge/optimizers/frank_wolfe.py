@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from evomerge.optimizers.corners import corners
 from evomerge.optimizers.gradient import GradientOptions, GradientSearch, Vector
 from evomerge.optimizers.options import Options
 
@@ -23,6 +23,10 @@ class FrankWolfeOptions(GradientOptions):
         default=0.2, gt=0, description="of the soft oracle, of the range of the corners' inner products"
     )
     delay: int = Field(default=1, ge=0, description="d of the step 2/(t+d+2); 0 jumps to a corner first")
+    length: float = Field(default=1.0, gt=0, le=1, description="of all steps, of the usual one")
+    scope: Literal["model", "group"] = Field(
+        default="model", description="one mixture for the whole model, or each group of tensors has its own"
+    )
 
 
 class FrankWolfe(GradientSearch):
@@ -30,12 +34,18 @@ class FrankWolfe(GradientSearch):
 
     The corners are the domain's seeds (a run that asks for this optimizer adds each source alone), or without two of
     them the start with one gene at 0 or 1. The linear minimisation oracle takes the corner s with the largest <g, s>,
-    and x ← x + γ(s - x) with γ = 2/(t + d + 2); so x stays a mixture of start and corners, and needs neither a
-    projection nor a learning rate. The soft oracle mixes all corners by the softmax of <g, s>, divided by
+    and x ← x + γ(s - x) with γ = `length` · 2/(t + d + 2); so x stays a mixture of start and corners, and needs neither
+    a projection nor a learning rate. The soft oracle mixes all corners by the softmax of <g, s>, divided by
     `temperature` and their range; it is ours, and moves less to and fro when gradients are noisy.
 
     With d = 0 this is the textbook's step, which forgets the start at once. See `GradientSearch` for what it does with
-    answers. Corners are whole genomes, so all groups of layers have one mixture.
+    answers.
+
+    With scope `model` corners are whole genomes, and all groups of layers have one mixture. With `group` every group
+    (`GeneKind.part`) asks the oracle for a corner of its own, by its own genes' share of <g, s>, as FW-Merging does for
+    every layer: the feasible set is then the product of the groups' mixtures, of which this is the exact oracle. The
+    published settings are delay 0, length 0.1, and the cosine of g and the whole weights in place of <g, s>, which is
+    not that oracle; a merge by the method `frank_wolfe` has it.
 
     Args:
         problem: real genes; its start is where it begins, its seeds are the corners.
@@ -57,32 +67,35 @@ class FrankWolfe(GradientSearch):
     _given: FrankWolfeOptions
 
     def _prepare(self) -> None:
-        seeds = self._problem.domain.seeds
-        self._corners = np.array(seeds, dtype=np.float64) if len(seeds) > 1 else self._ends()
+        domain = self._problem.domain
+        self._corners = corners(domain)
+        labels = [kind.part if self._given.scope == "group" else "" for kind in domain.kinds]
+        self._parts = [np.flatnonzero([own == label for own in labels]) for label in dict.fromkeys(labels)]
         self._updates = 0
 
-    def _ends(self) -> NDArray[np.float64]:
-        """The start with each gene at 0 and at 1, shape [2 genes, genes]."""
-        ends = np.tile(self._start, (2 * len(self._start), 1))
-        for gene in range(len(self._start)):
-            ends[2 * gene : 2 * gene + 2, gene] = 0.0, 1.0
-        return ends
-
     def _moved(self, place: Vector, gradient: Vector, share: float) -> Vector:
-        step = share * 2 / (self._updates + self._given.delay + 2)
+        step = share * self._given.length * 2 / (self._updates + self._given.delay + 2)
         self._updates += 1
-        return place + step * (self._target(self._corners @ gradient) - place)
+        shares = [self._oracle(self._corners[:, part] @ gradient[part]) for part in self._parts]
+        return np.asarray(place + step * (self._mixed(shares) - place))
 
-    def _target(self, products: Vector) -> Vector:
-        """The oracle's answer, from the corners' inner products [corners]."""
+    def _oracle(self, products: Vector) -> Vector:
+        """How much of each corner to go to, from their inner products [corners] with the gradient."""
         spread = float(np.ptp(products))
         if self._given.oracle == "hard" or spread == 0:
-            return np.asarray(self._corners[int(products.argmax())])
+            return np.asarray(np.arange(len(products)) == products.argmax(), dtype=np.float64)
         shares = np.exp((products - products.max()) / (self._given.temperature * spread))
-        return np.asarray(shares @ self._corners / shares.sum())
+        return np.asarray(shares / shares.sum())
+
+    def _mixed(self, shares: Sequence[Vector]) -> Vector:
+        """The genome in which every part has its own shares [corners] of the corners."""
+        mixture = np.empty_like(self._start)
+        for part, own in zip(self._parts, shares, strict=True):
+            mixture[part] = own @ self._corners[:, part]
+        return mixture
 
     def _near(self, place: Vector, rng: np.random.Generator) -> Vector:
-        mixture = rng.dirichlet(np.ones(len(self._corners))) @ self._corners
+        mixture = self._mixed(list(rng.dirichlet(np.ones(len(self._corners)), size=len(self._parts))))
         return np.asarray(place + self._spread * (mixture - place))
 
     def _dump(self) -> tuple[dict[str, Any], dict[str, Vector]]:

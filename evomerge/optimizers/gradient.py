@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from evomerge.candidate import Evaluation, Proposal
-from evomerge.errors import InvalidInputError
-from evomerge.optimizers.checks import check_evaluation, check_gradients, check_problem
+from evomerge.optimizers.checks import check_evaluation, check_gradients, check_problem, objective_weights
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.genes import as_genome
 from evomerge.optimizers.options import Option, Options, read
@@ -77,7 +76,7 @@ class GradientSearch(ABC):
         self._problem, self._seed = problem, seed
         self._given = read(self.Options, options)
         assert isinstance(self._given, GradientOptions), "so says every subclass"
-        self._weights = _weights(self._given.weights, problem.num_objectives)
+        self._weights = objective_weights(self._given.weights, problem.num_objectives)
         self._spread = self._given.spread
         self._start = np.array(problem.start, dtype=np.float64)
         self._place, self._best = self._start.copy(), self._start.copy()
@@ -186,19 +185,3 @@ class GradientSearch(ABC):
         own = {name.removeprefix("own_"): array for name, array in arrays.items() if name.startswith("own_")}
         search._load(head["own"], own)
         return search
-
-
-def _weights(text: str, num_objectives: int) -> Vector:
-    """One a objective.
-
-    Raises:
-        InvalidInputError: not as many numbers as objectives, or one that is negative or not finite, or zeros only.
-    """
-    try:
-        found = np.array([float(part) for part in text.split(",")] if text else [1.0] * num_objectives)
-    except ValueError:
-        found = np.array([])
-    if found.shape != (num_objectives,) or not np.isfinite(found).all() or (found < 0).any() or not found.any():
-        allowed = f"{num_objectives} numbers of at least 0, not all 0, with commas between"
-        raise InvalidInputError("optimizer.options.weights", text, allowed)
-    return found

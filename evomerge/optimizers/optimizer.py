@@ -70,6 +70,16 @@ class GradientUser(Protocol):
 
 
 @runtime_checkable
+class Mixer(Protocol):
+    """An optimizer that mixes what the domain's seeds hold, so that these should hold each source alone."""
+
+    @property
+    def mixes_sources(self) -> bool:
+        """Whether it does. Others have no such attribute."""
+        ...
+
+
+@runtime_checkable
 class Learner(Protocol):
     """An optimizer that also learns from evaluations of genomes that it did not propose."""
 
@@ -104,3 +114,8 @@ def explanation_of(optimizer: Optimizer) -> str | None:
 def uses_gradients(optimizer: Optimizer | type[Optimizer]) -> bool:
     """Whether an optimizer, or every one of a kind, learns from gradients."""
     return isinstance(optimizer, GradientUser) and optimizer.uses_gradients is True
+
+
+def mixes_sources(optimizer: type[Optimizer]) -> bool:
+    """Whether every optimizer of a kind mixes the domain's seeds."""
+    return isinstance(optimizer, Mixer) and optimizer.mixes_sources is True

@@ -20,6 +20,7 @@ from evomerge.optimizers.optimizer import Optimizer
 from evomerge.optimizers.options import Option
 from evomerge.optimizers.portfolio import Portfolio
 from evomerge.optimizers.random import SobolSearch
+from evomerge.optimizers.soup import GreedySoup
 from evomerge.optimizers.stages import Staged
 from evomerge.optimizers.surrogate import MapSearch
 from evomerge.optimizers.swarm import Swarm
@@ -41,6 +42,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "bayes": BayesSearch,
     "adam": Adam,
     "frank_wolfe": FrankWolfe,
+    "greedy_soup": GreedySoup,
     "portfolio": Portfolio,
     "staged": Staged,
 }

@@ -123,11 +123,13 @@ def test_a_model_that_is_not_finite_is_a_failure(registry, tmp_path):
     assert result.failure.reason is FailureReason.NON_FINITE
 
 
-@pytest.mark.parametrize("name", ["adam", "frank_wolfe"])
-def test_a_search_follows_gradients_up_and_can_be_replayed(registry, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "options"), [("adam", {"lr": 0.05}), ("frank_wolfe", {}), ("frank_wolfe", {"scope": "group"})]
+)
+def test_a_search_follows_gradients_up_and_can_be_replayed(registry, tmp_path, name, options):
     objective = {"name": "skill", "eval_sets": ["sums"], "metric": "log_likelihood"}
     space = {"kind": "parameter", "method": "task_arithmetic", "layers": 2}
-    optimizer = {"name": name, "options": {"lr": 0.05} if name == "adam" else {}}
+    optimizer = {"name": name, "options": options}
     spec = run_spec(space=space, objectives=[objective], optimizer=optimizer, budget={"candidates": 16})
     store, run = whole_run(tmp_path, registry, spec)
     events = events_of(store, run)
@@ -165,3 +167,12 @@ def test_the_corners_are_each_source_alone(registry, tmp_path):
 
     assert [sorted(set(row)) for row in weights] == [[0.0, 1.0]] * 2
     assert [sum(column) for column in zip(*weights, strict=True)] == [1.0] * 4
+
+
+def test_the_genes_of_one_group_are_one_part(registry, tmp_path):
+    search = search_of(registry, tmp_path, {"kind": "parameter", "method": "task_arithmetic", "layers": 2})
+    parts = {}
+    for name, kind in zip(search.space.names, search.space.domain.kinds, strict=True):
+        parts.setdefault(kind.part, set()).add(name)
+
+    assert parts == {label: {f"weight/{s}/{label}" for s in ("math", "ja")} for label in ("layers 0-0", "layers 1-1")}

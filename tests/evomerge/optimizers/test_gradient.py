@@ -105,6 +105,40 @@ def test_the_textbooks_frank_wolfe_jumps_to_the_best_corner():
     assert tuple(places[1]) == (1.0, 0.3)
 
 
+def of_parts(*parts):
+    """Two sources in each part, one gene each; seeds are each source alone."""
+    kinds = tuple(GeneKind(part=part) for part in parts for _ in range(2))
+    seeds = ((1.0, 0.0) * len(parts), (0.0, 1.0) * len(parts))
+    return Problem(Domain((0.5,) * len(kinds), kinds, seeds))
+
+
+@pytest.mark.parametrize("oracle", ["hard", "soft"])
+def test_frank_wolfe_by_groups_finds_a_mixture_for_each(oracle):
+    optimum = np.array([0.9, 0.1, 0.2, 0.8])
+    by_group, as_one = (
+        climb(FrankWolfe(of_parts("a", "b"), seed=0, oracle=oracle, scope=scope), optimum, 200, 2)
+        for scope in ("group", "model")
+    )
+
+    assert np.abs(by_group[-20:].mean(axis=0) - optimum).max() < 0.05
+    assert by_group.reshape(-1, 2, 2).sum(axis=2) == pytest.approx(1)
+    assert np.abs(as_one[-20:].mean(axis=0) - 0.5).max() < 0.1  # the middle of both, as the best common mixture is
+
+
+def test_each_group_goes_to_the_corner_that_its_own_gradient_prefers():
+    search = FrankWolfe(of_parts("a", "b"), seed=0, scope="group", delay=0)
+    proposal = search.ask(1)[0]
+    search.tell([Evaluation(proposal.trial, (0.0,), gradients=((2.0, 1.0, -9.0, -8.0),))])
+
+    assert search.ask(1)[0].genome == (1.0, 0.0, 0.0, 1.0)
+
+
+def test_the_length_is_a_share_of_every_step():
+    places = climb(FrankWolfe(real((0.3, 0.3)), seed=0, delay=0, length=0.1), np.array([0.9, 0.2]), 2)
+
+    assert places[1] == pytest.approx((0.3 + 0.1 * 0.7, 0.3))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_gradient_the_point_stays_and_after_a_failure_it_goes_back(kind):
     search = kind(real((0.5, 0.4)), seed=0)
