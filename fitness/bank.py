@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from evomerge.errors import InvalidInputError
 from evomerge.storage.blocks import AnswerBlock
 from fitness.evaluator import Metric
-from fitness.fingerprint import content_of
+from fitness.fingerprint import content_of, unowned
 from fitness.items import EvalSet, Item
 from fitness.matrix import Floats, ResponseMatrix, make_matrix
+from fitness.metrics import METRICS
 from fitness.metrics import metric as metric_named
 
 UNKNOWN = ""
@@ -33,7 +34,8 @@ def matrix_of(blocks: Sequence[AnswerBlock], metric: Metric, items: Sequence[Ite
         InvalidInputError: nobody answered any of it under this metric.
     """
     here = [block for block in blocks if metric in block.values]
-    columns = _asked(here) if items is None else {item.id: content_of(item) for item in items}
+    asked = [(block.items, block.contents) for block in here]
+    columns = last_asked(asked, metric) if items is None else {item.id: content_of(item) for item in items}
     subjects = list(dict.fromkeys(b.subject for b in here if not columns.keys().isdisjoint(b.items)))
     if not subjects:
         raise InvalidInputError("metric", metric, f"one that these items were answered under: {_metrics(blocks)}")
@@ -45,16 +47,18 @@ def matrix_of(blocks: Sequence[AnswerBlock], metric: Metric, items: Sequence[Ite
     return matrix.of(np.flatnonzero(~np.isnan(matrix.values).all(axis=1)))
 
 
-def _asked(blocks: Sequence[AnswerBlock]) -> dict[str, str]:
-    """Item → its content when it was asked last."""
+def last_asked(lists: Iterable[tuple[Sequence[str], Sequence[str]]], metric: Metric) -> dict[str, str]:
+    """Item → its content when it was asked last; with its owner for metrics that compare with the owner's answer.
+
+    Args:
+        lists: ids and contents of items that were asked together, the list that was asked last at the end.
+    """
     found: dict[str, str] = {}
-    for block in blocks:
-        found.update({i: content for i, content in _contents(block).items() if content != UNKNOWN or i not in found})
-    return found
-
-
-def _contents(block: AnswerBlock) -> dict[str, str]:
-    return dict(zip(block.items, block.contents or (UNKNOWN,) * len(block.items), strict=True))
+    for ids, contents in lists:
+        asked = zip(ids, contents or (UNKNOWN,) * len(ids), strict=True)
+        found.update({i: content for i, content in asked if content != UNKNOWN or i not in found})
+    compared = metric in METRICS and METRICS[metric].expert
+    return found if compared else {i: unowned(content) for i, content in found.items()}
 
 
 def _filled(
@@ -64,8 +68,9 @@ def _filled(
     rows = {subject: row for row, subject in enumerate(subjects)}
     values = np.full((len(subjects), len(columns)), np.nan)
     for block in blocks:
-        for (item, content), value in zip(_contents(block).items(), block.values[metric], strict=True):
-            if item in places and (content == columns[item] or UNKNOWN in (content, columns[item])):
+        contents = block.contents or (UNKNOWN,) * len(block.items)
+        for item, content, value in zip(block.items, contents, block.values[metric], strict=True):
+            if item in places and (columns[item] in (content, unowned(content)) or UNKNOWN in (content, columns[item])):
                 values[rows[block.subject], places[item]] = value
     return values
 

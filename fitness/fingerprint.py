@@ -23,6 +23,8 @@ LIBRARIES = ("torch", "transformers")
 NOT_ASKED = ("id", "split", "group", "weight", "question")
 """Fields of an item that change no answer: what it is called and what its answer counts."""
 
+OWNED_BY = ":"
+
 
 def libraries() -> str:
     """The libraries that compute answers, to the minor version: patches leave numbers that are right as they are."""
@@ -91,3 +93,13 @@ def content_of(item: Item) -> str:
     """
     asked = {name: value for name, value in as_json(item).items() if name not in NOT_ASKED}
     return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
+
+
+def owned_content(item: Item, owner: str | None) -> str:
+    """The content of an item whose answer is compared with its owner's: another source, another value."""
+    return content_of(item) if owner is None else f"{content_of(item)}{OWNED_BY}{owner}"
+
+
+def unowned(content: str) -> str:
+    """What is asked, whoever the answer is compared with."""
+    return content.partition(OWNED_BY)[0]

@@ -6,14 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 from evomerge.storage.blocks import AnswerBlock
 from fitness.evaluator import Metric, Responses
-from fitness.fingerprint import content_of
-from fitness.items import EvalSet
 
 
 def known_answers(
     blocks: Sequence[AnswerBlock],
     items: Mapping[str, Sequence[str]],
-    eval_sets: Mapping[str, EvalSet],
+    contents: Mapping[str, Mapping[str, str]],
     wanted: Mapping[str, Collection[Metric]],
 ) -> dict[str, Responses]:
     """What blocks of one subject and one evaluator answer of some items, by eval set, where that is anything.
@@ -23,13 +21,14 @@ def known_answers(
     Args:
         blocks: oldest first.
         items: eval set → ids.
+        contents: eval set → id → the item's content.
         wanted: eval set → metrics that an answer must have.
     """
     found = {}
     for name, ids in items.items():
-        contents = {item.id: content_of(item) for item in eval_sets[name].pick(ids)}
-        metrics, answers = _answers(blocks, set(contents.values()), wanted[name])
-        here = [(i, answers[content]) for i, content in contents.items() if content in answers]
+        asked = {i: contents[name][i] for i in ids}
+        metrics, answers = _answers(blocks, set(asked.values()), wanted[name])
+        here = [(i, answers[content]) for i, content in asked.items() if content in answers]
         if here:
             columns = zip(*(values for _, values in here), strict=True)
             found[name] = Responses(tuple(i for i, _ in here), dict(zip(metrics, columns, strict=True)), 0.0, 0)

@@ -7,7 +7,7 @@ same question in the same way is told what is known; only the rest reaches a wor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +18,10 @@ from evomerge.recipe.schema import Recipe
 from evomerge.storage.blocks import AnswerBlock, together
 from evomerge.storage.store import CandidateRow, Store
 from fitness.evaluator import Responses
-from fitness.fingerprint import Evaluator, content_of, tokenizer_hash
+from fitness.fingerprint import Evaluator, content_of, owned_content, tokenizer_hash
+from fitness.items import EvalSet
 from fitness.known import known_answers
+from fitness.label_free import owner
 from fitness.metrics import metric
 from workers.job import WorkerSpec
 from workers.setup import Search
@@ -86,8 +88,9 @@ class Memory:
 
     def __init__(self, store: Store, search: Search, run: str, device: str) -> None:
         self._store, self._run = store, run
-        self._eval_sets, self._wanted = search.plan.eval_sets, search.report.metrics_by_eval_set()
-        self._contents = {name: {i.id: content_of(i) for i in s.items} for name, s in self._eval_sets.items()}
+        self._wanted = search.report.metrics_by_eval_set()
+        sources = tuple(search.worker.recipe.sources)
+        self._contents = {name: _contents(s, self._wanted[name], sources) for name, s in search.plan.eval_sets.items()}
         metrics = sorted(set[str]().union(*self._wanted.values()))
         evaluator = evaluator_of(search.worker, device, metrics)
         self.fingerprint = evaluator.fingerprint
@@ -113,7 +116,7 @@ class Memory:
         blocks = [*self._store.answers(self.fingerprint, subjects=[self.subject(row)]), *latest]
         if not self._other_runs:
             blocks = [block for block in blocks if block.run == self._run]
-        return known_answers(blocks, items, self._eval_sets, self._wanted)
+        return known_answers(blocks, items, self._contents, self._wanted)
 
     def bank(self, items: Items, before: datetime) -> list[tuple[str, dict[str, Responses]]]:
         """Subjects of other runs that answered all of some eval set's items, in the order of their names; the latest
@@ -127,7 +130,7 @@ class Memory:
         for block in older[-BANK:]:
             if block.run != self._run:
                 blocks.setdefault(block.subject, []).append(block)
-        known = {name: known_answers(blocks[name], items, self._eval_sets, self._wanted) for name in sorted(blocks)}
+        known = {name: known_answers(blocks[name], items, self._contents, self._wanted) for name in sorted(blocks)}
         return [
             (subject, found)
             for subject, found in known.items()
@@ -151,6 +154,14 @@ class Memory:
         return AnswerBlock(
             self.fingerprint, eval_set, self.subject(row), found.item_ids, contents, values, self._run, row.number
         )
+
+
+def _contents(eval_set: EvalSet, wanted: Collection[str], sources: Sequence[str]) -> dict[str, str]:
+    """Item → its content, with its owner where answers are compared with this source's: the same question in another
+    eval set or group may belong to another."""
+    if not any(metric(name).expert for name in wanted):
+        return {item.id: content_of(item) for item in eval_set.items}
+    return {item.id: owned_content(item, owner(item, eval_set.name, sources)) for item in eval_set.items}
 
 
 def answered_like(row: CandidateRow, twin: CandidateRow) -> CandidateRow:

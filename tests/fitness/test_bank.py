@@ -15,7 +15,7 @@ from evomerge.storage.blocks import AnswerBlock
 from fitness.bank import blocks_of, matrix_of
 from fitness.evaluator import Responses
 from fitness.exchange import as_csv, read_answers, write_answers
-from fitness.fingerprint import content_of, tokenizer_hash
+from fitness.fingerprint import content_of, owned_content, tokenizer_hash
 from fitness.items import Item, make_eval_set
 from fitness.known import completed, known_answers, unknown
 from fitness.matrix import ResponseMatrix, make_matrix
@@ -94,6 +94,20 @@ def test_answers_to_what_an_item_said_before_do_not_count() -> None:
     assert (latest.items, asked.items) == (("i0", "i1"), ("i0", "i1", "i2", "i3"))
     assert asked.groups == ("a", "b", "a", "b")
     assert asked.weights.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_answers_beside_another_owner_do_not_count_and_others_do() -> None:
+    owned = {owner: {"i0": owned_content(ITEMS[0], owner)} for owner in ("math", "ja")}
+    blocks = [
+        block(name, {"i0": value}, owned[owner], expert_kl=(value,))
+        for name, value, owner in (("a", 0.25, "ja"), ("b", 0.5, "math"), ("c", 0.75, "math"))
+    ]
+    compared, plain = (matrix_of(blocks, name) for name in ("expert_kl", "accuracy"))
+    chosen = matrix_of(blocks, "expert_kl", ITEMS[:1])
+
+    assert (compared.subjects, compared.values[:, 0].tolist()) == (("b", "c"), [0.5, 0.75])
+    assert (plain.subjects, plain.values[:, 0].tolist()) == (("a", "b", "c"), [0.25, 0.5, 0.75])
+    assert chosen.subjects == ("a", "b", "c"), "whoever gives the items says which eval set is meant"
 
 
 def test_a_metric_that_nobody_was_scored_by_is_an_error_that_names_those_there_are() -> None:
@@ -188,7 +202,9 @@ def test_known_answers_are_those_to_the_same_questions_whatever_they_were_called
     renamed = Item("other", *(getattr(ITEMS[1], name) for name in ("context", "choices", "label")), split="holdout")
     here = make_eval_set("sums", [ITEMS[0], renamed, Item("i2", "changed", (" 1", " 0"), 0)])
     blocks = [block("a", {"i0": 0.0, "i1": 0.5, "i2": 1.0}), block("a", {"i0": 1.0})]
-    found = known_answers(blocks, {"sums": ("i2", "other", "i0")}, {"sums": here}, WANTED)
+    found = known_answers(
+        blocks, {"sums": ("i2", "other", "i0")}, {"sums": {i.id: content_of(i) for i in here.items}}, WANTED
+    )
 
     assert found == {"sums": Responses(("other", "i0"), {"accuracy": (0.5, 1.0)}, 0.0, 0)}
     assert unknown(("i2", "other", "i0"), found["sums"]) == ("i2",)
@@ -197,13 +213,13 @@ def test_known_answers_are_those_to_the_same_questions_whatever_they_were_called
 def test_answers_without_a_wanted_metric_or_of_unknown_content_are_not_known() -> None:
     blocks = [block("a", {"i0": 1.0}, None), block("a", {"i1": 1.0})]
 
-    assert known_answers(blocks, {"sums": ("i0",)}, {"sums": SET}, WANTED) == {}
-    assert known_answers(blocks, {"sums": ("i1",)}, {"sums": SET}, {"sums": {"accuracy", "margin"}}) == {}
+    assert known_answers(blocks, {"sums": ("i0",)}, {"sums": CONTENT}, WANTED) == {}
+    assert known_answers(blocks, {"sums": ("i1",)}, {"sums": CONTENT}, {"sums": {"accuracy", "margin"}}) == {}
 
 
 def test_known_answers_keep_the_metrics_that_all_have() -> None:
     blocks = [block("a", {"i0": 1.0}, margin=(0.3,), log_likelihood=(-1.0,)), block("a", {"i1": 0.0}, margin=(-0.3,))]
-    found = known_answers(blocks, {"sums": ("i0", "i1")}, {"sums": SET}, WANTED)
+    found = known_answers(blocks, {"sums": ("i0", "i1")}, {"sums": CONTENT}, WANTED)
 
     assert found["sums"].values == {"accuracy": (1.0, 0.0), "margin": (0.3, -0.3)}
 

@@ -7,7 +7,7 @@ import pytest
 from evomerge.errors import InvalidInputError
 from evomerge.run.spec import RunSpec
 from tests.workers.test_gradient_run import check_gradients
-from tests.workers.tiny_run import events_of, make_registry, run_spec, whole_run
+from tests.workers.tiny_run import drive, events_of, make_registry, run_spec, whole_run
 from workers.job import Job
 from workers.registry import Registry
 from workers.resident_worker import Worker
@@ -84,3 +84,31 @@ def test_what_cannot_be_measured_is_refused_at_submission(registry, tmp_path, ch
 
     with pytest.raises(InvalidInputError, match=field):
         prepare(spec, registry, tmp_path / "cache")
+
+
+def test_the_same_question_in_the_eval_sets_of_two_sources_has_two_answers(registry, tmp_path):
+    """Items belong to the source whose name the eval set has; a second run takes the first one's answers."""
+    folder = registry.eval_set("sums").parent
+    path = folder / "unowned.jsonl"
+    rows = [json.loads(line) | {"group": ""} for line in registry.eval_set("sums").read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    both = Registry.of({k: str(v) for k, v in registry.models.items()}, {"math": str(path), "ja": str(path)}, folder)
+    objectives = [
+        {"name": f"like-{name}", "eval_sets": [name], "metric": "expert_kl", "direction": "minimize"}
+        for name in ("math", "ja")
+    ]
+    spec = run_spec(objectives=objectives, optimizer={"name": "nsga2", "options": {}}, budget={"candidates": 4})
+    store, first = whole_run(tmp_path, both, spec)
+    second = store.create_run(spec | {"seed": 6}, "tiny")[0].id
+    drive(store, both, tmp_path / "cache", second)
+
+    for run in (first, second):
+        for number, name, other in ((3, "math", "ja"), (2, "ja", "math")):
+            row = store.candidate(run, number)
+            assert row.label == f"source:{name}"
+            for answers in row.responses.values():
+                assert answers[name]["values"]["expert_kl"] == pytest.approx([0] * 24, abs=1e-6)
+                assert sum(answers[other]["values"]["expert_kl"]) > 1e-3
+    asked = [e.data["items"] for e in events_of(store, second) if e.type == "candidate.scored"][:4]
+    assert asked == [0, 0, 0, 0], "baselines have answered before"
+    store.close()
