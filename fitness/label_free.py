@@ -18,6 +18,9 @@ from fitness.items import Item
 
 Floats = NDArray[np.float64]
 
+SOFT = 2.0
+"""Temperature of `expert_kl_2`."""
+
 
 def owner(item: Item, eval_set: str, sources: Sequence[str]) -> str | None:
     """The source that knows an item's subject: the one that the item's `group` names, or else the eval set's name."""
@@ -53,19 +56,26 @@ def entropy(answer: Floats) -> float:
 def beside_expert(answer: Floats, expert: Reference) -> dict[str, float]:
     """Metrics of one item's answer beside that of the source that owns it.
 
-    - `expert_kl`: Σ q (log q − log p), q the source's: what DAM minimises on each source's own data, at temperature 1
-      (Gauthier-Caron et al. 2024, arXiv:2410.08371).
-    - `expert_mse`: mean of (log p − log q)²; Expert Merging (arXiv:2509.25712) aligns logits, which are those up to a
-      constant.
+    - `expert_kl`: Σ q (log q − log p), q the source's; the cross entropy that Expert Merging (arXiv:2509.25712) takes
+      as the loss of logits, less a constant.
+    - `expert_kl_2`: T² times the same of both at temperature T = 2, which counts unlikely answers more: what DAM
+      minimises on each source's own data (Gauthier-Caron et al. 2024, arXiv:2410.08371).
+    - `expert_mse`: mean of (log p − log q)², differences of logits up to a constant.
     - `expert_flips`: 1 where the most likely answer is another one (of equals the first counts).
     """
-    shares, gap = np.exp(expert), answer - expert
-    known = shares > 0
     return {
-        "expert_kl": max(0.0, float(-(shares[known] * gap[known]).sum())),
-        "expert_mse": float((gap**2).mean()),
+        "expert_kl": _divergence(answer, np.asarray(expert)),
+        "expert_kl_2": SOFT**2 * _divergence(log_shares(answer / SOFT), log_shares(np.asarray(expert) / SOFT)),
+        "expert_mse": float(((answer - expert) ** 2).mean()),
         "expert_flips": float(answer.argmax() != expert.argmax()),
     }
+
+
+def _divergence(answer: Floats, expert: Floats) -> float:
+    """Σ q (log q − log p)."""
+    shares = np.exp(expert)
+    known = shares > 0
+    return max(0.0, float((shares[known] * (expert - answer)[known]).sum()))
 
 
 def neighbour_flips(answers: Sequence[Sequence[object]]) -> list[float]:
@@ -101,6 +111,11 @@ def _kl(answer: Tensor, expert: Tensor | None) -> Tensor:
     return (expert.exp() * (expert - answer)).sum()
 
 
+def _soft_kl(answer: Tensor, expert: Tensor | None) -> Tensor:
+    assert expert is not None, "the caller has looked"
+    return SOFT**2 * _kl((answer / SOFT).log_softmax(0), (expert / SOFT).log_softmax(0))
+
+
 def _mse(answer: Tensor, expert: Tensor | None) -> Tensor:
     assert expert is not None, "the caller has looked"
     return ((answer - expert) ** 2).mean()
@@ -109,6 +124,7 @@ def _mse(answer: Tensor, expert: Tensor | None) -> Tensor:
 DIFFERENTIABLE: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
     "entropy": _entropy,
     "expert_kl": _kl,
+    "expert_kl_2": _soft_kl,
     "expert_mse": _mse,
 }
 """Metric → its value, from log-probabilities of an answer and those of the source that owns the item."""

@@ -125,6 +125,18 @@ METRICS: dict[str, MetricInfo] = {
             differentiable=True,
         ),
         MetricInfo(
+            "expert_kl_2",
+            "choice",
+            (0.0, None),
+            False,
+            "four times that divergence of both at temperature 2, which counts unlikely answers more, nats",
+            also=("generation",),
+            label_free=True,
+            expert=True,
+            on_demand=True,
+            differentiable=True,
+        ),
+        MetricInfo(
             "expert_mse",
             "choice",
             (0.0, None),

@@ -12,8 +12,8 @@ several `kernel`s share a front, `swarm` moves particles, `surrogate` searches `
 that they predict. `bayes` asks the processes of `gaussian` where an evaluation is worth most. `gradient` has Adam and
 Frank-Wolfe, which follow gradients where the evaluator gives them; `soup` averages sources one by one, and `corners`
 says what is mixed; `stages` searches one group of genes after the other. `auto` picks one of them; `portfolio` runs
-several, which share what they find, and its `bandit` says whose turn it is. `options`, `checks` and `state` are what all
-share: options read once, arguments refused early, state as npz.
+several, which share what they find, and its `bandit` says whose turn it is. `options`, `checks` and `state` are what
+all share: options read once, arguments refused early, state as npz.
 """
 
 from evomerge.optimizers.registry import OPTIMIZERS, make, restore

@@ -57,9 +57,11 @@ OWN_CONTEXTS = [
         (TEXTS, "nats_per_token"),
         (QUESTIONS, "entropy"),
         (QUESTIONS, "expert_kl"),
+        (QUESTIONS, "expert_kl_2"),
         (QUESTIONS, "expert_mse"),
         (OWN_CONTEXTS, "entropy"),
         (OWN_CONTEXTS, "expert_kl"),
+        (OWN_CONTEXTS, "expert_kl_2"),
     ],
 )
 def test_gradients_by_weights_are_finite_differences_of_scores(make_model, tokenizer, items, metric):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from evomerge.errors import InvalidInputError
@@ -24,6 +26,7 @@ from tests.fitness.test_loglikelihood import MakeModel, plain
 from tests.workers.tiny_run import run_spec
 
 PROMPTS = [Item("p0", "Q: Which city is the capital of France?\nA:"), Item("p1", "Math:", references=("1",))]
+GOLDEN = Path(__file__).parents[1] / "golden" / "learned" / "numbers.safetensors"
 scores_of = hnp.arrays(np.float64, 4, elements=st.floats(-40, 0))
 
 
@@ -41,9 +44,23 @@ def test_entropy_and_divergence_keep_their_bounds(a: np.ndarray, b: np.ndarray) 
     assert np.exp(one).sum() == pytest.approx(1)
     assert 0 <= entropy(one) <= np.log(4) + 1e-12
     assert beside["expert_kl"] >= 0
-    assert beside_expert(one, one) == {"expert_kl": 0, "expert_mse": 0, "expert_flips": 0}
+    assert beside_expert(one, one) == {"expert_kl": 0, "expert_kl_2": 0, "expert_mse": 0, "expert_flips": 0}
+    assert beside["expert_kl_2"] >= 0
     cross = -(np.exp(other) * one).sum()
     assert beside["expert_kl"] == pytest.approx(cross - entropy(other), abs=1e-9)
+
+
+def test_divergences_are_the_losses_of_public_code() -> None:
+    """Means over 7 answers of 20 choices: DAM's own loss, and Expert Merging's cross entropy less its least value."""
+    golden = load_file(GOLDEN)
+    own, expert = golden["logits/own"].double(), golden["logits/expert"].double()
+    rows = [(log_shares(p.numpy()), log_shares(q.numpy())) for p, q in zip(own, expert, strict=True)]
+    beside = [beside_expert(p, q) for p, q in rows]
+    cross = torch.nn.functional.cross_entropy(own, expert.softmax(-1))
+
+    assert np.mean([row["expert_kl_2"] for row in beside]) == pytest.approx(float(golden["dam/kl"]), rel=1e-5)
+    least = np.mean([entropy(q) for _, q in rows])
+    assert np.mean([row["expert_kl"] for row in beside]) == pytest.approx(float(cross) - least, rel=1e-9)
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=5, max_size=5), min_size=2, max_size=6))
