@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from evomerge.errors import InvalidInputError
-from evomerge.storage.blocks import AnswerBlock
+from evomerge.storage.blocks import AnswerBlock, BankPage
 from fitness.evaluator import Metric
 from fitness.fingerprint import content_of, unowned
 from fitness.items import EvalSet, Item
@@ -44,6 +44,15 @@ def matrix_of(blocks: Sequence[AnswerBlock], metric: Metric, items: Sequence[Ite
         groups=None if items is None else [item.group for item in items],
         weights=None if items is None else [item.weight for item in items],
     )  # fmt: skip
+    return matrix.of(np.flatnonzero(~np.isnan(matrix.values).all(axis=1)))
+
+
+def page_matrix(page: BankPage, metric: Metric) -> ResponseMatrix:
+    """A page's subjects by all items of the bank, NaN for what was not asked; subjects of whose answers none counts are
+    left out. What counts is what `matrix_of` says."""
+    contents = last_asked(page.lists_last, metric)
+    columns = {item: contents[item] for ids, _ in page.lists for item in ids}
+    matrix = make_matrix(_filled(page.blocks, metric, columns, page.subjects), page.subjects, list(columns))
     return matrix.of(np.flatnonzero(~np.isnan(matrix.values).all(axis=1)))
 
 

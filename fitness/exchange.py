@@ -60,12 +60,13 @@ def write_answers(path: Path, metric: Metric, matrix: ResponseMatrix) -> None:
         part.unlink(missing_ok=True)
 
 
-def as_csv(matrix: ResponseMatrix) -> str:
+def as_csv(matrix: ResponseMatrix, *, header: bool = True) -> str:
     """Header `subject` and the items' ids, a row a subject, an empty cell for what was not asked; groups and weights
     are left out."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((CORNER, *matrix.items))
+    if header:
+        writer.writerow((CORNER, *matrix.items))
     for subject, row in zip(matrix.subjects, matrix.values.tolist(), strict=True):
         writer.writerow((subject, *("" if math.isnan(value) else repr(value) for value in row)))
     return text.getvalue()

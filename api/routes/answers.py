@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Annotated, Literal
 
+import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from api.banks import bank_named
 from api.deps import StoreDep
@@ -17,11 +21,14 @@ from evomerge.errors import InvalidInputError
 from evomerge.storage import cursor as cursors
 from evomerge.storage.blocks import Bank
 from evomerge.storage.store import Store
-from fitness.bank import matrix_of
+from fitness.bank import page_matrix
 from fitness.exchange import as_csv, as_npz
-from fitness.matrix import ResponseMatrix
+from fitness.matrix import ResponseMatrix, make_matrix
 
 router = APIRouter(prefix="/api/v1", tags=["answers"])
+
+AT_ONCE = 500
+"""Subjects that are read from the database at a time, where a client wants all."""
 
 Format = Literal["json", "csv", "npz"]
 MEDIA_TYPES: dict[str, Format] = {
@@ -69,12 +76,14 @@ def get_answers(
     headers = {"ETag": tag, "Vary": "Accept"}
     if same := unchanged(request, tag):
         return same
-    matrix = matrix_of(store.answers(bank.fingerprint, eval_set=bank.eval_set), name)
     if chosen != "json":
         headers["Content-Disposition"] = f'attachment; filename="{bank.eval_set}-{name}.{chosen}"'
-        body = as_csv(matrix).encode() if chosen == "csv" else as_npz(matrix)
-        return Response(body, media_type="text/csv" if chosen == "csv" else "application/x-npz", headers=headers)
-    page = _page(bank, name, matrix, limit, cursor)
+        pages = _pages(store, bank, name)
+        if chosen == "npz":
+            return Response(as_npz(_together(list(pages))), media_type="application/x-npz", headers=headers)
+        text = chain([as_csv(next(pages))], (as_csv(page, header=False) for page in pages))
+        return StreamingResponse(text, media_type="text/csv", headers=headers)
+    page = _page(store, bank, name, limit, cursor)
     response = Response(page.model_dump_json(), media_type="application/json", headers=headers)
     link_next(request, response, page.next_cursor)
     return response
@@ -95,27 +104,44 @@ def _bank(store: Store, fingerprint: str, eval_set: str | None, metric: str | No
     return bank, metric
 
 
-def _page(bank: Bank, metric: str, matrix: ResponseMatrix, limit: int, cursor: str | None) -> AnswerPage:
-    first = 0
-    if cursor is not None:
-        try:
-            (first,) = cursors.decode(cursor, "answers", int)
-        except InvalidInputError as error:
-            raise Problem("bad-cursor", str(error)) from error
-    rows = range(first, min(first + limit, len(matrix.subjects)))
-    values = [
-        [None if math.isnan(value) else value for value in row] for row in matrix.values[first : rows.stop].tolist()
-    ]
-    more = rows.stop < len(matrix.subjects)
+def _page(store: Store, bank: Bank, metric: str, limit: int, cursor: str | None) -> AnswerPage:
+    after, until = ("", None) if cursor is None else _decoded(cursor)
+    found = store.answer_page(bank.fingerprint, bank.eval_set, metric, after=after, limit=limit, until=until)
+    matrix = page_matrix(found, metric)
     return AnswerPage(
         fingerprint=bank.fingerprint,
         eval_set=bank.eval_set,
         metric=metric,
         items=list(matrix.items),
-        subjects=[matrix.subjects[row] for row in rows],
-        values=values,
-        next_cursor=cursors.encode("answers", rows.stop) if more and len(rows) else None,
+        subjects=list(matrix.subjects),
+        values=[[None if math.isnan(value) else value for value in row] for row in matrix.values.tolist()],
+        next_cursor=cursors.encode("answers", found.subjects[-1], found.until) if found.more else None,
     )
+
+
+def _decoded(cursor: str) -> tuple[str, int]:
+    try:
+        after, until = cursors.decode(cursor, "answers", str, int)
+        after.encode()  # a lone surrogate names nobody
+    except (InvalidInputError, UnicodeEncodeError) as error:
+        raise Problem("bad-cursor", str(error)) from error
+    return after.replace("\0", ""), until  # nor does a zero byte, which PostgreSQL refuses
+
+
+def _pages(store: Store, bank: Bank, metric: str) -> Iterator[ResponseMatrix]:
+    """The bank as of now, some subjects at a time, at least one page."""
+    after, until = "", None
+    while True:
+        found = store.answer_page(bank.fingerprint, bank.eval_set, metric, after=after, limit=AT_ONCE, until=until)
+        yield page_matrix(found, metric)
+        if not found.more:
+            return
+        after, until = found.subjects[-1], found.until
+
+
+def _together(pages: Sequence[ResponseMatrix]) -> ResponseMatrix:
+    names = [name for page in pages for name in page.subjects]
+    return make_matrix(np.concatenate([page.values for page in pages]), names, pages[0].items)
 
 
 def _wrong(name: str, value: object, allowed: str) -> Problem:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, Select, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evomerge.errors import StoreError
-from evomerge.storage.blocks import AnswerBlock, Bank, unpack
+from evomerge.storage.blocks import AnswerBlock, Bank, BankPage, unpack
 from evomerge.storage.tables import AnswerTable, EvaluatorTable, QuestionsTable
 
 _AT_ONCE = 500
@@ -93,6 +93,43 @@ def of(
         for row in connection.execute(rows.where(AnswerTable.subject.in_(some)).add_columns(AnswerTable.id))
     ]
     return [_to_block(row) for row in sorted(found, key=lambda row: int(row.id))]
+
+
+def page(
+    connection: Connection, fingerprint: str, eval_set: str, metric: str, after: str, limit: int, until: int | None
+) -> BankPage:
+    """The next subjects who answered anything under a metric, see `Store.answer_page`."""
+    table = AnswerTable
+    bank = (table.fingerprint == fingerprint, table.eval_set == eval_set)
+    newest = connection.scalar(select(func.max(table.id)).where(*bank)) if until is None else until
+    kinds = connection.scalars(select(table.metrics).where(*bank).distinct()).all()
+    here = (*bank, table.id <= (newest or 0), table.metrics.in_([kind for kind in kinds if metric in kind]))
+    names = select(table.subject).where(*here, table.subject > after).distinct().order_by(table.subject)
+    found = list(connection.scalars(names.limit(limit + 1)))
+    wanted = found[:limit]
+    rows = [
+        row
+        for some in _some(wanted)
+        for row in connection.execute(_blocks().where(*here, table.subject.in_(some)).add_columns(table.id))
+    ]
+    first, last = (
+        select(table.questions).where(*here).group_by(table.questions).order_by(order(table.id))
+        for order in (func.min, func.max)
+    )
+    keys = [list(connection.scalars(order)) for order in (first, last)]
+    lists = {
+        row.key: (tuple(row.items), tuple(row.contents))
+        for some in _some(keys[0])
+        for row in connection.execute(select(QuestionsTable).where(QuestionsTable.key.in_(some)))
+    }
+    return BankPage(
+        subjects=tuple(wanted),
+        blocks=tuple(_to_block(row) for row in sorted(rows, key=lambda row: int(row.id))),
+        lists=tuple(lists[key] for key in keys[0]),
+        lists_last=tuple(lists[key] for key in keys[1]),
+        until=newest or 0,
+        more=len(found) > limit,
+    )
 
 
 def subjects(connection: Connection, fingerprint: str, eval_set: str | None) -> list[str]:

@@ -113,6 +113,27 @@ def _little(floats: array[float]) -> array[float]:
 
 
 @dataclass(frozen=True, slots=True)
+class BankPage:
+    """Some subjects' answers under one metric, and everything that anybody was asked.
+
+    Attributes:
+        subjects: in the order of the database.
+        blocks: all of theirs that hold the metric, oldest first.
+        lists: ids and contents of items that were asked together, by anybody, in the order in which they were first.
+        lists_last: the same, in the order in which they were last.
+        until: number of the newest block that was looked at; pages of one reading share it.
+        more: whether there are further subjects.
+    """
+
+    subjects: tuple[str, ...]
+    blocks: tuple[AnswerBlock, ...]
+    lists: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    lists_last: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    until: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Bank:
     """Everything that was answered to one eval set under one evaluator.
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
 from evomerge.errors import InvalidInputError, LeaseLostError, StoreError
 from evomerge.storage import answers, candidates, cursor
-from evomerge.storage.blocks import AnswerBlock, Bank
+from evomerge.storage.blocks import AnswerBlock, Bank, BankPage
 from evomerge.storage.engine import begins_writing, open_engine
 from evomerge.storage.ids import RunIds, is_run_id
 from evomerge.storage.migrate import upgrade
@@ -157,6 +157,13 @@ class SqlStore:
         """Who answered anything under an evaluator."""
         with self._read() as connection:
             return answers.subjects(connection, fingerprint, eval_set)
+
+    def answer_page(
+        self, fingerprint: str, eval_set: str, metric: str, *, after: str = "", limit: int, until: int | None = None
+    ) -> BankPage:
+        """The next subjects' answers under one metric, see `Store.answer_page`."""
+        with self._read() as connection:
+            return answers.page(connection, fingerprint, eval_set, metric, after, limit, until)
 
     def add_answers(self, blocks: Sequence[AnswerBlock]) -> int:
         """Keep imported answers, all or none; how many blocks were new (see `Store.add_answers`)."""

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from evomerge.candidate import CandidateState, Genome
-from evomerge.storage.blocks import AnswerBlock, Bank
+from evomerge.storage.blocks import AnswerBlock, Bank, BankPage
 
 RunState = Literal[
     "queued", "starting", "running", "paused", "stopping", "verifying", "succeeded", "failed", "cancelled"
@@ -183,6 +183,18 @@ class Store(Protocol):
 
     def subjects(self, fingerprint: str, *, eval_set: str | None = None) -> list[str]:
         """Who answered anything under an evaluator, in the order of their names."""
+        ...
+
+    def answer_page(
+        self, fingerprint: str, eval_set: str, metric: str, *, after: str = "", limit: int, until: int | None = None
+    ) -> BankPage:
+        """The answers of the next subjects who were scored by a metric, by their names; no others are read.
+
+        Args:
+            after: the last subject of the page before.
+            limit: subjects, at least 1.
+            until: of the page before, so that answers that come meanwhile change neither rows nor columns.
+        """
         ...
 
     def add_answers(self, blocks: Sequence[AnswerBlock]) -> int:

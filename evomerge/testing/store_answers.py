@@ -128,6 +128,28 @@ class AnswerContract:
         assert first.bytes == 8 * (2 * 2 + 4)
         assert (second.fingerprint, second.settings, second.complete) == ("g", {}, 1)
 
+    def test_pages_hold_their_subjects_answers_under_a_metric_and_everything_that_was_asked(self, store: Store) -> None:
+        both = {"accuracy": (1.0, 0.0), "margin": (0.1, 0.2)}
+        store.add_answers([block("d", {"x": 0.0, "y": 1.0}, values=both), block("b", {"z": 1.0})])
+        store.add_answers(
+            [block("a", {"y": 1.0}, values={"margin": (0.5,)}), block("c", {"x": 1.0}), block("b", {"x": 0.5})]
+        )
+        store.add_answers([block("b", {"w": 1.0}, fingerprint="g")])
+        first = store.answer_page("f", "math", "accuracy", limit=2)
+        store.add_answers([block("bb", {"v": 1.0}), block("d", {"z": 0.0})])
+        second = store.answer_page("f", "math", "accuracy", after="c", limit=2, until=first.until)
+        fresh = store.answer_page("f", "math", "accuracy", after="b", limit=9)
+
+        assert (first.subjects, first.more) == (("b", "c"), True)
+        assert [(b.subject, b.items) for b in first.blocks] == [("b", ("z",)), ("c", ("x",)), ("b", ("x",))]
+        assert [ids for ids, _ in first.lists] == [("x", "y"), ("z",), ("x",)]
+        assert first.lists[0][1] == ("content of x", "content of y")
+        assert (second.subjects, second.more, second.lists) == (("d",), False, first.lists)
+        assert [b.items for b in second.blocks] == [("x", "y")]
+        assert fresh.subjects == ("bb", "c", "d")
+        assert [ids for ids, _ in fresh.lists_last] == [("x", "y"), ("x",), ("v",), ("z",)]
+        assert store.answer_page("f", "math", "f1", limit=2).subjects == ()
+
     def test_keys_tell_what_was_said(self) -> None:
         said = block("a", {"x": 1.0})
         others = [

@@ -92,6 +92,44 @@ def test_rows_come_in_pages(client: TestClient, filled: Callable[..., None]) -> 
     assert seen == ["a" * 64, "b" * 64, *(f"m{n}" for n in range(5))]
 
 
+def test_what_comes_between_two_pages_changes_neither_rows_nor_columns(
+    client: TestClient, filled: Callable[..., None]
+) -> None:
+    filled(*(AnswerBlock(FINGERPRINT, "sums", f"m{n}", ("x",), (), {"accuracy": (n / 7,)}) for n in range(5)))
+    address = f"/api/v1/answers/{FINGERPRINT}?metric=accuracy&limit=3"
+    first = client.get(address).json()
+    filled(*(AnswerBlock(FINGERPRINT, "sums", name, ("z",), (), {"accuracy": (1.0,)}) for name in ("m1a", "m2")))
+    rest = client.get(f"{address}&cursor={first['next_cursor']}").json()
+    whole = client.get(address, headers={"Accept": "text/csv"}).text.splitlines()
+
+    assert rest["items"] == first["items"] == ["x", 'y "2"']
+    assert rest["subjects"] == ["m1", "m2", "m3"]
+    assert (whole[0][:10], whole[0][-2:]) == ("subject,x,", ",z")
+    assert [line.split(",")[0] for line in whole[1:]] == [
+        "a" * 64,
+        "b" * 64,
+        *(f"m{n}" for n in range(2)),
+        "m1a",
+        "m2",
+        "m3",
+        "m4",
+    ]
+    assert "m2,0.2857142857142857,,1.0" in whole
+
+
+def test_more_subjects_than_are_read_at_a_time_come_whole(client: TestClient, filled: Callable[..., None]) -> None:
+    filled(*(AnswerBlock(FINGERPRINT, "sums", f"m{n:04}", ("x",), (), {"accuracy": (n / 2000,)}) for n in range(1100)))
+    address = f"/api/v1/answers/{FINGERPRINT}?metric=accuracy"
+    text = client.get(address, headers={"Accept": "text/csv"}).text.splitlines()
+    packed = client.get(address, headers={"Accept": "application/x-npz"})
+
+    assert len(text) == 1103
+    assert len(set(text)) == 1103
+    with np.load(io.BytesIO(packed.content), allow_pickle=False) as found:
+        assert found["values"].shape == (1102, 2)
+        assert found["values"][2:, 0].tolist() == [n / 2000 for n in range(1100)]
+
+
 @pytest.mark.parametrize(
     ("address", "status", "named"),
     [
@@ -100,6 +138,7 @@ def test_rows_come_in_pages(client: TestClient, filled: Callable[..., None]) -> 
         (f"{FINGERPRINT}?metric=f1", 422, "accuracy, margin"),
         (f"{FINGERPRINT}?eval_set=code&metric=accuracy", 422, "sums"),
         (f"{FINGERPRINT}?metric=accuracy&cursor=x", 400, "cursor"),
+        (f"{FINGERPRINT}?metric=accuracy&cursor=WyJhbnN3ZXJzIiwzXQ", 400, "cursor"),
         (f"{FINGERPRINT}?metric=accuracy&limit=0", 422, "limit"),
         (f"{FINGERPRINT}?metric=accuracy&format=parquet", 422, "format"),
     ],
