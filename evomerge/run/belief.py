@@ -112,14 +112,16 @@ class _Data:
     """Scores in arrays."""
 
     def __init__(self, rows: Sequence[Scored], spread: float) -> None:
-        self.recipes = list(dict.fromkeys(row.recipe for row in rows))
-        place = {name: k for k, name in enumerate(self.recipes)}
-        self._recipe = np.array([place[row.recipe] for row in rows])  # [N]
-        self._distances = _distances({row.recipe: row.genome for row in rows})  # [R, R]
         self._y, self._spread = np.array([row.mean for row in rows]), spread
-        groups = np.array([-1 if row.group is None else row.group for row in rows])
-        self._together = (groups[:, None] == groups) & (groups >= 0)
         self._noise = np.maximum(_noise(rows), LEAST_NOISE * spread)
+        recipes = [row.recipe for row in rows]
+        places = {name: recipes.index(name) for name in recipes}
+        self.recipes, self._first = list(places), list(places.values())
+        recipe, group = np.array([places[name] for name in recipes]), np.array([_number(row.group) for row in rows])
+        self._same, together = recipe[:, None] == recipe, (group[:, None] == group) & (group >= 0)
+        self._distances = _distances([rows[place].genome for place in recipe])  # a recipe lies where it came first
+        self._luck = np.outer(self._noise, self._noise) * together
+        self._kernels: dict[float, Floats] = {}
 
     def likeliest(self) -> _Prior:
         """Up the restricted likelihood, one parameter after another."""
@@ -139,35 +141,36 @@ class _Data:
     def posterior(self, prior: _Prior) -> tuple[list[float], list[float]]:
         """[R] means and standard deviations of μ + f."""
         fit = self._fit(prior)
-        cross = fit.worth[:, self._recipe]
+        cross = fit.worth[self._first]
         means = fit.mean + cross @ fit.pulls
         unknown = 1 - cross @ fit.weights  # what μ still counts where scores are far
         told = np.einsum("rn,nr->r", cross, cho_solve((fit.factor, True), cross.T))
-        variances = np.diag(fit.worth) - told + unknown**2 / fit.weights.sum()
+        variances = fit.worth[0, 0] - told + unknown**2 / fit.weights.sum()
         return means.tolist(), np.sqrt(np.maximum(variances, 0.0)).tolist()
 
     def _fit(self, prior: _Prior) -> _Fit:
-        kernel = _matern(self._distances / prior.length)
-        worth = (prior.spread * self._spread) ** 2 * ((1 - prior.own) * kernel + prior.own * np.eye(len(kernel)))
-        rows = np.ix_(self._recipe, self._recipe)
-        luck = np.outer(self._noise, self._noise) * self._together * prior.shared * (1 + kernel[rows]) / 2
+        if prior.length not in self._kernels:
+            self._kernels[prior.length] = np.where(self._same, 1.0, _matern(self._distances / prior.length))
+        kernel = self._kernels[prior.length]
+        worth = (prior.spread * self._spread) ** 2 * ((1 - prior.own) * kernel + prior.own * self._same)
+        luck = prior.shared / 2 * self._luck * (1 + kernel)
         np.fill_diagonal(luck, self._noise**2)
-        factor = np.linalg.cholesky(worth[rows] + luck)
-        weights = cho_solve((factor, True), np.ones(len(self._y)))
+        factor = np.linalg.cholesky(worth + luck)
+        weights = cho_solve((factor, True), np.ones(len(self._y)), check_finite=False)
         mean = float(weights @ self._y / weights.sum())
         residual = self._y - mean
-        pulls = cho_solve((factor, True), residual)
+        pulls = cho_solve((factor, True), residual, check_finite=False)
         height = -0.5 * float(residual @ pulls + np.log(weights.sum())) - float(np.log(np.diag(factor)).sum())
         return _Fit(worth, factor, weights, mean, pulls, height)
 
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Scores under one prior, V their covariance [N, N].
+    """Scores under one prior, V their covariance.
 
     Attributes:
-        worth: covariance of f, [R, R].
-        factor: Cholesky factor of V.
+        worth: covariance of f, [N, N].
+        factor: Cholesky factor of V, [N, N].
         weights: V⁻¹ 1, [N].
         mean: μ.
         pulls: V⁻¹ (y − μ), [N].
@@ -188,14 +191,18 @@ def _matern(distances: Floats) -> Floats:
     return np.asarray((1 + scaled) * np.exp(-scaled))
 
 
-def _distances(genomes: dict[str, tuple[float, ...]]) -> Floats:
-    """[R, R] root mean square distances of genes; recipes without genomes of one length are all equally far."""
-    if len({len(genome) for genome in genomes.values()}) > 1 or not all(genomes.values()):
-        return FAR * (1 - np.eye(len(genomes)))
-    x = np.array(list(genomes.values()))
+def _distances(genomes: Sequence[tuple[float, ...]]) -> Floats:
+    """[N, N] root mean square distances of genes; without genomes of one length everybody is equally far."""
+    if len({len(genome) for genome in genomes}) > 1 or not genomes[0]:
+        return np.full((len(genomes), len(genomes)), FAR)
+    x = np.array(genomes)
     products = x @ x.T
     squares = np.diag(products)[:, None] + np.diag(products) - 2 * products
     return np.asarray(np.sqrt(np.maximum(squares, 0.0) / x.shape[1]))
+
+
+def _number(group: int | None) -> int:
+    return -1 if group is None else group
 
 
 def _noise(rows: Sequence[Scored]) -> Floats:

@@ -141,8 +141,10 @@ class Standing:
 
     def elites(self, most: int) -> list[int]:
         """At most `most` of the leading feasible candidates that have not answered all search items yet."""
+        if most <= 0:
+            return []
         leading = self.shortlist(max(NAMED_AT_ONCE, len(self.archive.members)))
-        return [n for n in leading if n not in self.exact and self._feasible(n)][: max(0, most)]
+        return [n for n in leading if n not in self.exact and self._feasible(n)][:most]
 
     def _feasible(self, number: int) -> bool:
         return self._violations[number] <= 0
