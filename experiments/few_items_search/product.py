@@ -24,11 +24,17 @@ from workers.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Believed:
-    """A candidate, and what the search said of its first objective: the estimate and its standard error."""
+    """A candidate, and what the search said of its first objective.
+
+    Attributes:
+        mean, se: what was believed of it, or in loops its estimate, and the standard error.
+        score: the unbiased score on its own items; None in loops.
+    """
 
     name: str
     mean: float
     se: float
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,8 @@ class Found:
     """What came of a run.
 
     Attributes:
-        chosen: the candidate with the best estimate.
+        scored: the candidate with the best unbiased score, and its score and error.
+        chosen: that of which most was believed when the search ended.
         verified: the run's winner: the best on all search items of those that the verification asked.
         front: names of all winners.
         items: answers that candidates gave before the verification, elites' included.
@@ -44,6 +51,7 @@ class Found:
         candidates: that were scored, cached ones included.
     """
 
+    scored: Believed
     chosen: Believed
     verified: Believed
     front: tuple[str, ...]
@@ -106,19 +114,25 @@ def run(table: Table, registry: Registry, spec: Mapping[str, Any], folder: Path)
     events = all_events(store, name)
     (result,) = [event.data for event in events if event.type == "run.result"]
     scored = {e.data["number"]: e.data for e in events if e.type == "candidate.scored" and e.data["kind"] == "search"}
+    reviews = [event.data for event in events if event.type == "belief.updated"]
     objective = document["objectives"][0]["name"]
 
-    def believed(number: int) -> Believed:
-        row, estimate = store.candidate(name, number), scored[number]["scores"][objective]
+    def said(number: int, of: Mapping[str, float]) -> Believed:
+        row = store.candidate(name, number)
         assert row is not None, "winners are candidates"
-        return Believed(name_of(Recipe.model_validate(row.recipe), table.stage), estimate["mean"], estimate["se"])
+        score = scored[number]["scores"][objective]["mean"]
+        return Believed(name_of(Recipe.model_validate(row.recipe), table.stage), of["mean"], of["se"], score)
 
-    best = max(scored, key=lambda number: (scored[number]["scores"][objective]["mean"], -number))
+    scores = {number: data["scores"][objective] for number, data in scored.items()}
+    best = max(scores, key=lambda number: (scores[number]["mean"], -number))
+    most = reviews[-1]["best"][objective] if reviews else scores[best] | {"number": best}
+    winner, inflation = result["winner"], result["inflation"][objective]
     found = Found(
-        chosen=believed(best),
-        verified=believed(result["winner"]),
-        front=tuple(dict.fromkeys(believed(number).name for number in result["winners"])),
-        items=sum(data["items"] for data in scored.values()),
+        scored=said(best, scores[best]),
+        chosen=said(most["number"], most),
+        verified=said(winner, {"mean": inflation["believed"], "se": inflation["se"]}),
+        front=tuple(dict.fromkeys(said(number, scores[number]).name for number in result["winners"])),
+        items=row.summary["items"],
         all_items=pools[0].num_answers,
         candidates=len(scored),
     )

@@ -1,6 +1,8 @@
-"""What the searches found, judged by items that no search saw: prints the README's tables, writes quality.svg.
+"""What the searches found, judged by items that no search saw: prints the README's tables, writes quality.svg and
+inflation.svg.
 
     python experiments/few_items_search/report.py
+    python experiments/few_items_search/report.py --merges 64    # of the smaller grid; no figures
 
 With `--split search` all search items are the judge: those that full evaluation follows.
 """
@@ -16,6 +18,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from grid import BASELINES
+from searches import file_of
 
 from fitness.estimate import paired
 from table import METRIC, Table, load_table
@@ -25,6 +28,8 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 FULL = "all items"
+KINDS = ("scored", "chosen", "verified")
+"""The best unbiased score, the most that is believed, the best on all search items of those that were verified."""
 CLOSE = 0.005
 """So much worse on average counts as equal."""
 
@@ -46,7 +51,7 @@ def quality(table: Table, rows: Sequence[Row], kind: str, split: Any) -> np.ndar
 
 
 def show(table: Table, found: Mapping[str, Mapping[int, Sequence[Row]]], kind: str, split: Any) -> None:
-    """Quality by answers, then what the search believed of its choice against all search items."""
+    """Quality by answers, then what was said of the choice against all search items."""
     for full in (True, False):
         some = {policy: rows for policy, rows in found.items() if (policy == FULL) is full}
         budgets = list(next(iter(some.values())))
@@ -56,16 +61,21 @@ def show(table: Table, found: Mapping[str, Mapping[int, Sequence[Row]]], kind: s
             cells = [quality(table, rows, kind, split) for rows in by_budget.values()]
             print(f"| {policy} | {' | '.join(f'{c.mean():.1f} ± {c.std():.1f}' for c in cells)} |")
         if not full:
-            print(f"\n| inflation (in standard errors) {head}")
+            print(f"\n| inflation ± error of its mean (in standard errors) {head}")
             for policy, by_budget in some.items():
                 print(f"| {policy} | {' | '.join(inflation(table, rows, kind) for rows in by_budget.values())} |")
 
 
+def over(table: Table, rows: Sequence[Row], kind: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[seeds] what was said of a choice minus its score on all search items, in points."""
+    return np.array([100 * (row[kind]["mean"] - table.mean(row[kind]["name"])) for row in rows])
+
+
 def inflation(table: Table, rows: Sequence[Row], kind: str) -> str:
-    """Estimate minus the score on all search items, in points; and, where there are errors, over the mean error."""
-    over = np.array([row[kind]["mean"] - table.mean(row[kind]["name"]) for row in rows])
-    error = float(np.mean([row[kind]["se"] for row in rows]))
-    return f"{100 * over.mean():+.1f}" + (f" ({over.mean() / error:+.1f})" if error > 0 else "")
+    """The mean, its error over seeds, and where there are errors what share of the mean of these it is."""
+    found, error = over(table, rows, kind), 100 * float(np.mean([row[kind]["se"] for row in rows]))
+    said = f"{found.mean():+.1f} ± {found.std() / np.sqrt(len(found)):.1f}"
+    return said + (f" ({found.mean() / error:+.1f})" if error > 0 else "")
 
 
 def savings(
@@ -122,24 +132,50 @@ def draw(table: Table, found: Mapping[str, Mapping[int, Sequence[Row]]], split: 
     figure.savefig(HERE / "quality.svg")
 
 
+def draw_inflation(table: Table, rows: Sequence[Row]) -> None:
+    """What the best score and the most that is believed lie above the truth, by answers."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    kinds = {"scored": "the best unbiased score", "chosen": "the most that is believed"}
+    for axis, (kind, label) in zip(axes, kinds.items(), strict=True):
+        for number, (policy, by_budget) in enumerate(by_policy(rows, kind).items()):
+            if policy == FULL or (kind == "chosen" and "scored" not in next(iter(by_budget.values()))[0]):
+                continue
+            values = [over(table, some, kind) for some in by_budget.values()]
+            spent = [np.mean([row["items"] for row in some]) for some in by_budget.values()]
+            centre, error = [v.mean() for v in values], [v.std() / np.sqrt(len(v)) for v in values]
+            axis.errorbar(spent, centre, error, color=f"C{number}", marker="o", markersize=3, capsize=2, label=policy)
+        axis.axhline(0, color="0.6", linestyle=":")
+        axis.set_xscale("log")
+        axis.set_title(f"{label} minus the truth", fontsize=10)
+        axis.set_xlabel("answers of candidates")
+    axes[0].set_ylabel("points")
+    axes[0].legend(fontsize=7)
+    figure.savefig(HERE / "inflation.svg")
+
+
 def main() -> None:
     """All tables."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--merges", type=int, help="of the grid; by default of the largest complete one")
     parser.add_argument("--split", choices=("search", "holdout"), default="holdout")
-    split: Any = parser.parse_args().split
-    table, everything = load_table(), json.loads((HERE / "searches.json").read_text(encoding="utf-8"))["rows"]
+    options = parser.parse_args()
+    split: Any = options.split
+    table = load_table(most=options.merges)
+    everything = json.loads(file_of(len(table.merges)).read_text(encoding="utf-8"))["rows"]
     judged = set(table.names(split))
-    rows = [row for row in everything if all(row[k]["name"] in judged for k in ("chosen", "verified") if k in row)]
+    rows = [row for row in everything if all(row[k]["name"] in judged for k in KINDS if k in row)]
     print(f"{len(rows)} of {len(everything)} searches: the others' merges have no answers to the {split} items\n")
     baselines(table, split)
-    for kind in ("chosen", "verified"):
+    for kind in KINDS:
         found = by_policy(rows, kind)
         print(f"\n**{kind}**, {split} items\n")
         show(table, found, kind, split)
         for counted in ("items", "all_items"):
             print(f"\ntimes fewer {counted} for the quality of full evaluation, {kind}\n")
             savings(table, found, kind, split, counted)
-    draw(table, by_policy(rows, "chosen"), split)
+    if options.merges is None:
+        draw(table, by_policy(rows, "chosen"), split)
+        draw_inflation(table, rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Whole searches over the table, at equal numbers of answers: writes searches.json and winners.txt.
+"""Whole searches over the table, at equal numbers of answers: writes searches-MERGES.json and winners.txt.
 
     python experiments/few_items_search/searches.py --seeds 20
+    python experiments/few_items_search/searches.py --merges 64 --part product    # again, without the plain loops
 
 `report.py` compares what they found, once `collect.py --holdout winners.txt` has scored the winners.
 """
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +98,8 @@ def product_runs(table: Table, seed: int) -> Iterator[Row]:
 
 def _found(found: Found) -> Row:
     return {
-        "chosen": asdict(found.chosen), "verified": asdict(found.verified), "items": found.items,
-        "all_items": found.all_items, "candidates": found.candidates,
+        "scored": asdict(found.scored), "chosen": asdict(found.chosen), "verified": asdict(found.verified),
+        "items": found.items, "all_items": found.all_items, "candidates": found.candidates,
     }  # fmt: skip
 
 
@@ -118,28 +120,41 @@ def loop_runs(table: Table, seed: int) -> Iterator[Row]:
             }  # fmt: skip
 
 
-def of_seed(seed: int) -> list[Row]:
-    """Everything."""
-    table, begun = load_table(), time.process_time()
-    rows = [*product_runs(table, seed), *loop_runs(table, seed)]
+def of_seed(seed: int, merges: int, part: str) -> list[Row]:
+    """Everything, or one part."""
+    table, begun = load_table(most=merges), time.process_time()
+    rows = [*product_runs(table, seed)] if part != "loops" else []
+    rows += [*loop_runs(table, seed)] if part != "product" else []
     print(f"seed {seed}: {len(rows)} searches, {time.process_time() - begun:.0f} CPU s", flush=True)
     return rows
 
 
+def file_of(merges: int) -> Path:
+    """Of the searches over so many merges."""
+    return HERE / f"searches-{merges}.json"
+
+
 def main() -> None:
-    """Every seed."""
-    parser = argparse.ArgumentParser()
+    """Every seed; what the file has of the other part is kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--merges", type=int, help="of the grid; by default of the largest complete one")
+    parser.add_argument("--part", choices=("all", "product", "loops"), default="all")
     options = parser.parse_args()
+    table = load_table(most=options.merges)
+    work = partial(of_seed, merges=len(table.merges), part=options.part)
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
-        rows = [row for rows in pool.map(of_seed, range(options.seeds)) for row in rows]
-    stage = load_table().stage
-    setting = {"levels": stage.levels, "most": stage.most, "metric": METRIC, "items": ITEMS, "optimizer": OPTIMIZER}
-    text = json.dumps({**setting, "rows": rows}, separators=(",", ":"))
-    (HERE / "searches.json").write_text(f"{text}\n", encoding="utf-8")
+        rows = [row for rows in pool.map(work, range(options.seeds)) for row in rows]
+    setting = {
+        "levels": table.stage.levels, "most": table.stage.most, "metric": METRIC, "items": ITEMS, "optimizer": OPTIMIZER
+    }  # fmt: skip
+    place, made = file_of(len(table.merges)), {row["policy"] for row in rows}
+    before = json.loads(place.read_text(encoding="utf-8"))["rows"] if place.exists() else []
+    rows += [row for row in before if row["policy"] not in made]
+    place.write_text(json.dumps({**setting, "rows": rows}, separators=(",", ":")) + "\n", encoding="utf-8")
     winners = [weights.name for weights in BASELINES.values()]
-    winners += [row[kind]["name"] for row in rows for kind in ("chosen", "verified") if kind in row]
+    winners += [row[kind]["name"] for row in rows for kind in ("scored", "chosen", "verified") if kind in row]
     (HERE / "winners.txt").write_text("\n".join(dict.fromkeys(winners)) + "\n", encoding="utf-8")
 
 

@@ -32,9 +32,11 @@ class Table:
 
     Attributes:
         answers: split → name of the merge → its answers.
+        most: merges of the largest grid that is wanted; None is any.
     """
 
     answers: Mapping[Split, Mapping[str, Answers]]
+    most: int | None = None
 
     def names(self, split: Split = "search") -> list[str]:
         """Merges with answers."""
@@ -44,7 +46,8 @@ class Table:
     def stage(self) -> Stage:
         """The largest grid whose merges have all answered the search items."""
         known = self.answers["search"]
-        return [stage for stage in STAGES if all(w.name in known for w in stage.merges())][-1]
+        whole = [stage for stage in STAGES if all(w.name in known for w in stage.merges())]
+        return [stage for stage in whole if self.most is None or len(stage.merges()) <= self.most][-1]
 
     @cached_property
     def merges(self) -> list[str]:
@@ -87,8 +90,8 @@ class Table:
         }
 
 
-def load_table(path: Path = TABLE) -> Table:
-    """What `collect.py` has collected so far."""
+def load_table(path: Path = TABLE, most: int | None = None) -> Table:
+    """What `collect.py` has collected so far; its grid has at most so many merges."""
     answers: dict[Split, dict[str, Answers]] = {"search": {}, "holdout": {}}
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -96,7 +99,7 @@ def load_table(path: Path = TABLE) -> Table:
         except json.JSONDecodeError:
             continue  # a line that a killed process left
         answers[row["split"]].setdefault(row["name"], _arrays(row["values"]))
-    return Table(answers)
+    return Table(answers, most)
 
 
 def _arrays(values: Mapping[str, Mapping[str, str | list[float]]]) -> Answers:
