@@ -17,7 +17,7 @@ from evomerge.candidate import Estimate
 from fitness.items import Item
 from fitness.metrics import Bounds
 from fitness.subset import CERTAIN, Subset
-from fitness.survey import Design, Floats, difference_mean, stratified_mean
+from fitness.survey import Design, Floats, difference_mean, stratified_mean, wilson
 
 UNBOUNDED: Bounds = (None, None)
 
@@ -136,19 +136,15 @@ def interval(estimate: Estimate, level: float = 0.95, *, bounds: Bounds = UNBOUN
     if estimate.se == 0:
         return estimate.mean, estimate.mean
     if low is not None and high is not None and low <= estimate.mean <= high:
-        left, right = _wilson((estimate.mean - low) / (high - low), estimate.se / (high - low), estimate.n, level)
-        return low + left * (high - low), low + right * (high - low)
+        share = np.asarray((estimate.mean - low) / (high - low))
+        error = np.asarray(estimate.se / (high - low))
+        # Student's t, for an error by strata or by differences is estimated, too.
+        ends = wilson(share, error, estimate.n, _t_quantile(level, estimate.n))
+        left, right = (low + float(end) * (high - low) for end in ends)
+        return left, right
     half = _t_quantile(level, estimate.n) * estimate.se
     left, right = estimate.mean - half, estimate.mean + half
     return (left if low is None else max(low, left)), (right if high is None else min(high, right))
-
-
-def _wilson(p: float, se: float, n: int, level: float) -> tuple[float, float]:
-    inner = (p * n + 1) / (n + 2)  # the same two imagined observations as in the standard error
-    size = inner * (1 - inner) / se**2
-    q = _t_quantile(level, n) ** 2 / size
-    centre, half = (p + q / 2) / (1 + q), math.sqrt(q * p * (1 - p) + q * q / 4) / (1 + q)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @lru_cache(maxsize=4096)

@@ -126,6 +126,25 @@ def difference_mean(
     return control_mean + means, errors
 
 
+def wilson(p: Floats, error: Floats, n: int, quantile: float) -> tuple[Floats, Floats]:
+    """Ends in [0, 1] of an interval for shares of right answers (Wilson 1927).
+
+    Its sample is as large as would give this standard error, so that finite populations, strata and weights count (Korn
+    and Graubard 1998).
+
+    Args:
+        p: in [0, 1].
+        error: above 0.
+        n: answers.
+        quantile: of the normal distribution, or of Student's t to be more careful.
+    """
+    inner = (p * n + 1) / (n + 2)  # the same two imagined answers as in the standard error
+    size = inner * (1 - inner) / error**2
+    q = quantile**2 / size
+    centre, half = (p + q / 2) / (1 + q), np.sqrt(q * p * (1 - p) + q * q / 4) / (1 + q)
+    return np.asarray(np.maximum(0.0, centre - half)), np.asarray(np.minimum(1.0, centre + half))
+
+
 def _members(design: Design) -> Floats:
     """[n, H] 1 where an item is in a stratum."""
     return np.asarray(design.strata[:, None] == np.arange(len(design.sizes)), dtype=np.float64)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from fitness.irt.contracts import Scores, Selection
+from fitness.irt.contracts import Scores
+from fitness.irt.intervals import intervals
 from fitness.matrix import Floats
 
 CANDIDATES = 16
@@ -16,9 +17,6 @@ CANDIDATES = 16
 
 PICKS = 64
 """Groups of candidates drawn for each set of estimates."""
-
-LEVEL = 0.9
-"""Of the intervals whose coverage is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +42,11 @@ class Accuracy:
     num_estimates: int
 
 
-def accuracy(
-    truth: Floats, found: Sequence[Scores], random: np.random.Generator, *, freedom: int | None = None
-) -> Accuracy:
+def accuracy(truth: Floats, found: Sequence[Scores], random: np.random.Generator) -> Accuracy:
     """Compare sets of estimates with the full scores [K] of the same K subjects.
 
     Args:
         random: groups the subjects.
-        freedom: of the intervals of estimates that rest on the draw alone, which are Student's t; see `freedom`. Those
-            of models are normal.
 
     Raises:
         ValueError: no estimates, or not K of them in a set.
@@ -60,13 +54,12 @@ def accuracy(
     if not found or any(scores.means.shape != truth.shape for scores in found):
         raise ValueError(f"sets of {len(truth)} estimates are needed, at least one")
     means = np.array([scores.means for scores in found])
-    errors = np.array([scores.errors for scores in found])
+    low, high = (np.array(ends) for ends in zip(*(intervals(scores) for scores in found), strict=True))
     off = means - truth
     picks = [_pick(truth, row, random) for row in means]
-    with_error = np.isfinite(errors)
+    with_error = np.isfinite(low)
     # Rounding must not decide whether an exact estimate with error 0 is covered.
-    widths = np.array([half_width(freedom if scores.unbiased else None) for scores in found])[:, None]
-    inside = np.abs(off) <= widths * errors + 1e-9
+    inside = (low - 1e-9 <= truth) & (truth <= high + 1e-9)
     return Accuracy(
         mae=float(np.abs(off).mean()),
         bias=float(off.mean()),
@@ -77,22 +70,6 @@ def accuracy(
         coverage=float(inside[with_error].mean()) if with_error.any() else float("nan"),
         num_estimates=off.size,
     )
-
-
-def freedom(selection: Selection) -> int:
-    """Degrees of freedom of a mean's error: items drawn less the strata that they were drawn from, at least 1."""
-    strata = len(np.unique(selection.strata[selection.random]))
-    return max(int(selection.random.sum()) - strata, 1)
-
-
-def half_width(freedom: int | None, level: float = LEVEL) -> float:
-    """Of an interval, in standard errors, for an estimate with so many degrees of freedom; None is normal.
-
-    >>> round(half_width(None), 3), round(half_width(19), 3)
-    (1.645, 1.729)
-    """
-    quantile = 0.5 + level / 2
-    return float(stats.norm.ppf(quantile) if freedom is None else stats.t.ppf(quantile, freedom))
 
 
 def kendall(left: Floats, right: Floats) -> float:

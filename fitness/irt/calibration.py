@@ -11,7 +11,7 @@ import numpy as np
 
 from evomerge.errors import InvalidInputError
 from evomerge.seeds import generator
-from fitness.irt.accuracy import Accuracy, accuracy, freedom
+from fitness.irt.accuracy import Accuracy, accuracy
 from fitness.irt.contracts import Bank, Selection
 from fitness.irt.cross_validation import DETERMINED, Approach, cross_validate, predict
 from fitness.irt.curves import Drift, Reliability, drift, reliability
@@ -20,7 +20,7 @@ from fitness.irt.fits import Fits
 from fitness.irt.gate import LEAST_BLUP, LEAST_EAP, Gate, gate
 from fitness.irt.item_quality import item_quality
 from fitness.irt.recommendation import OVERHEAD, Recommendation, recommend, variance_from_tau
-from fitness.irt.selection import Stream, select
+from fitness.irt.selection import Stream
 from fitness.matrix import Floats
 
 SCHEMA = "evomerge.item_report/1"
@@ -182,16 +182,8 @@ def _least(approach: Approach) -> int:
 
 def _cross_validated(fits: Fits, approach: Approach, n: int, seed: int) -> MethodReport:
     rows, found = cross_validate(fits, approach, n, draws=DRAWS, seed=seed)
-    random, degrees = generator(seed, "report", approach.name, n), _freedom(fits.bank, approach, n)
-    result = accuracy(fits.matrix.full_scores[rows], found, random, freedom=degrees)
+    result = accuracy(fits.matrix.full_scores[rows], found, generator(seed, "report", approach.name, n))
     return MethodReport(approach.policy, approach.estimator, n, result)
-
-
-def _freedom(bank: Bank, approach: Approach, n: int) -> int | None:
-    """Of intervals that rest on the draw, the same for all draws."""
-    if not ESTIMATORS[approach.estimator].unbiased or approach.policy == "each":
-        return None
-    return freedom(select(bank, n, approach.policy, Stream(0)))
 
 
 def _top_quartile(bank: Bank, approaches: Sequence[Approach], numbers: Sequence[int], seed: int) -> list[MethodReport]:
@@ -209,8 +201,7 @@ def _top_quartile(bank: Bank, approaches: Sequence[Approach], numbers: Sequence[
         for n in numbers:
             draws = 1 if approach.policy in DETERMINED else DRAWS
             scores = [predict(fits, answers, approach, n, Stream(seed, draw, "top quartile")) for draw in range(draws)]
-            random, degrees = generator(seed, "report, top", approach.name, n), _freedom(inner, approach, n)
-            result = accuracy(truth[top], scores, random, freedom=degrees)
+            result = accuracy(truth[top], scores, generator(seed, "report, top", approach.name, n))
             found.append(MethodReport(approach.policy, approach.estimator, n, result))
     return found
 

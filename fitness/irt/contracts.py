@@ -7,7 +7,7 @@ estimator is fitted on a bank and says from those answers what the full scores a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fitness.matrix import Floats, ResponseMatrix
 
 Places = NDArray[np.intp]
+Rule = Literal["greedy", "adaptive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Selection:
             for themselves only where the rest of the population was drawn from, too.
         columns: [N] the stratum of every column of the matrix. It may be left out where there is one stratum, and
             where items' weights are equal; the doubly robust estimator needs it with several strata.
+        rule: how the chosen items were, so that a bank can choose anew without the rows that it holds out: greedily, or
+            by the abilities of those that are scored.
     """
 
     places: Places
@@ -50,6 +53,7 @@ class Selection:
     sizes: dict[int, int]
     random: NDArray[np.bool_]
     columns: Places | None = None
+    rule: Rule = "greedy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,15 @@ class Scores:
         errors: [K] standard errors; NaN where the method has none.
         unbiased: whether they are free of bias by the way the items were drawn, whatever the subjects are (with item
             weights that differ within a stratum, but for O(1/n): Hájek's ratio).
+        freedom: degrees of freedom of the errors, for Student's t; None where they are a normal distribution's.
+        graded: right or wrong answers that the scores are the mean of, for Wilson's interval; None for anything else.
     """
 
     means: Floats
     errors: Floats
     unbiased: bool
+    freedom: float | None = None
+    graded: int | None = None
 
 
 class Estimator(Protocol):

@@ -12,11 +12,10 @@ from typing import Literal
 import numpy as np
 
 from evomerge.errors import InvalidInputError
-from fitness.irt.ability import eap
 from fitness.irt.contracts import Bank, Places, Scores, Selection
 from fitness.irt.estimators import make_estimator
-from fitness.irt.fits import Fits, eap_scores
-from fitness.irt.information import BATCH, ask_each
+from fitness.irt.fits import Fits, each_scores
+from fitness.irt.information import ask_batches, ask_each
 from fitness.irt.item_quality import item_quality
 from fitness.irt.selection import Policy, Stream, select
 from fitness.irt.two_parameter import ItemParameters
@@ -62,6 +61,10 @@ class _Inner(Fits):
         """The whole bank's: one number, worked out across the same folds."""
         return self._outer.eap_misfit(selection)
 
+    def each_misfit(self, number: int) -> float:
+        """The same."""
+        return self._outer.each_misfit(number)
+
 
 def held_out(fits: Fits, fold: int) -> tuple[Fits, Places]:
     """Models of all rows but one fold's, and the fold's rows. Parents are always in the bank, never held out."""
@@ -76,14 +79,8 @@ def ask(fits: Fits, answers: Floats, policy: Policy, n: int, stream: Stream) -> 
     """The items that K subjects are asked in common; adaptive ones in batches, by the answers [K, N] so far."""
     if policy != "adaptive":
         return select(fits.bank, n, policy, stream)
-    found = select(fits.bank, min(n, BATCH), policy, stream, curves=fits.items)
-    while len(found.places) < min(n, answers.shape[1]):
-        abilities = eap(fits.items, found.places, answers[:, found.places])[0]
-        size = min(n, len(found.places) + BATCH)
-        found = select(
-            fits.bank, size, policy, stream, curves=fits.items, abilities=abilities, asked=found.places
-        )  # fmt: skip
-    return found
+    asked = ask_batches(fits.items, n, item_quality(fits.bank).sound, answers)
+    return select(fits.bank, n, policy, stream, curves=fits.items, asked=asked)
 
 
 def predict(fits: Fits, answers: Floats, approach: Approach, n: int, stream: Stream) -> Scores:
@@ -103,13 +100,10 @@ def ask_for_each(fits: Fits, answers: Floats, n: int) -> Places:
 
 
 def estimate_each(fits: Fits, asked: Places, answers: Floats) -> Scores:
-    """Full scores of K subjects by answers [K, N] to items [K, n] of their own, expected a posteriori; without errors,
-    for what the model misses is only known for items that all are asked."""
-    means = [
-        eap_scores(fits.items, fits.probabilities, fits.matrix.weights, places, row[None, places])[0]
-        for places, row in zip(asked, answers, strict=True)
-    ]
-    return Scores(np.concatenate(means), np.full(len(means), np.nan), False)
+    """Full scores of K subjects by answers [K, N] to items [K, n] of their own, expected a posteriori. Errors add what
+    the model misses of the bank's rows when they are asked in the same way."""
+    means, variances = each_scores(fits.items, fits.probabilities, fits.matrix.weights, asked, answers)
+    return Scores(means, np.sqrt(variances + fits.each_misfit(asked.shape[1])), False)
 
 
 def cross_validate(fits: Fits, approach: Approach, n: int, *, draws: int, seed: int) -> tuple[Places, list[Scores]]:
@@ -133,5 +127,6 @@ def cross_validate(fits: Fits, approach: Approach, n: int, *, draws: int, seed: 
         ]
         means = np.concatenate([part.means for part in parts])
         errors = np.concatenate([part.errors for part in parts])
-        found.append(Scores(means, errors, all(part.unbiased for part in parts)))
+        unbiased = all(part.unbiased for part in parts)
+        found.append(Scores(means, errors, unbiased, parts[0].freedom, parts[0].graded))  # alike in all folds
     return rows, found

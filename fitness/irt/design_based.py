@@ -14,7 +14,7 @@ from scipy.special import softmax
 from evomerge.errors import InvalidInputError
 from fitness.irt.ability import log_likelihoods
 from fitness.irt.contracts import Estimator, Scores, Selection
-from fitness.irt.drawn import LEAST_VARIANCE, UNIT, Drawn, as_if_drawn, drawn
+from fitness.irt.drawn import LEAST_VARIANCE, UNIT, USUAL_FREEDOM, Drawn, as_if_drawn, drawn
 from fitness.irt.fits import Fits
 from fitness.irt.two_parameter import LOG_WEIGHTS, NODES
 from fitness.matrix import Floats
@@ -38,9 +38,23 @@ def check_answers(selection: Selection, answers: Floats, num_items: int) -> Floa
     return found
 
 
-def _claim(sample: Drawn | None, means: Floats, errors: Floats) -> Scores:
-    """Errors only where the items are a sample."""
-    return Scores(means, errors if sample else np.full(len(means), np.nan), sample is not None)
+def _claim(
+    sample: Drawn | None, means: Floats, errors: Floats, *, imagined: float = 0.0, graded: int | None = None
+) -> Scores:
+    """Errors only where the items are a sample; `imagined` are degrees of freedom beside the sample's own."""
+    if sample is None:
+        return Scores(means, np.full(len(means), np.nan), False)
+    return Scores(means, errors, True, sample.freedom + imagined, graded)
+
+
+def _graded(answers: Floats) -> int | None:
+    """How many, if they are all right or wrong."""
+    return answers.shape[1] if ((answers == 0) | (answers == 1)).all() else None
+
+
+def _usual(fits: Fits, selection: Selection, answers: Floats) -> float | None:
+    """Of the bank, for right and wrong answers; graded ones vary less than these, by how much is not known."""
+    return fits.usual_variance(selection) if _graded(answers) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,7 @@ class Mean:
         sample = drawn(selection, weights)
         means, errors = as_if_drawn(selection, weights).mean(y)
         simple = sample is not None and bool(selection.random.all()) and len(selection.sizes) == 1
-        return _claim(sample if simple else None, means, errors)
+        return _claim(sample if simple else None, means, errors, graded=_graded(y))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +87,7 @@ class Stratified:
         weights = self.fits.matrix.weights
         y = check_answers(selection, answers, len(weights))
         sample = drawn(selection, weights)
-        return _claim(sample, *(sample or as_if_drawn(selection, weights)).mean(y))
+        return _claim(sample, *(sample or as_if_drawn(selection, weights)).mean(y), graded=_graded(y))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +96,13 @@ class Difference:
 
     Attributes:
         control: x [N].
+        by_bank: whether x is the bank's, so that the bank says how widely answers less x usually vary.
     """
 
     fits: Fits
     control: Floats
     name: str
+    by_bank: bool = False
 
     def estimate(self, selection: Selection, answers: Floats) -> Scores:
         """See `Estimator`."""
@@ -94,7 +110,9 @@ class Difference:
         y = check_answers(selection, answers, len(weights))
         sample = drawn(selection, weights)
         beside, full = self.control[selection.places], float(self.control @ weights)
-        return _claim(sample, *(sample or as_if_drawn(selection, weights)).difference(y, beside, full))
+        usual = _usual(self.fits, selection, y) if self.by_bank else None
+        means, errors = (sample or as_if_drawn(selection, weights)).difference(y, beside, full, usual)
+        return _claim(sample, means, errors, imagined=0.0 if usual is None else USUAL_FREEDOM)
 
 
 def difference(fits: Fits) -> Difference:
@@ -111,7 +129,7 @@ def difference(fits: Fits) -> Difference:
 def regression(fits: Fits) -> Difference:
     """To the bank's mean answers, times the slope that they have on the bank (generalised regression, GREG; Särndal,
     Swensson and Wretman 1992, ch. 6, with a slope that the sample does not fit)."""
-    return Difference(fits, fits.slope * fits.matrix.values.mean(axis=0), "greg")
+    return Difference(fits, fits.slope * fits.matrix.values.mean(axis=0), "greg", by_bank=True)
 
 
 def control_variate(fits: Fits) -> Estimator:
@@ -145,9 +163,15 @@ class DoublyRobust:
         if not len(used.random):
             return _claim(sample, *used.mean(y))
         expected = self._expected(selection, used)
-        parts = [_leave_one_out(self.fits, selection, rows, used, expected) for rows in np.array_split(y, _chunks(y))]
+        usual = _usual(self.fits, selection, y)
+        floor = LEAST_VARIANCE if usual is None else 0.0
+        parts = [
+            _leave_one_out(self.fits, selection, rows, used, expected, floor)
+            for rows in np.array_split(y, _chunks(y))
+        ]  # fmt: skip
         means, errors = (np.concatenate(found) for found in zip(*parts, strict=True))
-        return _claim(sample, means, errors)
+        errors = errors if usual is None else used.tempered(errors, usual)
+        return _claim(sample, means, errors, imagined=0.0 if usual is None else USUAL_FREEDOM)
 
     def _expected(self, selection: Selection, used: Drawn) -> Floats:
         """[H, Q] expected weighted answers to a stratum's items that were not asked, at the nodes."""
@@ -167,7 +191,9 @@ def _chunks(answers: Floats) -> int:
     return max(1, answers.size * len(NODES) // 12_000_000)
 
 
-def _leave_one_out(fits: Fits, selection: Selection, y: Floats, used: Drawn, expected: Floats) -> tuple[Floats, Floats]:
+def _leave_one_out(
+    fits: Fits, selection: Selection, y: Floats, used: Drawn, expected: Floats, floor: float
+) -> tuple[Floats, Floats]:
     weights, places = fits.matrix.weights, selection.places
     z = fits.items.a[places, :1] * NODES - fits.items.beta[places, None]
     own = y[:, :, None] * z - np.logaddexp(0.0, z)
@@ -183,7 +209,7 @@ def _leave_one_out(fits: Fits, selection: Selection, y: Floats, used: Drawn, exp
     known = np.stack([answered[:, h == s] @ w[h == s] for s in range(len(expected))], axis=1)[:, h] - answered * w
     each = known + others + mine * w + left * w * (answered - mine)
     means = y[:, used.chosen] @ used.counts + each @ (1 / used.design.asked[h])
-    _, errors = stratified_mean(answered - mine, used.design, floor=LEAST_VARIANCE)
+    _, errors = stratified_mean(answered - mine, used.design, floor=floor)
     return means, used.rest * errors
 
 
@@ -195,49 +221,3 @@ def check_bounded(answers: Floats) -> None:
     """
     if answers.size and (answers.min() < 0 or answers.max() > 1):
         raise InvalidInputError("answers", [float(answers.min()), float(answers.max())], f"answers in {list(UNIT)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Shrunk:
-    """Empirical Bayes: unbiased estimates drawn to what was expected before, by how noisy they are.
-
-    est = prior + w (u − prior), w = τ² / (τ² + var u), with τ² by moments over the K subjects around the prior (Morris
-    1983, JASA 78). Its error counts the shrinkage's own: w² var u + (1 − w)² τ², with a τ² that K subjects cannot
-    exclude. Nothing here is unbiased.
-
-    Attributes:
-        prior: the full score that is expected of a subject.
-    """
-
-    inner: Estimator
-    prior: float
-    name: str = "shrunk"
-
-    def estimate(self, selection: Selection, answers: Floats) -> Scores:
-        """See `Estimator`."""
-        found = self.inner.estimate(selection, answers)
-        if not len(found.means) or np.isnan(found.errors).any():
-            return Scores(found.means, found.errors, False)
-        # Of the error, for it is itself estimated: Student's t is so much wider than the normal distribution.
-        wider = 1 + 2 / max(len(selection.places) - 3, 1)
-        # One noise for all who answered the same items: a subject whose error is small by chance is not to be believed.
-        variances = np.full(len(found.errors), (found.errors**2).mean())
-        squares = (found.means - self.prior) ** 2
-        spread = max(0.0, float((squares - variances).mean()))
-        possible = max(spread, float(variances.mean()) * np.sqrt(2 / len(squares)))
-        w = spread / np.maximum(spread + variances, 1e-300)
-        errors = np.sqrt(w**2 * variances * wider + (1 - w) ** 2 * possible)
-        return Scores(self.prior + w * (found.means - self.prior), errors, False)
-
-
-def shrunk(fits: Fits) -> Shrunk:
-    """The difference estimator drawn to the parents' mean; without parents, GREG to the bank's mean.
-
-    Raises:
-        InvalidInputError: an empty bank.
-    """
-    scores = fits.matrix.full_scores
-    if not len(scores):
-        raise InvalidInputError("estimator", "shrunk", "a bank of at least one row")
-    parents = list(fits.bank.parents)
-    return Shrunk(control_variate(fits), float((scores[parents] if parents else scores).mean()))

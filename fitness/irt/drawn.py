@@ -17,6 +17,10 @@ LEAST_VARIANCE = 0.02
 """Of a difference between a right-or-wrong answer and its prediction in [0, 1]: twenty right predictions in a row do
 not mean that the twenty-first is certain."""
 
+USUAL_FREEDOM = 2.0
+"""Answers whose differences are imagined to vary as they usually do in the bank, beside those that were given: the
+degrees of freedom of a scaled inverse χ² prior."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
@@ -45,17 +49,42 @@ class Drawn:
         means, errors = stratified_mean(sample, self.design, bounds=UNIT)
         return known + self.rest * means, self.rest * errors
 
-    def difference(self, values: Floats, control: Floats, full: float) -> tuple[Floats, Floats]:
-        """The same by differences to a control [n] whose full score is known."""
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of a variance within the strata, at least 1."""
+        return max(len(self.random) - len(self.design.sizes), 1)
+
+    def tempered(self, errors: Floats, usual: float) -> Floats:
+        """Errors whose variance of a right-or-wrong answer is drawn to the usual one, `USUAL_FREEDOM` degrees strong.
+
+        Ten answers, two to a stratum, say little about how widely answers vary, least where all are right. Source:
+        Gelman et al. 2013, Bayesian Data Analysis, section 2.6.
+        """
+        if not len(self.random):
+            return errors
+        design, own = self.design, len(self.random) - len(self.design.sizes)
+        factor = self.rest**2 * float((design.shares**2 * (1 - design.asked / design.sizes) / design.asked).sum())
+        variances = (own * errors**2 + USUAL_FREEDOM * usual * factor) / (own + USUAL_FREEDOM)
+        return np.asarray(np.sqrt(np.maximum(variances, LEAST_VARIANCE * factor)))
+
+    def difference(
+        self, values: Floats, control: Floats, full: float, usual: float | None = None
+    ) -> tuple[Floats, Floats]:
+        """The same by differences to a control [n] whose full score is known.
+
+        Args:
+            usual: variance of an answer less the control, as the bank has it; None without one.
+        """
         known, beside = values[:, self.chosen] @ self.counts, float(control[self.chosen] @ self.counts)
         if not len(self.random):
             return known, np.zeros(len(values))
         graded = bool(np.isin(values, UNIT).all())  # a population's mean answers, say, are known much better
         means, errors = difference_mean(
             values[:, self.random], control[self.random], 0.0, self.design,
-            bounds=UNIT, floor=LEAST_VARIANCE if graded else 0.0,
+            bounds=UNIT, floor=LEAST_VARIANCE if graded and usual is None else 0.0,
         )  # fmt: skip
-        return known + (full - beside) + self.rest * means, self.rest * errors
+        errors = self.rest * errors
+        return known + (full - beside) + self.rest * means, errors if usual is None else self.tempered(errors, usual)
 
 
 def drawn(selection: Selection, weights: Floats) -> Drawn | None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from evomerge.errors import InvalidInputError
 from fitness.irt.anchors import embeddings
 from fitness.irt.contracts import Bank, Estimator
-from fitness.irt.design_based import DoublyRobust, Mean, Stratified, difference, regression, shrunk
+from fitness.irt.design_based import DoublyRobust, Mean, Stratified, difference, regression
 from fitness.irt.fits import Fits
 from fitness.irt.model_based import Blup, Combined, Eap, Recentred
 from fitness.irt.published import BLEND, Aipw, Anchor, PIrt, Ridge, gp_irt, mp_irt
+from fitness.irt.shrinkage import shrunk
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,13 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.errors import InvalidInputError
 from fitness.irt.ability import posteriors
 from fitness.irt.contracts import Bank, Places, Selection
+from fitness.irt.information import ask_batches, ask_each
+from fitness.irt.item_quality import item_quality
 from fitness.irt.linear import LinearModel, fit_linear
 from fitness.irt.multidimensional import fit_multidimensional
 from fitness.irt.two_parameter import ITERATIONS, NODES, ItemParameters, fit_two_parameter
@@ -131,8 +134,10 @@ class Fits:
     ) -> tuple[Floats, Floats]:
         """[M] residuals, and variances that the model expects of them.
 
-        Items that were chosen are also chosen anew for each fold, as many and greedily, for a choice by all rows fits
-        the row that is held out, too; what errs more is taken.
+        Items that were chosen are chosen anew for each fold, as many and by the same rule: a choice by all rows fits
+        the row that is held out, too. Adaptive items follow the answers of the rows that are held out, as they followed
+        those of the subjects scored; of greedy ones, the same for all, those asked count too, and what errs more is
+        taken.
         """
         return self.remember((name, *_key(selection)), lambda: self._worse(selection, estimate))
 
@@ -140,19 +145,63 @@ class Fits:
         self, selection: Selection, estimate: Callable[[int, Places], tuple[Floats, Floats]]
     ) -> tuple[Floats, Floats]:
         folds, number = range(len(self.folds)), int((~selection.random).sum())
-        options = [[selection.places for _ in folds]]
+        options = [] if number and selection.rule == "adaptive" else [[selection.places for _ in folds]]
         if number:
             drawn = selection.places[selection.random]
-            greedy = self.remember(("greedy", number), lambda: [m.greedy(number) for m in self.crossed_linear])
-            options.append([np.union1d(chosen, drawn) for chosen in greedy])
+            anew = self.remember((selection.rule, number), lambda: [self._anew(selection, f, number) for f in folds])
+            options.append([np.union1d(chosen, drawn) for chosen in anew])
         found = [self._left_out([estimate(fold, places[fold]) for fold in folds]) for places in options]
         return max(found, key=lambda one: float((one[0] ** 2).sum()))
+
+    def _anew(self, selection: Selection, fold: int, number: int) -> Places:
+        if selection.rule == "greedy":
+            return self.crossed_linear[fold].greedy(number)
+        answers = self.matrix.values[self.folds[fold]]
+        return ask_batches(self.crossed_items[fold], number, self._crossed_sound[fold], answers)
+
+    @cached_property
+    def _crossed_sound(self) -> tuple[NDArray[np.bool_], ...]:
+        return tuple(item_quality(Bank(self._others(held))).sound for held in self.folds)
+
+    def each_misfit(self, number: int) -> float:
+        """As `eap_misfit`, for `number` items that every subject is asked by itself."""
+        return self.remember(("each", number), lambda: self._each_misfit(number))
+
+    def _each_misfit(self, number: int) -> float:
+        parts = []
+        for fold, held in enumerate(self.folds):
+            items, sound, answers = self.crossed_items[fold], self._crossed_sound[fold], self.matrix.values[held]
+            asked = ask_each(items, min(number, int(sound.sum())), sound, answers)
+            parts.append(each_scores(items, self._crossed_curves[fold], self.matrix.weights, asked, answers))
+        residuals, variances = self._left_out(parts)
+        return max(0.0, float((residuals**2 - variances).mean())) if len(residuals) else 0.0
 
     def _left_out(self, parts: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
         residuals, variances = np.empty((2, len(self.matrix.subjects) if parts else 0))
         for held, (means, expected) in zip(self.folds, parts, strict=True):
             residuals[held], variances[held] = means - self.matrix.full_scores[held], expected
         return residuals, variances
+
+    @cached_property
+    def left_over(self) -> Floats:
+        """[M, N] the bank's answers less what the other rows' mean answers say of them, for two rows or more."""
+        values = self.matrix.values
+        return np.asarray(values - self.slope * (values.sum(axis=0) - values) / (len(values) - 1))
+
+    def usual_variance(self, selection: Selection) -> float | None:
+        """Variance within strata of `left_over`, over items that were not chosen; None for a bank of one row."""
+        if len(self.matrix.values) < 2:
+            return None
+        return self.remember(("usual", *_key(selection)), lambda: self._usual_variance(selection))
+
+    def _usual_variance(self, selection: Selection) -> float:
+        strata = np.zeros(len(self.matrix.items)) if selection.columns is None else selection.columns.astype(np.float64)
+        strata[selection.places[~selection.random]] = np.nan
+        squares, number = 0.0, 0
+        for stratum in np.unique(strata[~np.isnan(strata)]):
+            inside = self.left_over[:, strata == stratum]
+            squares, number = squares + float(inside.var(axis=1).mean()) * inside.shape[1], number + inside.shape[1]
+        return squares / max(number, 1)
 
     @cached_property
     def slope(self) -> float:
@@ -195,8 +244,18 @@ def eap_scores(
     return answers @ weights[places] + mean, variances
 
 
-def _key(selection: Selection) -> tuple[bytes, bytes]:
-    return selection.places.tobytes(), selection.random.tobytes()
+def each_scores(
+    items: ItemParameters, curves: Floats, weights: Floats, asked: Places, answers: Floats
+) -> tuple[Floats, Floats]:
+    """`eap_scores` of subjects with answers [K, N] that were asked items [K, n] of their own."""
+    means, variances = np.empty((2, len(answers)))
+    for k, (places, row) in enumerate(zip(asked, answers, strict=True)):
+        means[k : k + 1], variances[k : k + 1] = eap_scores(items, curves, weights, places, row[None, places])
+    return means, variances
+
+
+def _key(selection: Selection) -> tuple[bytes, bytes, bytes]:
+    return selection.places.tobytes(), selection.random.tobytes(), selection.rule.encode()
 
 
 def _slope(values: Floats, controls: Floats) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from fitness.irt.ability import eap
 from fitness.irt.contracts import Places
 from fitness.irt.two_parameter import LOG_WEIGHTS, NODES, ItemParameters
 from fitness.matrix import Floats
@@ -63,6 +64,19 @@ def _spread_out(number: int) -> Floats:
     bits = max(1, (number - 1).bit_length())
     counts = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)]
     return np.array([count for count in counts if count < number], dtype=np.float64)
+
+
+def ask_batches(items: ItemParameters, number: int, open_items: NDArray[np.bool_], answers: Floats) -> Places:
+    """[number] items for a whole population by its answers [K, N]: a batch by the prior, the next ones by abilities
+    from the answers so far (expected a posteriori); fewer where fewer are open."""
+    number = min(number, int(open_items.sum()))
+    found = population_order(items, min(number, BATCH), open_items)
+    while len(found) < number:
+        left = open_items.copy()
+        left[found] = False
+        abilities = eap(items, found, answers[:, found])[0]
+        found = np.concatenate([found, population_order(items, min(number - len(found), BATCH), left, abilities)])
+    return found
 
 
 def ask_each(items: ItemParameters, number: int, open_items: NDArray[np.bool_], answers: Floats) -> Places:

@@ -116,8 +116,8 @@ class Combined:
 
     mse m is the model's mean square error for these items about its mean, cross-validated over the bank, plus the
     recentring's variance: not the model's own opinion. Where the bank has fewer than two rows there is nothing to judge
-    the model by, and the score is u. The error is an upper bound: u and m are taken to err together, for they share
-    their items.
+    the model by, and the score is u. u and m share the error of the subjects' mean, and in what is left they err
+    together as far as they do on the bank's rows with these items.
     """
 
     fits: Fits
@@ -138,4 +138,19 @@ class Combined:
         noise = float((unbiased.errors**2).mean())
         w = noise / (noise + mse) if noise > 0 else 0.0
         means = (1 - w) * unbiased.means + w * (found + mean - found.mean())
-        return Scores(means, (1 - w) * unbiased.errors + w * np.sqrt(mse), False)
+        u, m = (1 - w) * np.sqrt(np.maximum(unbiased.errors**2 - variance, 0)), w * np.sqrt(mse - variance)
+        shared = 2 * _correlation(self.fits, selection, residuals) * u * m
+        return Scores(means, np.sqrt(variance + u**2 + m**2 + shared), False)
+
+
+def _correlation(fits: Fits, selection: Selection, residuals: Floats) -> float:
+    """Of the unbiased scores' errors and the model's [M] over the bank's rows, about their means; at least 0, and 1
+    where fewer than three rows say nothing."""
+    weights, parents = fits.matrix.weights, list(fits.bank.parents)
+    rows, sample = np.setdiff1d(np.arange(len(residuals)), parents), drawn(selection, weights)
+    if len(rows) < 3 or sample is None or not np.ptp(residuals[rows]):
+        return 1.0
+    values = fits.matrix.values
+    beside = (values - values[parents].mean(axis=0) if parents else fits.left_over)[rows]
+    missed = sample.mean(beside[:, selection.places])[0] - beside @ weights
+    return float(np.clip(np.corrcoef(missed, residuals[rows])[0, 1], 0.0, 1.0)) if np.ptp(missed) else 1.0

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from evomerge.errors import InvalidInputError
 from evomerge.seeds import generator
-from fitness.irt.contracts import Bank, Places, Selection
+from fitness.irt.contracts import Bank, Places, Rule, Selection
 from fitness.irt.information import population_order
 from fitness.irt.item_quality import item_quality
 from fitness.irt.linear import fit_linear
@@ -126,7 +126,8 @@ def select(
     order = np.argsort(places)
     columns = np.maximum(strata, 0)
     random = np.arange(len(places)) >= len(chosen)
-    return Selection(places[order], labels[order], _sizes(columns), random[order], columns)
+    rule: Rule = "adaptive" if policy == "adaptive" else "greedy"
+    return Selection(places[order], labels[order], _sizes(columns), random[order], columns, rule)
 
 
 def _check(bank: Bank, n: int, policy: Policy, base: int | None, curves: ItemParameters | None) -> None:

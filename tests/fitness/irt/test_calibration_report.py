@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 from api.cli import app
 from evomerge.errors import InvalidInputError
 from evomerge.seeds import generator
-from fitness.irt.accuracy import accuracy, half_width, kendall
+from fitness.irt.accuracy import accuracy, kendall
 from fitness.irt.calibration import SCHEMA, ItemReport, item_report
 from fitness.irt.contracts import Bank, Scores
 from fitness.irt.curves import diagram, drift
 from fitness.irt.fits import Fits
+from fitness.irt.intervals import half_width
 from fitness.irt.report_text import render
 from fitness.irt.selection import Stream, select
 from fitness.matrix import ResponseMatrix, make_matrix

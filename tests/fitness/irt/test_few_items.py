@@ -49,7 +49,7 @@ def measured(approaches: list[tuple[str, str]], splits: int, draws: int) -> dict
             approach = Approach(policy, estimator)  # type: ignore[arg-type]
             number = draws if policy in ("random", "hybrid") else 1
             scores = [predict(fits, tested.values, approach, 20, Stream(split, draw)) for draw in range(number)]
-            result = accuracy(tested.full_scores, scores, generator(0), freedom=19)
+            result = accuracy(tested.full_scores, scores, generator(0))
             found.setdefault(approach.name, []).append(result)
     return {
         name: Accuracy(*(float(np.mean([getattr(one, field) for one in rows])) for field in Accuracy.__slots__[:-1]), 0)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit
 
 from evomerge.errors import InvalidInputError
 from fitness.irt.contracts import Bank
+from fitness.irt.cross_validation import ask, ask_for_each, estimate_each
 from fitness.irt.estimators import make_estimator
-from fitness.irt.fits import Fits
+from fitness.irt.fits import Fits, eap_scores
+from fitness.irt.information import ask_batches
+from fitness.irt.item_quality import item_quality
+from fitness.irt.selection import Stream, select
+from fitness.irt.two_parameter import NODES
 from fitness.matrix import Floats
 from tests.fitness.irt.simulated import hybrid, matrix_of, simple
 
@@ -63,6 +70,44 @@ def test_intervals_of_greedily_chosen_items_hold_though_the_bank_chose_them(fits
 
     assert 0.84 <= np.mean(inside) <= 0.98
     assert np.mean(own) < np.mean(inside)
+
+
+def test_intervals_of_adaptive_items_hold_though_the_answers_that_are_scored_chose_them() -> None:
+    """The bank's rows are asked what suits them, fold by fold; what suits greedy items is another error."""
+    inside: dict[str, list[Floats]] = {"eap": [], "blup": [], "eap, as if greedy": [], "each": []}
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        fits = Fits(Bank(matrix_of(skilled(random.standard_normal(40), 1000 + seed))), iterations=6)
+        answers = skilled(random.standard_normal(25), 2000 + seed)
+        asked = ask(fits, answers, "adaptive", 40, Stream(seed))
+        y = answers[:, asked.places]
+        found = {name: make_estimator(name, fits).estimate(asked, y) for name in ("eap", "blup")}
+        found["eap, as if greedy"] = make_estimator("eap", fits).estimate(replace(asked, rule="greedy"), y)
+        found["each"] = estimate_each(fits, ask_for_each(fits, answers, 40), answers)
+        for name, scores in found.items():
+            inside[name].append(np.abs(scores.means - answers.mean(axis=1)) <= 1.645 * scores.errors)
+    covered = {name: float(np.mean(values)) for name, values in inside.items()}
+
+    assert 0.86 <= covered["eap"] <= 0.96
+    assert 0.86 <= covered["blup"] <= 0.96
+    assert 0.86 <= covered["each"] <= 0.96
+    assert covered["eap, as if greedy"] > covered["eap"]
+
+
+def test_adaptive_items_are_chosen_anew_by_the_other_folds_curves_and_the_held_out_answers(fits: Fits) -> None:
+    selection = select(fits.bank, 30, "adaptive", Stream(0), curves=fits.items)
+    values, expected = fits.matrix.values, np.empty(100)
+    for rows, items in zip(fits.folds, fits.crossed_items, strict=True):
+        others = Bank(fits.matrix.of(np.setdiff1d(np.arange(100), rows)))
+        places = ask_batches(items, 30, item_quality(others).sound, values[rows])
+        curves = items.probabilities(NODES[:, None]).T
+        means, _ = eap_scores(items, curves, fits.matrix.weights, np.sort(places), values[rows][:, np.sort(places)])
+        expected[rows] = means - fits.matrix.full_scores[rows]
+
+    assert (
+        len({tuple(sorted(ask_batches(items, 30, np.ones(ITEMS, bool), values))) for items in fits.crossed_items}) > 1
+    )
+    np.testing.assert_allclose(fits.eap_residuals(selection), expected, atol=1e-12)
 
 
 def test_models_make_more_of_the_same_answers(fits: Fits, subjects: Floats) -> None:
