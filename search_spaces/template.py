@@ -61,7 +61,11 @@ class Gene:
     @property
     def kind(self) -> GeneKind:
         """What optimizers may know of it. A key is a real number."""
-        some: dict[str, Any] = {"step": self.step, "group": self.parameter, "part": self.part}
+        sources = {spot.source for spot in self.spots}
+        own = next(iter(sources)) if len(sources) == 1 else None
+        some: dict[str, Any] = {"step": self.step, "group": self.parameter, "part": self.part, "source": own or ""}
+        if isinstance(self.scale, Scale) and not self.scale.log:
+            some["span"] = (self.scale.low, self.scale.high)
         if self.key or isinstance(self.scale, Scale):
             return GeneKind(**some)
         return GeneKind(len(self.scale.values), self.scale.ordered, **some)

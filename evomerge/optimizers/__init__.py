@@ -10,7 +10,8 @@ competition for items, `niche_archive` who stays, `breeding` who comes. `nsga` a
 are made, `genes` how genomes of mixed genes are written, `blends` where they begin. `mo_cma` and `mo_catcma` let
 several `kernel`s share a front, `swarm` moves particles, `surrogate` searches `quadratic` fits and can show the front
 that they predict. `bayes` asks the processes of `gaussian` where an evaluation is worth most. `gradient` has Adam and
-Frank-Wolfe, which follow gradients where the evaluator gives them; `soup` averages sources one by one, and `corners`
+Frank-Wolfe, which follow gradients where the evaluator gives them, and `aligned` DAM and Expert Merging, with what
+`coefficients` add to a loss; `soup` averages sources one by one, and `corners`
 says what is mixed; `stages` searches one group of genes after the other. `auto` picks one of them; `portfolio` runs
 several, which share what they find, and its `bandit` says whose turn it is. `options`, `checks` and `state` are what
 all share: options read once, arguments refused early, state as npz.

@@ -63,12 +63,16 @@ class Adam(GradientSearch):
         self._updates = 0
 
     def _moved(self, place: Vector, gradient: Vector, share: float) -> Vector:
+        return np.clip(place + self._step(gradient, share), 0.0, 1.0)
+
+    def _step(self, gradient: Vector, share: float) -> Vector:
+        """What Adam adds for the next gradient, which it remembers, as a share of the usual step."""
         beta1, beta2 = self._given.beta1, self._given.beta2
         self._updates += 1
         self._mean = beta1 * self._mean + (1 - beta1) * gradient
         self._square = beta2 * self._square + (1 - beta2) * gradient**2
         mean, square = self._mean / (1 - beta1**self._updates), self._square / (1 - beta2**self._updates)
-        return np.clip(place + share * self._rate() * mean / (np.sqrt(square) + self.EPSILON), 0.0, 1.0)
+        return np.asarray(share * self._rate() * mean / (np.sqrt(square) + self.EPSILON))
 
     def _rate(self) -> Vector:
         """One a gene; it falls to `final` of the first where the budget is known."""

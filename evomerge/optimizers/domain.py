@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ class GeneKind:
         step: the share of the usual step that suits this gene, > 0: small where small changes do much.
         group: what the gene is about (`weight`, `density`, …), for searches that take one group after another.
         part: where it holds (a group of tensors, a knot over the depth), for searches that treat each part for itself.
+        source: whose it is, if it is one source's; "" for what sources share.
+        span: what it stands for at 0 and at 1, where that is a number that rises evenly in between.
     """
 
     choices: int | None = None
@@ -29,6 +31,8 @@ class GeneKind:
     step: float = 1.0
     group: str = ""
     part: str = ""
+    source: str = ""
+    span: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class Problem:
         return cls(
             Domain(
                 start=tuple(map(float, domain["start"])),
-                genes=tuple(GeneKind(**kind) for kind in domain["genes"]),
+                genes=tuple(_kind(**gene) for gene in domain["genes"]),
                 seeds=tuple(tuple(map(float, seed)) for seed in domain["seeds"]),
                 lineage=lineage and LineageDomain(lineage["sources"], tuple(lineage["units"])),
             ),
@@ -115,6 +119,11 @@ class Problem:
             data["budget"],
             data.get("workers", 1),
         )
+
+
+def _kind(span: Sequence[float] = (0.0, 1.0), **others: Any) -> GeneKind:
+    low, high = span
+    return GeneKind(span=(float(low), float(high)), **others)
 
 
 def real(start: Genome, num_objectives: int = 1, budget: int | None = None) -> Problem:

@@ -29,7 +29,7 @@ ROUND = 16
 FRONT = 200
 """So many of the latest members of the front are remembered."""
 
-UNFIT = ("auto", "portfolio", "adam", "frank_wolfe", "greedy_soup")
+UNFIT = ("auto", "portfolio", "adam", "frank_wolfe", "dam", "expert_merging", "greedy_soup")
 """These stand for other optimizers, which are named instead, or need gradients, which cost as much as a few answers, or
 each source alone."""
 

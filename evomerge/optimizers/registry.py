@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evomerge.errors import InvalidInputError
 from evomerge.optimizers.adam import Adam
+from evomerge.optimizers.aligned import Dam, ExpertMerging
 from evomerge.optimizers.auto import Auto
 from evomerge.optimizers.bayes import BayesSearch
 from evomerge.optimizers.catcma import CatCma
@@ -42,6 +43,8 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "bayes": BayesSearch,
     "adam": Adam,
     "frank_wolfe": FrankWolfe,
+    "dam": Dam,
+    "expert_merging": ExpertMerging,
     "greedy_soup": GreedySoup,
     "portfolio": Portfolio,
     "staged": Staged,

@@ -28,9 +28,17 @@ def registry(tmp_path_factory):
     return Registry.load(folder / "registry.yaml")
 
 
+OPTIONS = {
+    "adam": {"lr": 0.1},
+    "dam": {"lr": 0.1},
+    "expert_merging": {"lr": 0.3, "regularisation": 0.001},
+    "cma_es": {"population": 4},
+}
+
+
 def spec_of(metric, optimizer="adam", **changes):
     objective = {"name": "free", "eval_sets": ["sums"], "metric": metric, "direction": "minimize"}
-    options = {"lr": 0.1} if optimizer == "adam" else {"population": 4}
+    options = OPTIONS[optimizer]
     space = {"kind": "parameter", "method": "task_arithmetic"}
     return run_spec(
         objectives=[objective | changes], optimizer={"name": optimizer, "options": options}, space=space,
@@ -38,16 +46,19 @@ def spec_of(metric, optimizer="adam", **changes):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("metric", ["entropy", "expert_kl", "expert_mse"])
+@pytest.mark.parametrize("metric", ["entropy", "expert_kl", "expert_kl_2", "expert_mse"])
 def test_gradients_by_genes_are_finite_differences(registry, tmp_path, metric):
     search = prepare(RunSpec.model_validate(spec_of(metric, items=5)), registry, tmp_path / "cache")
 
     check_gradients(search, (0.4, 0.7))
 
 
-@pytest.mark.parametrize("metric", ["entropy", "expert_kl"])
-def test_adam_makes_it_smaller_without_labels(registry, tmp_path, metric):
-    store, run = whole_run(tmp_path, registry, spec_of(metric))
+@pytest.mark.parametrize(
+    ("metric", "optimizer"),
+    [("entropy", "adam"), ("expert_kl", "adam"), ("expert_kl_2", "dam"), ("expert_kl", "expert_merging")],
+)
+def test_it_becomes_smaller_without_labels(registry, tmp_path, metric, optimizer):
+    store, run = whole_run(tmp_path, registry, spec_of(metric, optimizer))
     events = events_of(store, run)
     scored = [e.data for e in events if e.type == "candidate.scored" and e.data["kind"] == "search"]
     means = [data["scores"]["free"]["mean"] for data in scored]
