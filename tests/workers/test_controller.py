@@ -44,6 +44,21 @@ def test_a_search_ends_with_a_verified_winner_beside_every_baseline(whole: tuple
     assert result["winner"] >= len(BASELINES)
 
 
+def test_what_the_search_believed_of_its_winner_is_compared_with_all_search_items(whole: tuple[Store, str]) -> None:
+    store, run = whole
+    events = [(event.type, event.data) for event in tiny_run.events_of(store, run)]
+    (result,) = [data for kind, data in events if kind == "run.result"]
+    asked = next(data for kind, data in events if kind == "verification.started" and data["task"] == "search")
+    reviews = [data for kind, data in events if kind == "belief.updated"]
+
+    believed, told = asked["believed"][str(result["winner"])]["skill"], result["inflation"]["skill"]
+    assert (told["believed"], told["se"]) == (believed["mean"], believed["se"])
+    assert told["difference"] == told["believed"] - told["verified"]
+    row = store.run(run)
+    assert row is not None
+    assert row.summary["believed"] == reviews[-1]["best"]
+
+
 def test_every_candidate_is_counted_once(whole: tuple[Store, str]) -> None:
     store, run = whole
 
