@@ -39,12 +39,15 @@ def test_the_matrices_are_what_their_readme_says() -> None:
     assert "01-ai/Yi-1.5-34B" in arc.subjects
 
 
-def measured(approaches: list[tuple[str, str]], splits: int, draws: int) -> dict[str, Accuracy]:
+def measured(
+    approaches: list[tuple[str, str]], splits: int, draws: int, name: str = "arc_challenge"
+) -> dict[str, Accuracy]:
     """Means over splits at n = 20."""
-    arc, found = loader()("arc_challenge"), {}
+    matrix, found = loader()(name), {}
     for split in range(splits):
-        order = generator(split, "test").permutation(len(arc.subjects))
-        fits, tested = Fits(Bank(arc.of(order[:163])), iterations=6), arc.of(order[163:])
+        order = generator(split, "test").permutation(len(matrix.subjects))
+        bank = order[: round(0.75 * len(order))]
+        fits, tested = Fits(Bank(matrix.of(bank)), iterations=6), matrix.of(order[len(bank) :])
         for policy, estimator in approaches:
             approach = Approach(policy, estimator)  # type: ignore[arg-type]
             number = draws if policy in ("random", "hybrid") else 1
@@ -71,6 +74,14 @@ def test_the_bars_on_arc_challenge_hold() -> None:
     assert found["blup, greedy"].tau > found["mean, random"].tau + 0.08
     for name in ("eap, random", "blup, greedy", "eap, hybrid", "recentred_eap, hybrid"):
         assert 0.87 <= found[name].coverage <= 0.96, name
+
+
+@pytest.mark.slow
+def test_intervals_of_items_that_follow_the_answers_hold_on_gsm8k() -> None:
+    found = measured([("adaptive", "eap"), ("adaptive", "blup"), ("each", "eap")], 16, 1, "gsm")
+
+    for name, accuracy_ in found.items():
+        assert 0.86 <= accuracy_.coverage <= 0.96, name
 
 
 @pytest.mark.slow
