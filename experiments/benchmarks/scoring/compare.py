@@ -4,7 +4,8 @@
 
 Shapes of tasks, all made of the demo's items: `zero_shot` (a short context, five choices of some tokens), `few_shot`
 (the same behind five examples, the same for all items), `long` (a capital behind twelve examples of the item's own,
-five choices of few tokens) and `letters` (the same, choices listed in the context, one token each).
+five choices of few tokens), `letters` (the same, choices listed in the context, one token each) and `shared_letters`
+(such letters behind five examples of the same form, the same for all items, as in MMLU).
 
 All score the same items with the same model in one process, in turns, and are compared by CPU seconds, so that
 other work on the machine disturbs them alike. The second part asks how much a log-likelihood depends on what it is
@@ -41,7 +42,7 @@ from fitness.loglikelihood import ChoiceScorer
 
 Scores = list[tuple[float, ...]]
 ITEMS = Path(__file__).parents[2] / "zoo" / "items"
-SHAPES = ("zero_shot", "few_shot", "long", "letters")
+SHAPES = ("zero_shot", "few_shot", "long", "letters", "shared_letters")
 
 TASK = """\
 task: scoring_benchmark
@@ -138,6 +139,10 @@ def shaped(shape: str, count: int) -> list[Item]:
         shots = "".join(f"{i.context}{i.choices[i.label or 0]}\n\n" for i in known[-5:] if shape == "few_shot")
         return [replace(item, context=shots + item.context) for item in known[:count]]
     known = load_eval_set("items", ITEMS / "geo.jsonl").items
+    if shape == "shared_letters":
+        listed = [_listed(item) for item in known]
+        shots = "".join(f"{i.context}{i.choices[i.label or 0]}\n\n" for i in listed[-5:])
+        return [replace(item, context=shots + item.context) for item in listed[: min(count, len(listed) - 5)]]
     return [_behind_its_own(item, known, shape == "letters") for item in known[:count]]
 
 
@@ -147,9 +152,15 @@ def _behind_its_own(item: Item, known: Sequence[Item], letters: bool) -> Item:
     shots = "".join(f"{other.context}{other.choices[other.label or 0]}\n\n" for other in others)
     if not letters:
         return replace(item, context=shots + item.context)
+    item = _listed(item)
+    return replace(item, context=shots + item.context)
+
+
+def _listed(item: Item) -> Item:
+    """With its choices in the context, to be answered by a letter."""
     names = "ABCDE"[: len(item.choices)]
     listed = "".join(f"{name}.{choice}\n" for name, choice in zip(names, item.choices, strict=True))
-    context = f"{shots}{item.context.removesuffix('A:')}{listed}A:"
+    context = f"{item.context.removesuffix('A:')}{listed}A:"
     return replace(item, context=context, choices=tuple(f" {name}" for name in names))
 
 
@@ -232,6 +243,23 @@ def exactness(
     return {name: distance(f"tree and {name}, float32", ours, scores) for name, scores in beside.items()}
 
 
+@torch.inference_mode()
+def products(model: PreTrainedModel, tokens: int, repeats: int = 3) -> float:
+    """CPU milliseconds a token that the layers' matrix products take when nothing else is done, the least of some turns.
+
+    Attention, norms and the head come on top for everybody.
+    """
+    linears = [m for m in model.base_model.modules() if isinstance(m, torch.nn.Linear)]
+    inputs = {m.in_features: torch.randn(tokens, m.in_features, dtype=m.weight.dtype) for m in linears}
+    taken = []
+    for _ in range(repeats + 1):
+        start = time.process_time()
+        for one in linears:
+            one(inputs[one.in_features])
+        taken.append(time.process_time() - start)
+    return 1000 * min(taken[1:]) / tokens
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -243,6 +271,7 @@ def main() -> None:
     parser.add_argument("--rows", action="store_true", help="one row a choice, too")
     parser.add_argument("--stability", action="store_true", help="the same items in other company, nothing else")
     parser.add_argument("--exact", action="store_true", help="in float32 beside the others, nothing else")
+    parser.add_argument("--products", action="store_true", help="the layers' matrix products alone, nothing else")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -251,6 +280,12 @@ def main() -> None:
         options.model, dtype=torch.bfloat16, attn_implementation=options.attention
     )
     report = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    if options.products:
+        torch.manual_seed(0)
+        report["products"] = {str(tokens): products(model, tokens) for tokens in (216, 432, 864, 2048)}
+        print("products alone, CPU-ms a token, by tokens at a time:", report["products"])
+        options.shapes = ()
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
     for shape in options.shapes:
         report[shape] = report.get(shape, {}) | _shape(shape, model, tokenizer, options)
         options.out.write_text(json.dumps(report, indent=1) + "\n")
