@@ -17,7 +17,7 @@ from api import problems
 from api.guard import Guard
 from api.points import Projections
 from api.problems import ProblemDocument
-from api.routes import answers, candidates, catalog, elites, health, item_reports, live, runs
+from api.routes import answers, candidates, catalog, elites, health, item_reports, live, preview, runs
 from api.settings import Settings
 from api.stream import Feeds
 from evomerge.run.spec import RunSpec
@@ -55,7 +55,7 @@ def create_app(settings: Settings, *, static: Path = STATIC) -> FastAPI:
     )
     app.state.settings = settings
     problems.install(app)
-    for module in (runs, candidates, answers, live, elites, item_reports, catalog, health):
+    for module in (runs, candidates, answers, live, elites, preview, item_reports, catalog, health):
         app.include_router(module.router)
     app.add_middleware(Guard, settings=settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

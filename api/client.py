@@ -109,6 +109,10 @@ class Client:
         """For each objective the best candidate at each level of the others."""
         return self._json("GET", f"/runs/{run_id}/elites", params={"bins": bins})
 
+    def preview(self, run_id: str) -> dict[str, Any]:
+        """The front that a run's scored candidates predict, without another evaluation."""
+        return self._json("GET", f"/runs/{run_id}/preview")
+
     def item_reports(self, run_id: str) -> list[dict[str, Any]]:
         """For each eval set and metric of a run's objectives, how well few items predict the full score."""
         found: list[dict[str, Any]] = self._json("GET", f"/runs/{run_id}/items")["items"]

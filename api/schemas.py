@@ -128,6 +128,26 @@ class Elites(_Wire):
     grids: list[EliteGrid]
 
 
+class PreviewPoint(_Wire):
+    """A point of a predicted front."""
+
+    genome: list[float] = Field(description="one number in [0, 1] for each of the genes")
+    values: dict[str, float] = Field(description="objective → predicted value, in its unit")
+
+
+class Preview(_Wire):
+    """The front that a run's scored candidates predict."""
+
+    last_seq: int
+    genes: list[str] = Field(description="names, in the order of genomes")
+    answers: int = Field(description="scored candidates that the prediction rests on, the newest ones")
+    errors: dict[str, float] = Field(
+        description="objective → by how much good candidates are missed when they are predicted from the others"
+    )
+    points: list[PreviewPoint] = Field(description="those best in the first objective first")
+    reason: str | None = Field(description="why there are no points, if there are none")
+
+
 class RunItems(_Wire):
     """What a run's complete answers say of one eval set under one metric.
 

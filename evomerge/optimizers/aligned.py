@@ -143,4 +143,4 @@ class ExpertMerging(_Aligned):
         _, slopes = self._penalty(place)
         by_weights = (gradient - self._layout.by_genes(slopes, len(place))) / width
         step = self._step(by_weights * c * (1 - c), share)  # dσ/dz = c(1 - c)
-        return np.clip((expit(logit(c) + step) - low) / width, 0.0, 1.0)
+        return np.asarray(np.clip((expit(logit(c) + step) - low) / width, 0.0, 1.0))

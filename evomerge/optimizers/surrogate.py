@@ -41,6 +41,9 @@ POPULATION, GENERATIONS = 100, 40
 NEAR = 0.01
 """A candidate no further than this, in every gene, from one that is known would teach nothing."""
 
+FOLDS = 5
+"""Of answers, to see how well others predict them."""
+
 SHAKE = 0.05
 """Standard deviation of steps off the predicted front when more is asked than it has points."""
 
@@ -212,22 +215,7 @@ class MapSearch(Restorable):
 
     def _surrogates(self) -> Callable[[Genomes], Members]:
         """Genomes → what they would score."""
-        answers, fits = self._answers, []
-        doubt = np.exp(FOCUS * below_front(answers.values))
-        for values, errors in zip(answers.values.T, answers.errors.T, strict=True):
-            shares = bool(((values >= 0) & (values <= 1)).all())
-            auto: Literal["sigmoid", "identity"] = "sigmoid" if shares else "identity"
-            link = auto if self._options.link == "auto" else self._options.link
-            values = np.clip(values, 0.0, 1.0) if link == "sigmoid" else values
-            fits.append(Quadratic.fit(answers.genomes, values, _known(errors) * doubt, link))
-        excess = Quadratic.fit(answers.genomes, answers.violations, np.ones(len(answers.violations)), "identity")
-
-        def predict(genomes: Genomes) -> Members:
-            values = np.stack([fit(genomes) for fit in fits], axis=1)
-            violations = np.maximum(excess(genomes), 0.0) if answers.violations.any() else np.zeros(len(genomes))
-            return Members(genomes, values, violations)
-
-        return predict
+        return _fitted(self._answers, self._options.link)
 
     def _search(self, predict: Callable[[Genomes], Members], rng: np.random.Generator) -> Members:
         """The population that NSGA ends with on the surrogates; its first front is the predicted one."""
@@ -294,6 +282,52 @@ class MapSearch(Restorable):
         self._asked = {t: as_genome(row) for t, row in zip(head["asked"], arrays["asked"], strict=True)}
         self._list = arrays["list"]
         self._answers = Answers(arrays["genomes"], arrays["values"], arrays["errors"], arrays["violations"])
+
+
+def _fitted(answers: Answers, wanted: Literal["auto", "sigmoid", "identity"]) -> Callable[[Genomes], Members]:
+    """Surrogates of all objectives and of the violation: genomes → what they would score."""
+    fits = []
+    doubt = np.exp(FOCUS * below_front(answers.values))
+    for values, errors in zip(answers.values.T, answers.errors.T, strict=True):
+        shares = bool(((values >= 0) & (values <= 1)).all())
+        auto: Literal["sigmoid", "identity"] = "sigmoid" if shares else "identity"
+        link = auto if wanted == "auto" else wanted
+        values = np.clip(values, 0.0, 1.0) if link == "sigmoid" else values
+        fits.append(Quadratic.fit(answers.genomes, values, _known(errors) * doubt, link))
+    excess = Quadratic.fit(answers.genomes, answers.violations, np.ones(len(answers.violations)), "identity")
+
+    def predict(genomes: Genomes) -> Members:
+        values = np.stack([fit(genomes) for fit in fits], axis=1)
+        violations = np.maximum(excess(genomes), 0.0) if answers.violations.any() else np.zeros(len(genomes))
+        return Members(genomes, values, violations)
+
+    return predict
+
+
+def predicted_front(problem: Problem, answers: Answers) -> Preview:
+    """The front that quadratics of any search's answers predict, whatever optimizer asked for them.
+
+    Raises:
+        InvalidInputError: a problem that `MapSearch` does not solve.
+    """
+    search = MapSearch(problem, seed=0)
+    search._answers = answers
+    return search.preview()
+
+
+def prediction_errors(answers: Answers) -> Vector:
+    """By how much quadratics miss answers that they do not know, shape [objectives].
+
+    The root of the mean squared difference, over answers in the better half of the way to the front (where fits are
+    meant to be good), each predicted from the other four fifths.
+    """
+    missed = np.empty_like(answers.values)
+    for fold in range(FOLDS):
+        held = np.arange(len(answers.values)) % FOLDS == fold
+        known = Answers(*(a[~held] for a in (answers.genomes, answers.values, answers.errors, answers.violations)))
+        missed[held] = _fitted(known, "auto")(answers.genomes[held]).values - answers.values[held]
+    near = below_front(answers.values) <= 0.5
+    return np.asarray(np.sqrt(np.mean(missed[near] ** 2, axis=0)))
 
 
 def below_front(values: Matrix) -> Vector:

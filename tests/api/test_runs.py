@@ -20,7 +20,7 @@ def test_a_run_shows_its_state_and_summary(client: TestClient, run: ScriptedRun)
 
 
 def test_an_unknown_run_is_a_problem(client: TestClient, problem: Any) -> None:
-    below = "candidates candidates/0 front points elites items history events best/recipe"
+    below = "candidates candidates/0 front points elites preview items history events best/recipe"
     for path in ("", *(f"/{name}" for name in below.split())):
         assert "run_nobody" in problem(client.get(f"/api/v1/runs/run_nobody{path}"), 404, "not-found")["detail"]
 
