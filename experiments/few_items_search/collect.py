@@ -80,13 +80,19 @@ def collect(wanted: Sequence[Weights], split: Split, table: Path, *, from_end: b
     items = asked(split)
     resident, scorer = load()
     share_layers(resident.model)
-    while missing := [w for w in wanted if w.name not in done(table, split)]:
+    while missing := lacking(wanted, split, table):
         wait_for_room(quiet)
         weights = missing[:AHEAD][-1 if from_end else 0]
         began = time.perf_counter()
         responses = score(resident, scorer, weights, items)
         append(table, line(weights, split, responses, time.perf_counter() - began))
         print(f"{time.strftime('%H:%M:%S')} {len(missing) - 1} left, {time.perf_counter() - began:.1f} s", flush=True)
+
+
+def lacking(wanted: Sequence[Weights], split: Split, table: Path) -> list[Weights]:
+    """Those that the table does not hold, in order."""
+    there = done(table, split)
+    return [weights for weights in wanted if weights.name not in there]
 
 
 def load() -> tuple[Resident, ItemScorer]:
