@@ -1,4 +1,4 @@
-"""The pages beside a run's own: what its items say, after a real search, and its elites."""
+"""What a run's pages say beside its candidates: of its items, after a real search, its predicted front, its elites."""
 
 from __future__ import annotations
 
@@ -41,6 +41,30 @@ def test_a_runs_items_are_reported(page: Page, service: Any, store: SqlStore, tm
     assert page.title() == "items of items · evomerge"
     items.get_by_role("link", name="back to the run").click()
     expect(page.get_by_test_id("result")).to_be_visible()
+
+
+def test_a_predicted_front_is_drawn_where_it_is_asked_for(
+    page: Page, service: Any, store: SqlStore, tmp_path: Path
+) -> None:
+    registry = make_registry(tmp_path)
+    shutil.copy(tmp_path / "registry.yaml", service.data_dir / "registry.yaml")
+    objectives = [
+        {"name": name, "eval_sets": [name], "metric": "log_likelihood", "items": 8} for name in ("sums", "threes")
+    ]
+    space = {"kind": "parameter", "method": "task_arithmetic"}
+    run = store.create_run(
+        run_spec(name="predicted", objectives=objectives, space=space, budget={"candidates": 16}, verify={"top": 1}),
+        "predicted",
+    )[0].id
+    assert drive(store, registry, tmp_path / "cache", run) == "succeeded"
+
+    page.goto(f"/runs/{run}")
+    expect(page.get_by_test_id("prediction")).to_have_count(0)
+    page.get_by_role("checkbox", name="predicted front").check()
+
+    expect(page.get_by_test_id("prediction")).to_contain_text("fitted to 16 candidates", timeout=60_000)
+    page.get_by_role("checkbox", name="predicted front").uncheck()
+    expect(page.get_by_test_id("prediction")).to_have_count(0)
 
 
 def test_elites_lead_to_their_candidates(page: Page, store: SqlStore) -> None:

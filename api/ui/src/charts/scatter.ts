@@ -4,6 +4,7 @@ import type { EChartsCoreOption } from "echarts/core";
 import type { Objective } from "../api";
 import { baselineName } from "../format";
 import type { LiveRun } from "../live";
+import type { Preview } from "../parts/usePreview";
 import type { Colours } from "./colours";
 import { axis, errorBars, FONT, shortNumber, tooltip } from "./frame";
 import { candidateTip } from "./tooltip";
@@ -16,7 +17,7 @@ const LARGE = 2000;
 /** Beyond this many candidates, error bars would be a carpet. */
 const MANY_BARS = 400;
 
-export function scatter(live: LiveRun, x: Objective, y: Objective | null, chosen: number | null, colours: Colours): EChartsCoreOption {
+export function scatter(live: LiveRun, x: Objective, y: Objective | null, chosen: number | null, colours: Colours, preview: Preview | null = null): EChartsCoreOption {
   const layers = sort(live, x, y, chosen);
   const vertical = y ?? x;
   return {
@@ -33,6 +34,7 @@ export function scatter(live: LiveRun, x: Objective, y: Objective | null, chosen
       dots("dominated", layers.dominated, { color: colours.point, opacity: 0.55 }, 6),
       dots("infeasible", layers.infeasible, { color: "transparent", borderColor: colours.point, borderWidth: 1, opacity: 0.7 }, 6),
       ...(y ? frontSeries(live, layers.front, x, y, colours) : [bestLine(layers, x, colours)]),
+      ...(y && preview ? [predicted(preview, x, y, colours)] : []),
       dots("front", layers.front, { color: colours.front, borderColor: colours.surface, borderWidth: 1 }, 10, 5),
       y ? baselineDots(layers.baselines, colours) : baselineLines(layers.baselines, colours),
       dots("chosen", layers.chosen, { color: "transparent", borderColor: colours.text, borderWidth: 2 }, 16, 7, true),
@@ -61,6 +63,12 @@ function sort(live: LiveRun, x: Objective, y: Objective | null, chosen: number |
 
 function dots(name: string, data: Point[], itemStyle: object, symbolSize: number, z = 3, silent = false) {
   return { id: name, name, type: "scatter", data, itemStyle, symbolSize, z, silent, large: data.length > LARGE, largeThreshold: LARGE, cursor: "pointer" };
+}
+
+/** Points of a predicted front: hollow, since nobody tried them. */
+function predicted(preview: Preview, x: Objective, y: Objective, colours: Colours) {
+  const data = preview.points.map(({ values }) => [values[x.name] ?? Number.NaN, values[y.name] ?? Number.NaN]);
+  return { id: "predicted", name: "predicted", type: "scatter", data, symbol: "circle", symbolSize: 6, z: 4, silent: true, itemStyle: { color: "transparent", borderColor: colours.front, borderWidth: 1, opacity: 0.8 } };
 }
 
 /** The front's outline as stairs, and its members' standard errors. */

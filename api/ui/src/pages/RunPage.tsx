@@ -12,6 +12,7 @@ import { Link } from "../parts/Link";
 import { ResultTable } from "../parts/ResultTable";
 import { Progress, State } from "../parts/State";
 import { Trouble } from "../parts/Trouble";
+import { type Preview, usePreview } from "../parts/usePreview";
 import { go, setQuery, useQuery, withQuery } from "../place";
 import { useThrottled } from "../throttled";
 
@@ -167,7 +168,9 @@ function Pictures({ live, version, objectives, candidate }: PicturesProps) {
   const x = objectives.find((one) => one.name === query.get("x")) ?? objectives[0]!;
   const y = objectives.length < 2 ? null : (objectives.find((one) => one.name === query.get("y") && one !== x) ?? objectives.find((one) => one !== x)!);
   const scored = live.count("scored");
-  const main = useMemo(() => scatter(live, x, y, candidate, colours), [live, x.name, y?.name, candidate, colours, version]);
+  const predicting = y !== null && query.get("predicted") === "1";
+  const preview = usePreview(live.run.id, predicting, scored);
+  const main = useMemo(() => scatter(live, x, y, candidate, colours, preview), [live, x.name, y?.name, candidate, colours, version, preview]);
   const best = useMemo(() => bestCourse(live.history, objectives.map((one) => one.name), scored, colours), [live, colours, version]);
   const volume = useMemo(() => hypervolumeCourse(live.history, scored, colours), [live, colours, version]);
   const open = (place: number) => go(withQuery({}, `/runs/${live.run.id}/candidates/${place}`));
@@ -177,9 +180,15 @@ function Pictures({ live, version, objectives, candidate }: PicturesProps) {
         <figcaption>
           <strong>{y ? `${y.name} against ${x.name}` : `${x.name} of every candidate`}</strong>
           <Legend two={y !== null} />
+          {y && (
+            <label className="inline">
+              <input type="checkbox" checked={predicting} onChange={(event) => setQuery({ predicted: event.target.checked ? "1" : null })} /> predicted front
+            </label>
+          )}
           {objectives.length > 2 && <AxisChoice objectives={objectives} x={x} y={y!} />}
         </figcaption>
         <Chart option={main} label={`${scored} scored candidates, ${live.run.summary.front?.length ?? 0} on the front; the table below has the same numbers`} className="tall" testid="scatter" onPick={open} />
+        {preview && <Prediction preview={preview} />}
       </figure>
       <figure className="panel">
         <figcaption><strong>Best so far</strong>{objectives.length > 1 && <LineLegend names={objectives.map((one) => one.name)} />}</figcaption>
@@ -190,6 +199,18 @@ function Pictures({ live, version, objectives, candidate }: PicturesProps) {
         <Chart option={volume} label={`hypervolume by candidates scored, now ${number(live.run.summary.hypervolume)}`} className="low" testid="hypervolume-course" />
       </figure>
     </div>
+  );
+}
+
+/** What the predicted front rests on, or why there is none. */
+function Prediction({ preview }: { preview: Preview }) {
+  const errors = Object.entries(preview.errors).map(([name, error]) => `${name} by ${number(error)}`).join(", ");
+  return (
+    <p className="muted small" data-testid="prediction">
+      {preview.reason === null
+        ? `${preview.points.length} mixtures that quadratics of the genes, fitted to ${preview.answers} candidates, predict to be the front. None of them was tried; good candidates are missed ${errors}, on average.`
+        : `No predicted front: ${preview.reason}.`}
+    </p>
   );
 }
 
