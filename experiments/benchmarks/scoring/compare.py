@@ -245,7 +245,7 @@ def exactness(
 
 @torch.inference_mode()
 def products(model: PreTrainedModel, tokens: int, repeats: int = 3) -> float:
-    """CPU milliseconds a token that the layers' matrix products take when nothing else is done, the least of some turns.
+    """CPU ms a token that the layers' matrix products take when nothing else is done; of some turns the least.
 
     Attention, norms and the head come on top for everybody.
     """
