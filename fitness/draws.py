@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from evomerge.run import spec
 from fitness.estimate import design
 from fitness.items import EvalSet, Item, Split
@@ -30,6 +32,7 @@ class Draws:
         self._strata: dict[str, Mapping[str, str]] = {}
         self._deviations: dict[str, Mapping[str, float]] = {}
         self._learnt: dict[tuple[str, int], Mapping[str, float]] = {}
+        self._shared: dict[tuple[str, Subset], Mapping[str, float]] = {}  # by which subsets were shared out
         self._chosen: dict[tuple[str, int], frozenset[str]] = {}
         self._drawn: dict[tuple[str, int, float], Subset] = {}
         self._whole: dict[tuple[str, Split], Subset] = {}
@@ -79,10 +82,13 @@ class Draws:
         key = (eval_set, self._number(generation), share)
         if key not in self._drawn:
             whole = self.subset(eval_set, generation)
-            least = 2 if self._by_neyman(eval_set, key[1]) else 1
+            shared = self._shared.get((eval_set, whole))
+            least = 1 if shared is None else 2
             found = nested(whole, share, seed=self._seed, generation=key[1], eval_set=eval_set, least=least)
             if found is None:
                 return None
+            if shared is not None:
+                self._shared[eval_set, found] = shared
             self._drawn[key] = found
         return self._drawn[key]
 
@@ -101,10 +107,11 @@ class Draws:
             strata = self._strata.get(eval_set, {})
             if split == "search" and not set(strata.values()).isdisjoint(subset.strata):
                 population = _relabelled(population, strata)
-                found = design(subset, population)
-                self._designs[key] = replace(found, separate=eval_set in self._deviations)
-            else:
-                self._designs[key] = design(subset, population)
+            found = design(subset, population)
+            if (shared := self._shared.get((eval_set, subset))) is not None:
+                expected = np.asarray([shared[stratum] for stratum in sorted(set(subset.strata))])
+                found = replace(found, separate=True, deviations=expected)
+            self._designs[key] = found
         return self._designs[key]
 
     def _number(self, generation: int) -> int:
@@ -114,9 +121,6 @@ class Draws:
     def _kind(self) -> spec.DrawPolicy:
         return "random" if self._policy.policy == "random" else "stratified"
 
-    def _by_neyman(self, eval_set: str, generation: int) -> bool:
-        return generation > 0 and eval_set in self._deviations
-
     def _draw(self, eval_set: str, generation: int, fidelity: float) -> Subset:
         population, asked = self.population(eval_set), self.asked[eval_set]
         if generation > 0 and eval_set in self._strata:
@@ -125,13 +129,16 @@ class Draws:
         left = [item for item in population if item.id not in chosen]
         n = None if asked is None else max(1, asked - len(chosen))
         deviations = None
-        if self._by_neyman(eval_set, generation):
+        if generation > 0 and eval_set in self._deviations:
             deviations = self._learnt.get((eval_set, generation), self._deviations[eval_set])
         found = draw(
             left, n, policy=self._kind, seed=self._seed, generation=generation, eval_set=eval_set, fidelity=fidelity,
             deviations=deviations,
         )  # fmt: skip
-        return found.beside(chosen)
+        found = found.beside(chosen)
+        if deviations is not None and set(found.strata) <= deviations.keys():  # else too few items for strata
+            self._shared[eval_set, found] = deviations
+        return found
 
 
 def _named(stratum: str) -> str:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 PSEUDO_FREEDOM = 2.0
-"""Where strata have variances of their own, each is drawn towards the pooled one as if by so many more answers: a
-stratum of three items says little about its variance, and of one nothing."""
+"""Where strata have variances of their own, each is drawn towards what the pooled one lets expect as if by so many more
+answers: a stratum of three items says little about its variance, and of one nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class Design:
         shares: [H] of each stratum in the mean, sum 1.
         separate: whether items were shared out other than in proportion to the strata's sizes: each stratum has a
             variance of its own then. One for all is their right mixture in proportional samples only.
+        deviations: [H] standard deviations of answers that were expected within strata, positive; only their ratios
+            count. None: equal ones.
     """
 
     weights: Floats
@@ -39,6 +41,7 @@ class Design:
     sizes: Floats
     shares: Floats
     separate: bool = False
+    deviations: Floats | None = None
 
     @property
     def asked(self) -> Floats:
@@ -86,7 +89,11 @@ def stratified_mean(
     factors = design.shares**2 * unasked / asked
     if not design.separate or len(asked) == 1:
         return means, np.sqrt(pooled * factors.sum())
-    variances = (z**2 @ members + PSEUDO_FREEDOM * pooled[:, None]) / (asked - 1 + PSEUDO_FREEDOM)
+    squares = np.ones(len(asked)) if design.deviations is None else design.deviations**2
+    expected = (
+        pooled[:, None] * squares / (asked @ squares / asked.sum())
+    )  # their mean over the items is the pooled one
+    variances = (z**2 @ members + PSEUDO_FREEDOM * expected) / (asked - 1 + PSEUDO_FREEDOM)
     return means, np.sqrt(variances @ factors)
 
 

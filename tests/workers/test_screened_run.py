@@ -114,11 +114,10 @@ def test_items_shared_out_by_neymans_rule_follow_what_merges_answered_and_surviv
     registry: Registry, tmp_path: Path
 ) -> None:
     objective = {"name": "skill", "eval_sets": ["sums"], "metric": "accuracy", "items": 8}
-    asked = spec(policy="parent_neyman", bank=False) | {"objectives": [objective], "budget": {"candidates": 16}}
+    asked = spec(policy="parent_neyman", bank=False) | {"objectives": [objective], "budget": {"candidates": 12}}
     store, run = whole_run(tmp_path, registry, asked)
     again = store.create_run(asked, "tiny")[0].id
-    for enough in (60, 90):
-        drive_until(store, registry, tmp_path / "cache", again, enough)
+    drive_until(store, registry, tmp_path / "cache", again, 50)
     drive(store, registry, tmp_path / "cache", again)
     shares = [
         [e.data["deviations"]["sums"] for e in events_of(store, one) if e.type == "subset.chosen"]
@@ -139,7 +138,7 @@ def test_a_resumed_run_draws_in_the_strata_of_the_bank_that_it_began_with(
     screened: tuple[Store, str], registry: Registry, tmp_path: Path
 ) -> None:
     store, _ = screened
-    asked = spec(policy="informed", elites=None) | {"seed": 8, "budget": {"candidates": 16}}
+    asked = spec(policy="informed", elites=None) | {"seed": 8, "budget": {"candidates": 12}, "verify": {"top": 1}}
     whole, again = (store.create_run(asked, "tiny")[0].id for _ in range(2))
     drive(store, registry, tmp_path / "cache", whole)
     drive_until(store, registry, tmp_path / "cache", again, 40)
