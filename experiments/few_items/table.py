@@ -1,4 +1,4 @@
-"""Makes the README's tables and the figure from results/*.json: python experiments/few_items/table.py > tables.md"""
+"""Makes the README's tables, tables.md and the figure from results/*.json: python experiments/few_items/table.py"""
 
 from __future__ import annotations
 
@@ -24,6 +24,20 @@ FIGURE = (
     ("random", "eap", "random, EAP"), ("greedy", "blup", "greedy, BLUP"), ("hybrid", "recentred_eap", "hybrid, EAP"),
     ("each", "eap", "adaptive, EAP"),
 )  # fmt: skip
+N = 20
+NAMED = (("random", "mean", "random, mean"), ("greedy", "blup", "greedy, BLUP"), ("each", "eap", "one by one, EAP"))
+PUBLISHED = (
+    ("random", "p_irt"), ("random", "gp_irt"), ("random", "ridge"), ("random", "aipw"),
+    ("anchors by correctness", "anchor_correctness"), ("anchors by IRT", "anchor_irt"), ("anchors by IRT", "p_irt"),
+    ("anchors by IRT", "gp_irt"), ("disagreement", "ridge"),
+)  # fmt: skip
+MEASURES = {"tau": "τ", "regret": "regret", "mae": "error"}
+BAR = (0.87, 0.96)
+"""Coverage of a nominal 90 % interval that is good enough."""
+
+MOST = 4
+"""Cells outside of it that are named."""
+
 ORDER = ("arc_challenge", "ifeval", "gsm", "mmlu", "med_qa", "commonsense", "math", "musr", "openllm_math")
 
 
@@ -113,23 +127,137 @@ def _axes(x0: int, y0: int, width: int, height: int, title: str, field: str, lea
     return parts
 
 
+def summary(found: dict[str, dict[str, Any]], setting: str) -> str:
+    """Ranking with twenty items by set: two ways of ours that were named in advance, and whichever published one did
+    best there."""
+    heads = [label for _, _, label in NAMED]
+    lines = [
+        "| data set | " + " | ".join(heads) + " | best of the published | which |",
+        "|" + "---|" * (len(heads) + 3),
+    ]
+    for name in found:
+        cells = found[name].get(setting)
+        if cells is None:
+            continue
+        row = [ranking(cells[f"{policy} | {estimator} | {N}"]) for policy, estimator, _ in NAMED]
+        best = max(PUBLISHED, key=lambda one: cells[f"{one[0]} | {one[1]} | {N}"]["tau"])
+        own = cells[f"{best[0]} | {best[1]} | {N}"]
+        lines.append(f"| {name} | " + " | ".join(row) + f" | {ranking(own)} | {best[1]}, {best[0]} |")
+    return "\n".join(lines)
+
+
+def ranking(cell: dict[str, float]) -> str:
+    """Kendall's τ, regret and mean absolute error in points."""
+    tau = f"{cell['tau']:.2f}".replace("0.", ".", 1)
+    return f"{tau} · {100 * cell['regret']:.1f} · {100 * cell['mae']:.1f}"
+
+
+def wins(found: dict[str, dict[str, Any]], setting: str) -> str:
+    """On how many sets each of ours beats the best published one at each n, by τ, regret and error; the published one
+    is the best there by the same measure."""
+    heads = " | ".join(f"n = {n}" for n in NUMBERS)
+    lines = [f"| items, estimator | by | {heads} |", "|" + "---|" * (2 + len(NUMBERS))]
+    names = [name for name in found if setting in found[name]]
+    for policy, estimator, label in NAMED:
+        for field, sign in (("tau", 1), ("regret", -1), ("mae", -1)):
+            row = []
+            for n in NUMBERS:
+                at = [found[name][setting] for name in names if f"{policy} | {estimator} | {n}" in found[name][setting]]
+                own = [sign * cells[f"{policy} | {estimator} | {n}"][field] for cells in at]
+                best = [max(sign * cells[f"{p} | {e} | {n}"][field] for p, e in PUBLISHED) for cells in at]
+                row.append(f"{sum(o > b for o, b in zip(own, best, strict=True))} of {len(at)}")
+            lines.append(f"| {label} | {MEASURES[field]} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def intervals(found: dict[str, dict[str, Any]], setting: str) -> str:
+    """For every row with an error, coverage over all sets and numbers of items, and what lies outside of the bar."""
+    low, high = BAR
+    lines = [
+        "| items | estimator | mean | least | most | outside | where |",
+        "|" + "---|" * 7,
+    ]
+    total = outside = 0
+    for policy, estimator in ROWS:
+        cells = [
+            (found[name][setting][key]["coverage"], name, n)
+            for name in found for n in NUMBERS
+            if setting in found[name] and (key := f"{policy} | {estimator} | {n}") in found[name][setting]
+            and found[name][setting][key]["coverage"] is not None
+        ]  # fmt: skip
+        if not cells:
+            continue
+        values = [value for value, _, _ in cells]
+        missed = [cell for cell in cells if not low <= round(cell[0], 2) <= high]
+        total, outside = total + len(cells), outside + len(missed)
+        where = ", ".join(f"{name} {n} ({two(value)})" for value, name, n in missed) if len(missed) <= MOST else "many"
+        shown = " | ".join(two(value) for value in (sum(values) / len(values), min(values), max(values)))
+        lines.append(f"| {policy} | {estimator} | {shown} | {len(missed)} of {len(cells)} | {where} |")
+    return "\n".join([*lines, "", f"Outside of {two(low)} to {two(high)}: {outside} of {total} cells."])
+
+
+def two(value: float) -> str:
+    """.90 or 1.00."""
+    return f"{value:.2f}".replace("0.", ".", 1) if value < 0.995 else "1.00"
+
+
+def costs() -> str:
+    """What was run, and the time it took."""
+    lines = ["| data set | models × items | setting | splits × draws | draws, published | CPU s |", "|" + "---|" * 6]
+    for name in ORDER:
+        for setting in ("interpolation", "top_quartile"):
+            path = HERE / "results" / f"{name}-{setting}.json"
+            if path.exists():
+                one = json.loads(path.read_text())
+                size, draws = f"{one['models']} × {one['items']}", f"{one['splits']} × {one['draws']}"
+                published = one["splits"] * one["published_draws"]
+                lines.append(f"| {name} | {size} | {setting} | {draws} | {published} | {one['cpu_s']} |")
+    return "\n".join(lines)
+
+
+def put(text: str, name: str, content: str) -> str:
+    """A text whose part between two marks is replaced.
+
+    Raises:
+        ValueError: it lacks a mark.
+    """
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    first = text.index(start) + len(start)
+    return text[:first] + content + "\n" + text[text.index(end, first) :]
+
+
 def main() -> None:
-    """Print the tables."""
+    """The README's tables between their marks, tables.md, and the figure."""
     found = results()
-    names = list(found)
+    readme = HERE / "README.md"
+    text = readme.read_text()
+    text = put(text, "costs", costs())
+    for setting in ("interpolation", "top_quartile"):
+        text = put(text, f"summary {setting}", summary(found, setting))
+        text = put(text, f"wins {setting}", wins(found, setting))
+        text = put(text, f"intervals {setting}", intervals(found, setting))
+    text = put(text, "arc", at_twenty(found, "interpolation", "arc_challenge"))
+    readme.write_text(text)
+    parts = [
+        "# All tables\n\nMade by table.py; rows and columns as in the [README](README.md); n = 10, 20, 30, 50, 100."
+    ]
     for title, setting, field, scale in (
-        ("Interpolation: MAE in points at n = 10, 20, 30, 50, 100", "interpolation", "mae", 100.0),
+        ("Interpolation: mean absolute error in points", "interpolation", "mae", 100.0),
         ("Interpolation: Kendall's τ", "interpolation", "tau", 1.0),
         ("Interpolation: regret of the pick among 16, in points", "interpolation", "regret", 100.0),
+        ("Interpolation: inflation of that pick, in points", "interpolation", "inflation", 100.0),
         ("Interpolation: share covered by the nominal 90 % interval", "interpolation", "coverage", 1.0),
-        ("Top quartile: MAE in points", "top_quartile", "mae", 100.0),
+        ("Top quartile: mean absolute error in points", "top_quartile", "mae", 100.0),
         ("Top quartile: bias in points", "top_quartile", "bias", 100.0),
         ("Top quartile: Kendall's τ", "top_quartile", "tau", 1.0),
-        ("Top quartile: share covered", "top_quartile", "coverage", 1.0),
+        ("Top quartile: regret of the pick among 16, in points", "top_quartile", "regret", 100.0),
+        ("Top quartile: share covered by the nominal 90 % interval", "top_quartile", "coverage", 1.0),
     ):
+        names = [name for name in found if setting in found[name]]
         for part in [names[:3], names[3:6], names[6:]]:
             if part:
-                print(f"\n### {title}\n\n{table(found, setting, field, scale, part)}")
+                parts.append(f"## {title}: {', '.join(part)}\n\n{table(found, setting, field, scale, part)}")
+    (HERE / "tables.md").write_text("\n\n".join(parts) + "\n")
     figure(found)
 
 
