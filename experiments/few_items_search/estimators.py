@@ -103,7 +103,8 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=4)
     parser.add_argument("--draws", type=int, default=20)
     options = parser.parse_args()
-    table, results = load_table(), dict[str, Any]()
+    table = load_table()
+    results: dict[str, Any] = {"models": len(table.names()), "splits": options.splits, "draws": options.draws}
     print(f"{len(table.names())} models, {len(ESTIMATORS)} estimators known")
     for metric in ("choice_probability", "accuracy"):
         for merges in (0, 24):
@@ -111,8 +112,7 @@ def main() -> None:
             found = measure(table, metric, merges, splits=options.splits, draws=options.draws, approaches=APPROACHES)
             results[f"{metric}, {merges} merges in the bank"] = found
             show(f"{metric}, {merges} merges in the bank ({time.process_time() - begun:.0f} CPU s)", found)
-    results["models"] = len(table.names())
-    (HERE / "estimators.json").write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
+            (HERE / "estimators.json").write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

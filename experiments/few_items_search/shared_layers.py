@@ -30,7 +30,9 @@ def share_layers(model: PreTrainedModel, count: int = FIRST_CHANGED) -> None:
         digest = hashlib.sha256()
         for name in ("input_ids", "position_ids", "attention_mask"):
             value = keywords.get(name)  # plain rows have neither places nor a mask of their own
-            digest.update(b"none" if value is None else value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                b"none" if value is None else value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
             digest.update(str(() if value is None else tuple(value.shape)).encode())
         assert keywords.get("past_key_values") is None, "layers that are left out would miss in what is kept"
         batch["key"] = digest.digest()

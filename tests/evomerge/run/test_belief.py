@@ -8,21 +8,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from evomerge.run.belief import MOST, Believed, Scored, believe
 
+Floats = NDArray[np.float64]
 NOISE = 0.08
 
 
-def scores_of(y: np.ndarray, x: np.ndarray, groups: np.ndarray, *, se: float = NOISE) -> list[Scored]:
+def scores_of(y: Floats, x: Floats, groups: NDArray[np.intp], *, se: float = NOISE) -> list[Scored]:
     return [
         Scored(f"r{k}", tuple(x[k]), int(groups[k]), float(y[k]), se, 20) for k in range(len(y))
     ]  # every recipe once
 
 
-def luck(rng: np.random.Generator, groups: np.ndarray, shared: float) -> np.ndarray:
+def luck(rng: np.random.Generator, groups: NDArray[np.intp], shared: float) -> Floats:
     of_group = rng.standard_normal(int(groups.max()) + 1)
-    return NOISE * (np.sqrt(shared) * of_group[groups] + np.sqrt(1 - shared) * rng.standard_normal(len(groups)))
+    own = rng.standard_normal(len(groups))
+    return np.asarray(NOISE * (np.sqrt(shared) * of_group[groups] + np.sqrt(1 - shared) * own))
 
 
 def winners(seed: int, worth: str) -> tuple[float, float]:
