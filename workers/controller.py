@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from evomerge.errors import EvomergeError, LeaseLostError, StoreError
+from evomerge.merge.engine import only_new_garbage
 from evomerge.storage.store import Commit, Event, Lease, RunRow, RunState, Store
 from workers.drive import ControllerSettings, Drive, PoolFactory
 from workers.registry import Registry
@@ -50,7 +51,9 @@ class Controller:
         row = self._row(lease)
         log.info("run %s taken up in state %s, epoch %d", row.id, row.state, lease.epoch)
         try:
-            Drive(self.store, self.registry, self.pools, self.settings, lease, row, stop).loop()
+            drive = Drive(self.store, self.registry, self.pools, self.settings, lease, row, stop)
+            with only_new_garbage():
+                drive.loop()
         except StoreError:
             raise
         except EvomergeError as error:
