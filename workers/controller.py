@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from evomerge.errors import EvomergeError, LeaseLostError, StoreError
-from evomerge.merge.engine import only_new_garbage
+from evomerge.runtime import one_blas_thread, only_new_garbage
 from evomerge.storage.store import Commit, Event, Lease, RunRow, RunState, Store
 from workers.drive import ControllerSettings, Drive, PoolFactory
 from workers.registry import Registry
@@ -52,7 +52,7 @@ class Controller:
         log.info("run %s taken up in state %s, epoch %d", row.id, row.state, lease.epoch)
         try:
             drive = Drive(self.store, self.registry, self.pools, self.settings, lease, row, stop)
-            with only_new_garbage():
+            with only_new_garbage(), one_blas_thread():
                 drive.loop()
         except StoreError:
             raise

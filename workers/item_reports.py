@@ -10,6 +10,7 @@ import numpy as np
 
 from evomerge.errors import InvalidInputError
 from evomerge.run.spec import RunSpec
+from evomerge.runtime import one_blas_thread
 from evomerge.storage.store import CandidateQuery, CandidateRow, RunRow, Store
 from fitness.irt.calibration import ItemReport, item_report
 from fitness.irt.contracts import Bank, Selection
@@ -61,7 +62,8 @@ def item_reports(store: Store, run: RunRow, registry: Registry) -> list[RunItems
     spec = RunSpec.model_validate(run.spec)
     plan = ObjectivePlan(spec, load_eval_sets(spec, registry))
     rows = list(_rows(store, run.id))
-    return [_items_of(plan, spec, rows, *question) for question in plan.questions]
+    with one_blas_thread():
+        return [_items_of(plan, spec, rows, *question) for question in plan.questions]
 
 
 def _rows(store: Store, run: str) -> Iterator[CandidateRow]:

@@ -8,7 +8,6 @@ is bounded by a budget of memory. No byte depends on how many threads there are 
 from __future__ import annotations
 
 import ctypes
-import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -167,21 +166,6 @@ def kept_memory() -> Iterator[None]:
         libc.mallopt(_MMAP_THRESHOLD, 1 << 17)
         libc.mallopt(_TRIM_THRESHOLD, 1 << 17)
         libc.malloc_trim(0)
-
-
-@contextmanager
-def only_new_garbage() -> Iterator[None]:
-    """Let Python look for garbage among what is made from now on: to look through all that was there before (torch and
-    transformers: half a million objects) takes .1 s, in which no thread goes on, and happens in the middle of nearly
-    every merge."""
-    if gc.get_freeze_count():  # somebody has seen to it
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3

@@ -19,15 +19,7 @@ from evomerge.merge.blocks import measure_model
 from evomerge.merge.budget import Shapes, Unit, check_memory, promised, units_of
 from evomerge.merge.calibration.calibrated import calibrated
 from evomerge.merge.device import device_named
-from evomerge.merge.engine import (
-    Progress,
-    Resources,
-    Works,
-    kept_memory,
-    merge_units,
-    one_thread_a_kernel,
-    only_new_garbage,
-)
+from evomerge.merge.engine import Progress, Resources, Works, kept_memory, merge_units, one_thread_a_kernel
 from evomerge.merge.factored import with_factors
 from evomerge.merge.fingerprint import check_circle, fingerprint
 from evomerge.merge.flow.layout import path_config, path_plan
@@ -48,6 +40,7 @@ from evomerge.recipe.output import Output
 from evomerge.recipe.path import MERGED
 from evomerge.recipe.schema import Recipe
 from evomerge.recipe.text import load_recipe
+from evomerge.runtime import only_new_garbage
 
 
 def merge_to_directory(
