@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from grid import BASELINES
-from searches import file_of
+from searches import GRID, file_of
 
 from fitness.estimate import paired
 from table import METRIC, Table, load_table
@@ -156,7 +156,7 @@ def draw_inflation(table: Table, rows: Sequence[Row]) -> None:
 def main() -> None:
     """All tables."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--merges", type=int, help="of the grid; by default of the largest complete one")
+    parser.add_argument("--merges", type=int, default=GRID, help="of the grid")
     parser.add_argument("--split", choices=("search", "holdout"), default="holdout")
     options = parser.parse_args()
     split: Any = options.split
@@ -173,7 +173,7 @@ def main() -> None:
         for counted in ("items", "all_items"):
             print(f"\ntimes fewer {counted} for the quality of full evaluation, {kind}\n")
             savings(table, found, kind, split, counted)
-    if options.merges is None:
+    if options.merges == GRID:
         draw(table, by_policy(rows, "chosen"), split)
         draw_inflation(table, rows)
 

@@ -43,6 +43,8 @@ PRODUCT: dict[str, tuple[int | None, dict[str, Any]]] = {
     "as shipped": (ITEMS, {}),
 }
 """Searches by the product: items of a candidate, and what is made of them."""
+GRID = 125
+"""Merges of the grid that is searched; the table has a larger one, too."""
 MERGES = 24
 """In the banks of the searches below that have merges besides sources, base and average."""
 
@@ -139,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--merges", type=int, help="of the grid; by default of the largest complete one")
+    parser.add_argument("--merges", type=int, default=GRID, help="of the grid")
     parser.add_argument("--part", choices=("all", "product", "loops"), default="all")
     options = parser.parse_args()
     table = load_table(most=options.merges)

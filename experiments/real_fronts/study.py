@@ -29,6 +29,7 @@ from evomerge.archive.pareto import hypervolume, non_dominated  # noqa: E402
 from evomerge.candidate import Evaluation  # noqa: E402
 from evomerge.optimizers import make  # noqa: E402
 from evomerge.optimizers.surrogate import MapSearch  # noqa: E402
+from searches import GRID  # noqa: E402
 from table import METRIC, Table, load_table  # noqa: E402
 
 mpl.use("Agg")
@@ -197,7 +198,7 @@ def draw(task: Task, results: dict[str, Any]) -> None:
 
 def main() -> None:
     """Everything."""
-    table = load_table()
+    table = load_table(most=GRID)
     results: dict[str, Any] = {
         "levels": table.stage.levels,
         "most": table.stage.most,
