@@ -24,12 +24,12 @@ sys.path.insert(0, str(HERE.parent / "few_items_search"))
 
 from genes import Genes  # noqa: E402
 from grid import BASELINES, SOURCES  # noqa: E402
+from searches import GRID  # noqa: E402
 
 from evomerge.archive.pareto import hypervolume, non_dominated  # noqa: E402
 from evomerge.candidate import Evaluation  # noqa: E402
 from evomerge.optimizers import make  # noqa: E402
 from evomerge.optimizers.surrogate import MapSearch  # noqa: E402
-from searches import GRID  # noqa: E402
 from table import METRIC, Table, load_table  # noqa: E402
 
 mpl.use("Agg")
