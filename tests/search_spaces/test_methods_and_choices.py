@@ -46,7 +46,7 @@ def test_one_gene_picks_the_method_and_methods_share_what_has_one_name(make: Any
     assert sorted(space.names[1:]) == ["density/a", "density/b", "election", "lambda", "weight/a", "weight/b"]
     assert kinds(space)["method"] == GeneKind(choices=3, group="method")
     assert kinds(space)["election"] == GeneKind(choices=2, group="election")
-    assert kinds(space)["density/a"] == GeneKind(group="density")
+    assert kinds(space)["density/a"] == GeneKind(group="density", source="a", span=(0.1, 1.0))
     assert [recipe.merge.method for recipe in recipes] == ["ties", "dare_ties", "linear"]
     assert [recipe.merge.sources["a"] for recipe in recipes] == [
         {"weight": 0.5, "density": 0.2},

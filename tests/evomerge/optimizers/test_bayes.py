@@ -60,7 +60,7 @@ def begun(objectives=1, answers=4, genes=2, seed=0, **options):
     return optimizer
 
 
-@pytest.mark.parametrize("objectives", [1, 2])
+@pytest.mark.parametrize("objectives", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_restored_search_asks_the_same_in_any_portions_whatever_global_generators_do(objectives):
     original = begun(objectives)
     restored = BayesSearch.from_state(original.state())
