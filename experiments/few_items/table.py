@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +164,16 @@ def wins(found: dict[str, dict[str, Any]], setting: str) -> str:
             row = []
             for n in NUMBERS:
                 at = [found[name][setting] for name in names if f"{policy} | {estimator} | {n}" in found[name][setting]]
-                own = [sign * cells[f"{policy} | {estimator} | {n}"][field] for cells in at]
-                best = [max(sign * cells[f"{p} | {e} | {n}"][field] for p, e in PUBLISHED) for cells in at]
+                own = [worth(cells[f"{policy} | {estimator} | {n}"][field], sign) for cells in at]
+                best = [max(worth(cells[f"{p} | {e} | {n}"][field], sign) for p, e in PUBLISHED) for cells in at]
                 row.append(f"{sum(o > b for o, b in zip(own, best, strict=True))} of {len(at)}")
             lines.append(f"| {label} | {MEASURES[field]} | " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def worth(value: float | None, sign: int) -> float:
+    """The larger the better; no τ, where everybody answered the items alike, is the worst."""
+    return -math.inf if value is None else sign * value
 
 
 def intervals(found: dict[str, dict[str, Any]], setting: str) -> str:
