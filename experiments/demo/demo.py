@@ -43,7 +43,7 @@ def main() -> int:
     subprocess.run([sys.executable, str(ZOO / "base.py")], check=True)
     write_registry(home / "registry.yaml", default_cache() / NAME)
     with _service(home, arguments.port) as url, Client(url) as client:
-        console.print(f"dashboard: [bold]{url}/[/]")
+        console.print(f"dashboard: {url}/")
         recipe = _search(client, arguments.spec, home)
         if recipe is None:
             return 1
@@ -105,7 +105,7 @@ def _search(client: Client, path: Path, home: Path) -> Path | None:
         console.print(f"kept: run {run['id']}, {run['state']}; it goes on where it was")
         if run["state"] == "paused":
             client.command(run["id"], "resume")
-    console.print(f"run: [bold]{client.url}/runs/{run['id']}[/]")
+    console.print(f"run: {client.url}/runs/{run['id']}")
     recipe = home / f"{path.stem}.recipe.yaml"
     state = follow(client, client.run(run["id"]), console, recipe)
     return recipe if state == "succeeded" else None
@@ -126,7 +126,7 @@ def _say_how_to_go_on(merged: Path, home: Path, seconds: float) -> None:
     evomerge = os.path.relpath(Path(sys.executable).parent / "evomerge")
     model, data, registry = (os.path.relpath(p) for p in (merged, home / "data", home / "registry.yaml"))
     question = r"$'Japanese: 三十二 足す 二十九\nMath:'"
-    console.print(f"\n[bold]done[/] in {seconds / 60:.1f} minutes", highlight=False)
+    console.print(f"\ndone in {seconds / 60:.1f} minutes", highlight=False)
     for title, command in (
         ("chat with it", f"{evomerge} chat {model}"),
         (
