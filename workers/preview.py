@@ -13,6 +13,7 @@ from evomerge.optimizers.quadratic import num_coefficients
 from evomerge.optimizers.surrogate import MEMORY, MOST_GENES, Answers, predicted_front, prediction_errors
 from evomerge.run.ranking import sign
 from evomerge.run.spec import RunSpec
+from evomerge.runtime import one_blas_thread
 from evomerge.storage.store import CandidateQuery, CandidateRow, RunRow, Store
 from search_spaces.space import SearchSpace
 from workers.registry import Registry
@@ -58,7 +59,8 @@ def preview_of(store: Store, row: RunRow, registry: Registry) -> Previewed:
     rows = _scored(store, row.id)
     if len(rows) < needed:
         return Previewed(space.names, len(rows), reason=f"{needed} scored candidates are needed, {len(rows)} are there")
-    return _predicted(spec, space, rows)
+    with one_blas_thread():
+        return _predicted(spec, space, rows)
 
 
 def _space(spec: RunSpec, registry: Registry) -> SearchSpace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -27,8 +28,9 @@ class _Aligned(Adam):
         super()._prepare()
         self._layout = Layout.of(self._problem.domain)
 
+    @abstractmethod
     def _penalty(self, place: Vector) -> Penalty:
-        raise NotImplementedError
+        """Of the weights at a place, and its slopes by them."""
 
     def _moved(self, place: Vector, gradient: Vector, share: float) -> Vector:
         _, slopes = self._penalty(place)
