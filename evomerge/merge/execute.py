@@ -17,7 +17,6 @@ from evomerge.errors import InvalidInputError
 from evomerge.merge.adapter_output import write_adapter
 from evomerge.merge.blocks import measure_model
 from evomerge.merge.budget import Shapes, Unit, check_memory, promised, units_of
-from evomerge.merge.calibration.calibrated import calibrated
 from evomerge.merge.device import device_named
 from evomerge.merge.engine import Progress, Resources, Works, kept_memory, merge_units, one_thread_a_kernel
 from evomerge.merge.factored import with_factors
@@ -26,6 +25,7 @@ from evomerge.merge.flow.layout import path_config, path_plan
 from evomerge.merge.flow.visited import AllVisited, open_visited
 from evomerge.merge.folded import folded
 from evomerge.merge.inputs import Inputs, is_recipe, open_inputs
+from evomerge.merge.methods import method_of
 from evomerge.merge.outlook import Outlook, check_disk, outlook
 from evomerge.merge.plan import Plan, plan
 from evomerge.merge.resolve import pin
@@ -134,15 +134,25 @@ def _build(
                 _write_path(recipe, visited, at, asked, progress)
             at.publish()
             return out
-        with open_inputs(recipe, root, build) as inputs:
-            todo = with_factors(plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed), inputs.sources)
-            inputs = calibrated(inputs, recipe, asked.cache or at.scratch, root=root, device=asked.device)
+        with open_inputs(recipe, root, build, carried=True) as inputs:
+            todo = _planned(recipe, inputs)
+            if method_of(recipe.merge).requires:
+                from evomerge.merge.calibration.calibrated import calibrated  # loads transformers, which takes a second
+
+                inputs = calibrated(inputs, recipe, asked.cache or at.scratch, root=root, device=asked.device)
             if recipe.output is None:
                 _write(recipe, todo, inputs, at, asked, progress)
             else:
                 _write_adapter(recipe, recipe.output, todo, inputs, at, asked, progress)
         at.publish()
     return out
+
+
+def _planned(recipe: Recipe, inputs: Inputs) -> Plan:
+    todo = with_factors(plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed), inputs.sources)
+    if not inputs.written:
+        return todo
+    return replace(todo, jobs=tuple(replace(job, written=inputs.written.get(job.name)) for job in todo.jobs))
 
 
 def _build_source(path: Path, scratch: Path, asked: _Asked, above: tuple[Path, ...]) -> Path:
@@ -195,7 +205,7 @@ def _write_weights(
     """`measure` gives what the method measures over the whole model; asked only if there is something left to do."""
     shapes, shards = _laid_out(recipe, todo, works)
     missing = {entry.name for shard in shards if shard.file not in at.finished for entry in shard.entries}
-    units = units_of(todo, [job for job in todo.jobs if job.name in missing], shapes, works.computed)
+    units = units_of(todo, [job for job in todo.jobs if job.output in missing], shapes, works.computed)
     resources = asked.resources(todo, units, shapes)
     check_disk(at.out, sum(shard.file_bytes for shard in shards if shard.file not in at.finished))
     measured = measure() if missing else None
@@ -206,7 +216,7 @@ def _write_weights(
 def _laid_out(recipe: Recipe, todo: Plan, inputs: Works) -> tuple[Shapes, tuple[Shard, ...]]:
     """The results' shapes by name, and the files that hold them."""
     shapes = {job.name: inputs.shape(job) for job in todo.jobs}
-    return shapes, lay_out([Entry(job.name, job.dtype, shapes[job.name]) for job in todo.jobs], recipe.shard_bytes)
+    return shapes, lay_out([Entry(job.output, job.dtype, shapes[job.name]) for job in todo.jobs], recipe.shard_bytes)
 
 
 def foresee(
@@ -254,9 +264,8 @@ def _foreseen(recipe: Recipe, out: Path, root: Path, asked: _Asked, above: tuple
         with open_visited(recipe, root, build, merge) as visited:
             found = planned(path_plan(recipe, visited), visited)
     else:
-        with open_inputs(recipe, root, build) as inputs:
-            todo = plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed)
-            found = planned(with_factors(todo, inputs.sources), inputs)
+        with open_inputs(recipe, root, build, carried=True) as inputs:
+            found = planned(_planned(recipe, inputs), inputs)
     for name, first in inner.items():
         found = found.after(first, name)
     return found

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.pytorch_utils import Conv1D
 
 from evomerge.errors import ArchitectureError
 from evomerge.models.architecture import Architecture
@@ -37,6 +35,9 @@ def linears_of(path: Path, architecture: Architecture) -> Mapping[str, Linear]:
     Raises:
         ArchitectureError: transformers cannot build the model.
     """
+    from transformers import AutoConfig, AutoModelForCausalLM  # takes seconds; a merge that writes a model needs none
+    from transformers.pytorch_utils import Conv1D
+
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
         with torch.device("meta"):

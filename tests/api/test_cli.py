@@ -92,6 +92,17 @@ def test_merge_writes_the_model_that_the_recipe_describes(home: Path) -> None:
     assert (home / "out" / "recipe.yaml").exists()
 
 
+def test_a_plain_merge_does_not_load_transformers(home: Path) -> None:
+    code = "import sys\nfrom api.cli import main\ntry: main()\nfinally: print('transformers' in sys.modules)"
+    recipe, out = home / "recipe.yaml", home / "merged"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "merge", recipe, out], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.splitlines()[-1] == "False"
+    assert (home / "merged" / "model.safetensors").exists()
+
+
 def test_a_source_that_lies_elsewhere_is_named_on_the_command_line(home: Path) -> None:
     (home / "math").rename(home / "moved")
     missing = evomerge(home, "merge", "recipe.yaml", "out")

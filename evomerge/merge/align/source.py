@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evomerge.errors import CheckpointError, InvalidInputError
-from evomerge.merge.align.activations import activations_of
 from evomerge.merge.align.groups import Axis, Group, groups_of
 from evomerge.merge.align.maps import Permutation, Plan, UnitMap
 from evomerge.merge.align.names import open_named_source
@@ -85,7 +84,7 @@ def open_aligned_source(
     if is_adapter(path):
         raise InvalidInputError(f"align.{name}", spec.method, "no alignment: an adapter has the units of its base")
     if isinstance(spec, AlignByNames):
-        return open_named_source(name, path, base, spec)
+        return open_named_source(name, path, base, spec, **options)
     source = open_source(name, path, base, **options)
     if not source.changed:
         return source
@@ -107,6 +106,8 @@ def _maps(source: Source, base: Checkpoint, groups: tuple[Group, ...], spec: Mat
     pair = Pair(base.read, source.weights, groups)
     if not isinstance(spec, AlignByWeights) and spec.items is not None:
         architecture = architecture_of_checkpoint(base)
+        from evomerge.merge.align.activations import activations_of  # transformers takes seconds to load
+
         active = activations_of(source, base, architecture, groups, spec.items, spec.tokens)
         pair = Pair(base.read, source.weights, groups, active)
     return align(pair, spec)
