@@ -147,7 +147,7 @@ def _merge(
 
     with torch.no_grad():
         for first, piece in merged_pieces(plan, tensors, measured, device, place, unit.span):
-            writer.write(unit.job.name, piece, first)
+            writer.write(unit.job.output, piece, first)
 
 
 @contextmanager

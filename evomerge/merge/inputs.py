@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -13,9 +13,10 @@ from evomerge.errors import InvalidInputError
 from evomerge.merge.align.source import open_aligned_source
 from evomerge.merge.blocks import Fresh, Operand, TensorWork
 from evomerge.merge.calibration.entries import Found
+from evomerge.merge.carried import with_carried
 from evomerge.merge.factored import factors_of
 from evomerge.merge.plan import Plan, TensorJob
-from evomerge.merge.vocabularies import Base, in_one_vocabulary
+from evomerge.merge.vocabularies import SAME, Base, in_one_vocabulary
 from evomerge.merge.vocabulary import Merged
 from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import Checkpoint, open_checkpoint
@@ -23,6 +24,7 @@ from evomerge.models.finite import check_finite
 from evomerge.models.hub import locate
 from evomerge.models.source import AdapterSource, CheckpointSource, Source, architecture_of_checkpoint
 from evomerge.models.weights import Place
+from evomerge.recipe.align import AlignByNames
 from evomerge.recipe.schema import ModelRef, Recipe
 
 BuildRecipe = Callable[[Path], Path]
@@ -38,6 +40,7 @@ class Inputs:
         deltas: source name → deltas that lie ready; sources without an entry compute theirs when asked.
         statistics: what calibration collected for a tensor.
         vocabulary: of the merged model, where it is not simply that of all.
+        written: tensor → the name that it is stored under, where that is another.
     """
 
     base: Base
@@ -46,6 +49,7 @@ class Inputs:
     deltas: Mapping[str, Mapping[str, Tensor]]
     statistics: Callable[[TensorJob], Found] = lambda job: {}
     vocabulary: Merged | None = None
+    written: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def changed(self) -> dict[str, frozenset[str]]:
@@ -131,13 +135,17 @@ class Inputs:
         self.base.close()
 
 
-def open_inputs(recipe: Recipe, root: Path, build: BuildRecipe, cache: Path | None = None) -> Inputs:
+def open_inputs(
+    recipe: Recipe, root: Path, build: BuildRecipe, cache: Path | None = None, *, carried: bool = False
+) -> Inputs:
     """Open what a recipe names and check that it fits together.
 
     Args:
         root: relative locations are under it.
         build: makes the model of a recipe that is itself a source.
         cache: a directory that remembers how units were aligned.
+        carried: with the tensors that only one source has, where the recipe carries some over; they are no part of what
+            is merged, and a live model that is only read or scored does without.
 
     Raises:
         CheckpointError, ArchitectureError: files are missing or corrupt, models do not fit together.
@@ -147,13 +155,23 @@ def open_inputs(recipe: Recipe, root: Path, build: BuildRecipe, cache: Path | No
     stored = open_checkpoint(directory_of(recipe.base, root, build))
     opened = {
         name: open_aligned_source(
-            align.get(name), root, cache, name, directory_of(ref, root, build), stored, own_vocabulary=True
+            how := align.get(name),
+            root,
+            cache,
+            name,
+            directory_of(ref, root, build),
+            stored,
+            own_vocabulary=not isinstance(how, AlignByNames) or recipe.tokenizer != SAME,
         )
         for name, ref in sorted(recipe.sources.items())
     }
     architecture = architecture_of_checkpoint(stored)
+    written: dict[str, str] = {}
+    if carried and recipe.carry is not None:
+        places = {name: source.path for name, source in opened.items()}
+        stored, architecture, written = with_carried(recipe, stored, architecture, places)
     base, sources, vocabulary = in_one_vocabulary(recipe, stored, opened, architecture)
-    return Inputs(base, architecture, sources, {}, vocabulary=vocabulary)
+    return Inputs(base, architecture, sources, {}, vocabulary=vocabulary, written=written)
 
 
 def is_recipe(path: Path) -> bool:

@@ -54,6 +54,7 @@ class TensorJob:
         part, num_layers: the tensor's part in the merged model of so many layers.
         transposed: it is a matrix that is stored (in × out); methods of grain `tensor` are shown (out × in).
         factored: the method reads the sources' LoRA factors here.
+        written: the name that the result is stored under, where that is another.
     """
 
     name: str
@@ -68,6 +69,12 @@ class TensorJob:
     transposed: bool = False
     factored: bool = False
     origin: Origin | None = None
+    written: str | None = None
+
+    @property
+    def output(self) -> str:
+        """The name that the result is stored under."""
+        return self.written or self.name
 
     @property
     def theta0(self) -> str | None:

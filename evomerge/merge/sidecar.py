@@ -11,6 +11,7 @@ from typing import Any
 
 from evomerge.errors import CheckpointError
 from evomerge.merge.card import model_card
+from evomerge.merge.carried import carried_config, copy_processors
 from evomerge.merge.licence import licence_of
 from evomerge.merge.slices import sliced_config
 from evomerge.merge.template import write_template
@@ -58,7 +59,11 @@ def write_sidecar(
     for name, place in ((BASE, base), *sources.items()):
         if warning := licence_of(place).warning:
             log.warning("%s (%s): %s", name, place.name, warning)
+    carry = recipe.carry
     try:
+        if carry is not None:
+            config = carried_config(carry, config, sources, recipe.dtype)
+            donor = sources[carry.host] if carry.host is not None and vocabulary is None else donor
         donor = donor or {BASE: base, **sources}[vocabulary.donor if vocabulary else BASE]
         for path in sorted({path for pattern in COPIED for path in donor.glob(pattern) if path.is_file()}):
             shutil.copyfile(path, out / path.name)
@@ -66,7 +71,9 @@ def write_sidecar(
             write_union(vocabulary, {BASE: base, **sources}, out)
         if recipe.chat_template is not None:
             write_template(recipe.chat_template, (base, *sources.values()), out)
-        config = {**sliced_config(config, recipe.slices), **_of_vocabulary(vocabulary, donor)}
+        if carry is not None:
+            copy_processors(carry, sources, out)
+        config = _with_vocabulary(sliced_config(config, recipe.slices), _of_vocabulary(vocabulary, donor))
         text = json.dumps({**config, **_dtypes(config, recipe.dtype)}, indent=2, ensure_ascii=False) + "\n"
         (out / "config.json").write_text(text, encoding="utf-8")
         (out / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
@@ -76,6 +83,15 @@ def write_sidecar(
             (out / VOCABULARY).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot be written beside the weights: {error.strerror}") from error
+
+
+def _with_vocabulary(config: dict[str, Any], vocabulary: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a vocabulary stands where the config says it: of a multimodal model, with the language model."""
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        return {**config, **vocabulary}
+    own = {key: value for key, value in vocabulary.items() if key in text or key not in config}
+    return {**config, **{k: v for k, v in vocabulary.items() if k in config}, "text_config": {**text, **own}}
 
 
 def _of_vocabulary(vocabulary: Merged | None, donor: Path) -> dict[str, Any]:

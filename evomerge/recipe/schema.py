@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from evomerge.recipe.align import Align
+from evomerge.recipe.align import Align, AlignByNames
 from evomerge.recipe.calibration import Calibration
+from evomerge.recipe.carry import Carry, paired_by_names
 from evomerge.recipe.output import Output
 from evomerge.recipe.path import MERGED, LayerPath
 from evomerge.recipe.segments import Segments
@@ -178,6 +179,7 @@ class Recipe(_Frozen):
         chat_template: a template's text, or `auto`: the one that most of the models have; None: the base's.
         align: source name → how its units are put into the base's order; sources without an entry are taken as they
             are.
+        carry: which tensors that only one source has go into the result; such a source is aligned by names.
     """
 
     schema_: Literal["evomerge.recipe/1"] = Field(default="evomerge.recipe/1", alias="schema")
@@ -185,6 +187,7 @@ class Recipe(_Frozen):
     sources: Annotated[dict[SourceName, ModelRef], AfterValidator(_by_name)] = Field(min_length=1)
     merge: Merge
     align: dict[Name, Align] | None = Field(default=None, min_length=1)
+    carry: Carry | None = None
     calibration: Calibration | None = None
     slices: tuple[Slice, ...] | None = Field(default=None, min_length=1)
     segments: Segments | None = None
@@ -210,6 +213,11 @@ class Recipe(_Frozen):
         except ValueError:
             uses_merged = False  # what is wrong with the path is found again, and said, where it stands
         return data if uses_merged else {**data, "merge": NO_MERGE}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _carried_by_names(cls, data: Any) -> Any:
+        return paired_by_names(data) if isinstance(data, dict) and data.get("carry") is not None else data
 
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:
@@ -258,12 +266,31 @@ class Recipe(_Frozen):
             raise WrongFieldError(path, value, allowed)
         return self
 
+    @model_validator(mode="after")
+    def _carry_alone(self) -> Recipe:
+        if self.carry is None:
+            return self
+        host = self.carry.host
+        if host not in (None, *self.carry.sources):
+            allowed = f"a source that is carried from: {', '.join(self.carry.sources)}"
+            raise WrongFieldError(("carry", "host"), host, allowed)
+        for field in ("slices", "segments", "path", "output"):
+            if getattr(self, field) is not None:
+                raise WrongFieldError((field,), f"{field} and carry", f"carry or {field}, not both")
+        for name in self.carry.sources:
+            if not isinstance(how := (self.align or {})[name], AlignByNames):
+                allowed = "names, or no entry: a source with tensors of its own is paired with the base by names"
+                raise WrongFieldError(("align", name, "method"), how.method, allowed)
+        return self
+
     def _named(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Where sources are named, and how."""
         yield from ((("merge", "sources", name), name) for name in self.merge.sources)
         for number, rule in enumerate(self.merge.rules):
             if rule.source is not None:
                 yield ("merge", "rules", number, "source"), rule.source
+        if self.carry is not None:
+            yield from ((("carry", "sources", name), name) for name in self.carry.sources)
         yield from ((("align", name), name) for name in self.align or ())
         for number, part in enumerate(self.slices or ()):
             yield from ((("slices", number, "sources", name), name) for name in part.sources)

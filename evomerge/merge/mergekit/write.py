@@ -313,7 +313,7 @@ def _check_rules(recipe: Recipe, num_layers: int, modules: Mapping[str, str]) ->
 
 def _check_rest(recipe: Recipe) -> None:
     """Parts of a recipe that change the weights and that mergekit does not know."""
-    for field in ("align", "calibration", "output"):
+    for field in ("carry", "align", "calibration", "output"):
         if getattr(recipe, field) is not None:
             raise InvalidInputError(field, "a section", "none: mergekit has no such step")
 
