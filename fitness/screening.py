@@ -44,6 +44,9 @@ LEAST = 8
 """Candidates without which a model's bias is not known, and it is not used."""
 LEAST_GENERATIONS = 3
 """And generations."""
+GROWTH = 1.25
+"""Models are fitted and judged anew when the bank has so many times the merges: whoever answers everything would else
+cost a run's controller as much as a hundred candidates."""
 MODELS: dict[str, Callable[[Fits], Model]] = {"eap": Eap, "blup": Blup}
 
 Role = Literal["merge", "parent", "control", "base"]
@@ -72,7 +75,7 @@ class Verdict:
     """A gate, and what it is about.
 
     Attributes:
-        rows: subjects in the bank.
+        rows: subjects in the bank by whom it was judged.
         n: items that a candidate answers.
     """
 
@@ -112,14 +115,34 @@ class Screening:
             row = self._plan.complete_row(responses, *question)
             if row is None:
                 continue
+            before, is_new = self._settled(question), subject not in self._rows.get(question, {})
             self._rows.setdefault(question, {})[subject] = np.asarray(row)
+            if role == "merge" and is_new and self._settled(question) == before:
+                continue  # models wait for more
             self._fits.pop(question, None)
             self._gates = {key: found for key, found in self._gates.items() if key[0] != question}
             self._errors = {key: found for key, found in self._errors.items() if key[0] != question}
 
     def bank(self, question: Question) -> Bank:
         """All subjects that answered everything, in the order in which they came."""
+        return self._bank(question, self._rows.get(question, {}))
+
+    def _settled(self, question: Question) -> tuple[str, ...]:
+        """The subjects by whom models are fitted: this run's baselines, and the first merges; how many of these follows
+        from how many there are, so that a run that resumes has the same models."""
+        names = self._rows.get(question, {})
+        merges = [name for name in names if self._roles.get(name, "merge") == "merge"]
+        taken = 0
+        while (step := max(taken + 1, math.floor(GROWTH * taken))) <= len(merges):
+            taken = step
+        waiting = set(merges[taken:])
+        return tuple(name for name in names if name not in waiting)
+
+    def _settled_bank(self, question: Question) -> Bank:
         rows = self._rows.get(question, {})
+        return self._bank(question, {name: rows[name] for name in self._settled(question)})
+
+    def _bank(self, question: Question, rows: Mapping[str, Floats]) -> Bank:
         items = self._plan.items_by_id(question[0])
         matrix = make_matrix(
             np.array(list(rows.values())).reshape(len(rows), len(items)),
@@ -135,7 +158,7 @@ class Screening:
         key = (question, n, policy)
         if key not in self._gates:
             usable: Policy = policy if policy in ("hybrid", "adaptive") else "random"  # type: ignore[assignment]
-            bank = self.bank(question)
+            bank = self._settled_bank(question)
             if usable != "random" and len(bank.matrix.subjects) - len(bank.parents) < LEAST:
                 usable = "random"
             self._gates[key] = gate(bank, n, usable, derive(self._plan.seed, "gate", *question))
@@ -148,7 +171,7 @@ class Screening:
             n = self._plan.draws.asked[question[0]]
             if n is not None:
                 policy = self._choice(question, n) or "random"
-                rows = len(self._rows.get(question, {}))
+                rows = len(self._settled(question))
                 found.append(Verdict(*question, rows, n, self.verdict(question, n, policy)))
         return tuple(found)
 
@@ -312,7 +335,7 @@ class Screening:
 
     def _fitted(self, question: Question) -> Fits:
         if question not in self._fits:
-            self._fits[question] = Fits(self.bank(question), iterations=ITERATIONS)
+            self._fits[question] = Fits(self._settled_bank(question), iterations=ITERATIONS)
         return self._fits[question]
 
     def _selection(self, eval_set: str, subset: Subset) -> Selection:

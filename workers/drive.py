@@ -19,7 +19,7 @@ from typing import Any
 from evomerge.candidate import CandidateState, Proposal
 from evomerge.errors import Failure, FailureReason
 from evomerge.optimizers import restore
-from evomerge.optimizers.optimizer import explanation_of
+from evomerge.optimizers.optimizer import explanation_of, uses_items
 from evomerge.recipe.schema import Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.run.state import ReplayError, RunMachine, Task, proposed
@@ -228,7 +228,9 @@ class Drive:
         """
         if self.machine.phase == "paused":
             return
-        waiting = [key for key in self.machine.open if key[0] not in self.submitted]
+        waiting = list[tuple[int, Task]]()
+        if len(self.machine.open) > len(self.submitted):  # seldom, and there may be thousands of workers
+            waiting = [key for key in self.machine.open if key[0] not in self.submitted]
         if self.spec.constraints and (0, "subset") in self.machine.open:
             waiting = [key for key in waiting if key[0] == 0]  # guards compare everybody with the base's answers
         known = 0
@@ -331,6 +333,8 @@ class Drive:
             data["stopped"] = stopped
         if self.machine.optimizer.uses_responses and row.kind == "search":
             data["responses"] = self.search.plan.item_scores(answers, row.generation)
+        if uses_items(self.machine.optimizer) and self.search.plan.num_search_items is not None:
+            data["answers"] = [found.dump() for found in self.search.plan.item_answers(answers)]
         if products and self.search.linear is not None:
             data["gradients"] = [self.search.linear.derivatives(row.genome, product) for product in products]
         before, best = self.machine.archive.members, self.machine.best()

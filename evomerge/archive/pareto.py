@@ -8,7 +8,7 @@ The geometry is computed by moocore (LGPL-2.1, used as an installed library).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import moocore
@@ -143,7 +143,8 @@ class ParetoArchive:
         self.num_objectives = num_objectives
         self._values: dict[int, tuple[float, ...]] = {}
         self._reference: tuple[float, ...] | None = None
-        self._hypervolume: float | None = None  # None: not computed since the last change
+        self._members: tuple[int, ...] | None = None  # None: not computed since the last change
+        self._hypervolume: float | None = None  # the same
         if reference is not None:
             self.set_reference(reference)
 
@@ -164,23 +165,30 @@ class ParetoArchive:
         for n in removed:
             del self._values[n]
         self._values[number] = tuple(point.tolist())
-        self._hypervolume = None
+        self._members = self._hypervolume = None
         return FrontChange((number,), removed)
 
-    def rebuild(self, values: Mapping[int, Sequence[float]]) -> None:
+    def rebuild(self, numbers: Sequence[int], points: ArrayLike) -> None:
         """Begin again with these candidates, offered in their order: values of some have changed.
+
+        Args:
+            numbers: each once.
+            points: their values, shape [candidates, objectives].
 
         Raises:
             ValueError: as `add`.
         """
-        self._values, self._hypervolume = {}, None
-        for number, point in values.items():
-            self.add(number, point)
+        matrix = _matrix(points, self.num_objectives)
+        kept = np.flatnonzero(non_dominated(matrix))
+        self._values = {numbers[k]: tuple(matrix[k].tolist()) for k in kept.tolist()}
+        self._members = self._hypervolume = None
 
     @property
     def members(self) -> tuple[int, ...]:
-        """Candidate numbers on the front, in the order of arrival."""
-        return tuple(self._values)
+        """Candidate numbers on the front, in the order of arrival; the same tuple until the front changes."""
+        if self._members is None:
+            self._members = tuple(self._values)
+        return self._members
 
     @property
     def points(self) -> NDArray[np.float64]:

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.archive.pareto import hypervolume, non_dominated
 from evomerge.run.spec import Objective, RunSpec
 
 Scores = Mapping[str, Mapping[str, Any]]
+Numbers = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 def sign(objective: Objective) -> float:
@@ -38,14 +41,38 @@ def shortlist(
     Feasible ones come before infeasible ones (those by their violation). Among the feasible: by value for one
     objective; for several, front by front, within a front greedily by the hypervolume that each adds.
     """
-    feasible = [n for n in numbers if violations[n] <= 0]
-    rest = sorted((n for n in numbers if violations[n] > 0), key=lambda n: (violations[n], n))
-    points = {n: [sign(o) * scores[n][o.name]["mean"] for o in spec.objectives] for n in feasible}
-    if len(spec.objectives) == 1:
-        ranked = sorted(feasible, key=lambda n: (-points[n][0], n))
+    points = [[sign(o) * scores[n][o.name]["mean"] for o in spec.objectives] for n in numbers]
+    missed = np.array([violations[n] for n in numbers], dtype=np.float64)
+    return leading(
+        np.array(numbers, dtype=np.int64), np.array(points).reshape(-1, len(spec.objectives)), missed, top
+    )
+
+
+def leading(numbers: Numbers, points: Floats, violations: Floats, top: int) -> list[int]:
+    """`shortlist` of candidates in arrays: of thousands only those near the top are put in order.
+
+    Args:
+        numbers: [candidates], each once.
+        points: [candidates, objectives], larger is better.
+        violations: [candidates].
+    """
+    feasible = violations <= 0
+    if points.shape[1] == 1:
+        ranked = _first(numbers[feasible], -points[feasible, 0], top)
     else:
-        ranked = _by_fronts(points, top)
-    return [*ranked, *rest][:top]
+        ranked = _by_fronts(numbers[feasible], points[feasible], top)
+    return ranked + _first(numbers[~feasible], violations[~feasible], top - len(ranked))
+
+
+def _first(numbers: Numbers, keys: Floats, top: int) -> list[int]:
+    """The `top` numbers with the smallest keys, the smaller number first of equals."""
+    if top <= 0:
+        return []
+    if top < len(keys):
+        near = keys <= np.partition(keys, top - 1)[top - 1]
+        numbers, keys = numbers[near], keys[near]
+    found: list[int] = numbers[np.lexsort((numbers, keys))][:top].tolist()
+    return found
 
 
 def by_several(
@@ -61,13 +88,13 @@ def by_several(
     return list(chosen)[:top]
 
 
-def _by_fronts(points: dict[int, list[float]], top: int) -> list[int]:
-    left, ranked = dict(points), list[int]()
-    while left and len(ranked) < top:
-        numbers = list(left)
-        mask = non_dominated(np.array([left[n] for n in numbers]))
-        front = [n for n, kept in zip(numbers, mask, strict=True) if kept]
-        ranked += _greedy({n: left.pop(n) for n in front}, top - len(ranked))
+def _by_fronts(numbers: Numbers, points: Floats, top: int) -> list[int]:
+    ranked = list[int]()
+    while len(numbers) and len(ranked) < top:
+        front = non_dominated(points)
+        members = zip(numbers[front].tolist(), points[front].tolist(), strict=True)
+        ranked += _greedy(dict(members), top - len(ranked))
+        numbers, points = numbers[~front], points[~front]
     return ranked
 
 

@@ -8,13 +8,15 @@ but of what is believed of candidates in the light of all the others (`evomerge.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evomerge.archive.pareto import ParetoArchive
+from evomerge.candidate import Estimate, Genome
 from evomerge.run.belief import MOST, Scored, believe
-from evomerge.run.ranking import Scores, by_several, reference_point, shortlist, sign
+from evomerge.run.board import Board
+from evomerge.run.ranking import Numbers, Scores, by_several, leading, reference_point, sign
 from evomerge.run.spec import RunSpec
 
 NAMED_AT_ONCE = 4
@@ -42,8 +44,14 @@ class Standing:
         exact: numbers of those that answered all search items.
     """
 
-    def __init__(self, spec: RunSpec) -> None:
-        self._spec = spec
+    def __init__(
+        self, spec: RunSpec, by_items: Callable[[Sequence[Genome]], list[Estimate | None] | None] = lambda _: None
+    ) -> None:
+        """
+        Args:
+            by_items: what an optimizer that learns from answers to single items believes of genomes; None from others.
+        """
+        self._spec, self._by_items = spec, by_items
         self.archive = ParetoArchive(len(spec.objectives))
         self.known: dict[int, Scores] = {}
         self.exact: set[int] = set()
@@ -51,6 +59,8 @@ class Standing:
         self._believed: dict[int, Scores] | None = None
         self._shown: dict[int, Scores] = {}
         self._violations: dict[int, float] = {}
+        self._board = Board(len(spec.objectives))
+        self._uncertain: set[int] = set()
         self._best: dict[str, dict[str, Any]] = {}
 
     def measure_from(self, baselines: Mapping[int, Scores]) -> None:
@@ -69,8 +79,9 @@ class Standing:
             shown: the estimates that people see.
             told: those that the optimizer is told.
         """
-        self.known[number], self._shown[number], self._violations[number] = told, shown, violation
-        self._believed = None
+        self._write(number, shown, told, violation)
+        if any(told[o.name]["se"] > 0 for o in self._spec.objectives):
+            self._uncertain.add(number)
         if violation > 0:
             return False
         self._keep_best(number)
@@ -78,13 +89,12 @@ class Standing:
 
     def completed(self, number: int, scores: Scores, violation: float) -> None:
         """A candidate answered all search items."""
-        self.known[number], self._shown[number], self._violations[number] = scores, scores, violation
+        self._write(number, scores, scores, violation)
         self.exact.add(number)
-        self._best, self._believed = {}, None
-        feasible = [n for n in sorted(self.known) if self._violations[n] <= 0]
-        for n in feasible:
-            self._keep_best(n)
-        self.archive.rebuild({n: self.values(n) for n in feasible})
+        self._uncertain.discard(number)
+        feasible = self._board.feasible
+        self._choose_best(feasible)
+        self.archive.rebuild(feasible.tolist(), self._board.values(feasible))
 
     def values(self, number: int) -> tuple[float, ...]:
         """A candidate's objective values with the sign that makes larger better, in the spec's order."""
@@ -97,15 +107,15 @@ class Standing:
     @property
     def noisy(self) -> bool:
         """Whether any candidate is known with an error."""
-        return any(
-            self.known[n][o.name]["se"] > 0 for n in self.known.keys() - self.exact for o in self._spec.objectives
-        )
+        return bool(self._uncertain)
 
     def believed(self) -> dict[int, Scores]:
         """Number → objective → {mean, se}: one candidate of each recipe, the leading and the latest ones.
 
         Of equal recipes the one that is known exactly stands for all, else the feasible one, else the first.
         """
+        if self._believed is None:
+            self._believed = self._from_items()
         if self._believed is None:
             numbers = self._looked_at()
             recipes = {self._places[n].recipe: n for n in sorted(numbers, key=self._stands_for, reverse=True)}
@@ -115,6 +125,22 @@ class Standing:
                     found[recipes[recipe]][objective.name] = {"mean": belief.mean, "se": belief.se}
             self._believed = dict(found)
         return self._believed
+
+    def _from_items(self) -> dict[int, Scores] | None:
+        """The same by answers to single items, where the optimizer keeps these and knows one objective."""
+        recipes = {self._places[n].recipe: n for n in sorted(self.known, key=self._stands_for, reverse=True)}
+        numbers = sorted(recipes.values())
+        found = self._by_items([self._places[n].genome for n in numbers]) if len(self._spec.objectives) == 1 else None
+        if found is None:
+            return None
+        (objective,) = self._spec.objectives
+        beliefs: dict[int, Scores] = {}
+        for number, estimate in zip(numbers, found, strict=True):
+            if number in self.exact:
+                beliefs[number] = {objective.name: {"mean": self.known[number][objective.name]["mean"], "se": 0.0}}
+            elif estimate is not None:
+                beliefs[number] = {objective.name: {"mean": sign(objective) * estimate.mean, "se": estimate.se}}
+        return beliefs or None
 
     def best_believed(self) -> dict[str, dict[str, Any]]:
         """Per objective the feasible candidate of which most is believed: {number, mean, se}."""
@@ -154,18 +180,30 @@ class Standing:
 
     def _looked_at(self) -> list[int]:
         """All candidates; of too many the latest ones, and those that lead by what was told."""
-        numbers = sorted(self.known)
+        numbers = self._board.known
         if len(numbers) <= MOST:
-            return numbers
+            return [int(n) for n in numbers]
         early = numbers[: LEADERS - MOST]
-        return sorted(
-            [*shortlist(self._spec, self.known, self._violations, early, LEADERS), *numbers[LEADERS - MOST :]]
-        )
+        first = leading(early, self._board.values(early), self._board.violations(early), LEADERS)
+        return sorted([*first, *numbers[LEADERS - MOST :].tolist()])
 
     def _scored(self, number: int, objective: str) -> Scored:
         place, score, exact = self._places[number], self.known[number][objective], number in self.exact
         group, se = (None, 0.0) if exact else (place.group, score["se"])
         return Scored(place.recipe, place.genome, group, score["mean"], se, int(score["n"]))
+
+    def _write(self, number: int, shown: Scores, known: Scores, violation: float) -> None:
+        self.known[number], self._shown[number], self._violations[number] = known, shown, violation
+        self._board.write(number, self.values(number), violation)
+        self._believed = None
+
+    def _choose_best(self, feasible: Numbers) -> None:
+        """Anew from all, which are in the order of their numbers."""
+        first = self._board.values(feasible).argmax(axis=0) if len(feasible) else ()
+        self._best = {}
+        for objective, place in zip(self._spec.objectives, first, strict=False):
+            number = int(feasible[place])
+            self._best[objective.name] = {"number": number, **self._shown[number][objective.name]}
 
     def _keep_best(self, number: int) -> None:
         for objective in self._spec.objectives:

@@ -27,9 +27,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from evomerge.archive.pareto import ParetoArchive
-from evomerge.candidate import Evaluation, Proposal
+from evomerge.candidate import Estimate, Evaluation, Genome, ItemAnswers, Proposal
 from evomerge.errors import EvomergeError
-from evomerge.optimizers.optimizer import Optimizer
+from evomerge.optimizers.optimizer import Optimizer, uses_items
 from evomerge.run.ranking import shortlist
 from evomerge.run.spec import RunSpec
 from evomerge.run.standing import Place, Standing
@@ -95,7 +95,7 @@ class RunMachine:
         self.unchanged = 0
         self.stopped: dict[int, float] = {}
         self.latest: deque[tuple[tuple[float, ...], tuple[float, ...]]] = deque(maxlen=FIELD)
-        self.standing = Standing(spec)
+        self.standing = Standing(spec, self._believed_by_items)
         self.believed: dict[int, dict[str, dict[str, float]]] = {}
         self.best_believed: dict[str, dict[str, Any]] = {}
         self._num_scored = self._reviewed_at = 0
@@ -158,8 +158,8 @@ class RunMachine:
     def name_elites(self) -> list[Event]:
         """`elites.chosen` when it is time that the leading candidates answer all search items; else none."""
         policy, every = self.spec.subset, self.spec.subset.elites
-        if self.phase != "running" or self._search_items is None or every is None:
-            return []
+        if self.phase != "running" or self._search_items is None or every is None or uses_items(self.optimizer):
+            return []  # who learns from items asks the leading ones for more itself
         if self._num_scored < self._elites_at + every:
             return []
         left = policy.elites_share * (self.items - self._elites_items) - self._elites_items
@@ -338,7 +338,10 @@ class RunMachine:
         number = data["number"]
         del self.open[number, "subset"]
         self.scores[number], self.violations[number] = data["scores"], data["violation"]
+        answers = tuple(map(ItemAnswers.load, data["answers"])) if "answers" in data else None
         if number not in self._trials:
+            if tell and answers is not None and uses_items(self.optimizer):
+                self.optimizer.know(answers)
             return
         told = data.get("told", data["scores"])
         self._num_scored += 1
@@ -361,9 +364,14 @@ class RunMachine:
                         errors=errors,
                         responses=data.get("responses") and tuple(map(tuple, data["responses"])),
                         gradients=data.get("gradients") and tuple(map(tuple, data["gradients"])),
+                        answers=answers,
                     )
                 ]
             )
+
+    def _believed_by_items(self, genomes: Sequence[Genome]) -> list[Estimate | None] | None:
+        """What the optimizer believes of genomes, if it learns from single items."""
+        return self.optimizer.believed(genomes) if uses_items(self.optimizer) else None
 
     def _verified(self, data: dict[str, Any]) -> None:
         number, split = data["number"], data["split"]
