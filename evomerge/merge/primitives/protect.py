@@ -60,16 +60,12 @@ def protected_edit(deltas: Sequence[Tensor], coefficients: Tensor, directions: T
         for delta, gap in zip(deltas, gaps, strict=True):
             total.addcmul_(delta.double(), gap[:, None])
         total.mul_(weight)
-        return total - basis @ (basis.t() @ total)
+        return total.sub_(basis @ (basis.t() @ total))
 
-    shared = sum(
-        (d.double() * c for d, c in zip(deltas, coefficients, strict=True)), torch.zeros((), dtype=torch.float64)
-    )
-    gaps = torch.stack([(delta.double() * (delta.double() - shared)).sum(dim=1) for delta in deltas])
+    gaps = _gaps(deltas, coefficients)
     edit = torch.zeros(deltas[0].shape, dtype=torch.float64, device=basis.device)
-    slope = backward(gaps)
-    direction = slope.clone()
-    power = first = float(slope.square().sum())
+    direction = backward(gaps)
+    power = first = float(direction.square().sum())
     for _ in range(steps):
         if power <= 1e-20 * first:
             break
@@ -80,4 +76,14 @@ def protected_edit(deltas: Sequence[Tensor], coefficients: Tensor, directions: T
         slope = backward(gaps)
         before, power = power, float(slope.square().sum())
         direction.mul_(power / before).add_(slope)
+        del slope  # the next one is made beside what is held here: a float64 tensor less
     return edit.float()
+
+
+def _gaps(deltas: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+    """⟨τj, τj − S⟩ for every source and row, float64, [N, out]."""
+    shared = sum(
+        (d.double() * c for d, c in zip(deltas, coefficients, strict=True)), torch.zeros((), dtype=torch.float64)
+    )
+    own = (delta.double() for delta in deltas)
+    return torch.stack([(vector - shared).mul_(vector).sum(dim=1) for vector in own])
