@@ -90,6 +90,32 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemAnswers:
+    """What a candidate answered to single items, for one objective.
+
+    Attributes:
+        places: the items, as numbers that are the same for all candidates of a run; rising.
+        values: the answers, in the objective's unit with the sign that makes larger better.
+        shares: what each item counts in the mean over all items, which is what the candidate is worth.
+    """
+
+    places: tuple[int, ...]
+    values: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    def dump(self) -> dict[str, Any]:
+        """JSON-ready; `load` reads it. Equal shares are written once."""
+        shares = self.shares[:1] if len(set(self.shares)) == 1 else self.shares
+        return {"places": list(self.places), "values": list(self.values), "shares": list(shares)}
+
+    @classmethod
+    def load(cls, data: Mapping[str, Any]) -> ItemAnswers:
+        """What `dump` wrote."""
+        places, shares = tuple(data["places"]), tuple(data["shares"])
+        return cls(places, tuple(data["values"]), shares * len(places) if len(shares) == 1 else shares)
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What an optimizer is told about one of its proposals.
 
@@ -101,6 +127,8 @@ class Evaluation:
         responses: for each objective the candidate's score on every item, larger is better, in the same order for all
             candidates of a generation; only for optimizers that say `uses_responses`.
         gradients: for each objective its derivatives by the genes, where the evaluator can give them.
+        answers: for each objective the candidate's answers to its items; only for optimizers that say `uses_items`,
+            where not all items were asked.
     """
 
     trial: int
@@ -109,3 +137,4 @@ class Evaluation:
     errors: tuple[float, ...] | None = None
     responses: tuple[tuple[float, ...], ...] | None = None
     gradients: tuple[tuple[float, ...], ...] | None = None
+    answers: tuple[ItemAnswers, ...] | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from evomerge.candidate import Estimate
+from evomerge.candidate import Estimate, ItemAnswers
 from evomerge.run.spec import Objective, RunSpec
 from fitness.draws import Draws
 from fitness.estimate import (
@@ -197,6 +197,28 @@ class ObjectivePlan:
             tuple(value for e in o.eval_sets for value in self._graded(o, e, responses, generation))
             for o in self.objectives
         )
+
+    def item_answers(self, responses: Mapping[str, Responses]) -> tuple[ItemAnswers, ...]:
+        """For each objective the answers to all of its search items that are there, whoever asked for them and when.
+
+        Items are numbered through an objective's eval sets, by id within each.
+        """
+        return tuple(self._answers(objective, responses) for objective in self.objectives)
+
+    def _answers(self, objective: Objective, responses: Mapping[str, Responses]) -> ItemAnswers:
+        sign, first = 1 if objective.direction == "maximize" else -1, 0
+        places, values, shares = list[int](), list[float](), list[float]()
+        for name in objective.eval_sets:
+            items = self.items_by_id(name)
+            known = answers_by_id(responses, name, objective.metric) if name in responses else {}
+            whole = len(objective.eval_sets) * sum(item.weight for item in items)
+            for place, item in enumerate(items, first):
+                if item.id in known:
+                    places.append(place)
+                    values.append(sign * known[item.id])
+                    shares.append(item.weight / whole)
+            first += len(items)
+        return ItemAnswers(tuple(places), tuple(values), tuple(shares))
 
     def slopes(self, generation: int, fidelity: float = 1.0) -> tuple[Slopes, ...]:
         """For each objective what every answer to a generation's items counts in its estimate; larger is better."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.candidate import Estimate
+from evomerge.optimizers.optimizer import uses_items
 from evomerge.recipe.schema import Recipe
 from evomerge.run.ranking import sign
 from evomerge.run.spec import RunSpec
@@ -50,7 +51,8 @@ def _items(search: Search, machine: RunMachine, row: CandidateRow, task: Task) -
 def _race(search: Search, machine: RunMachine, row: CandidateRow, control: Control | None) -> Race | None:
     """Whom a candidate runs against; None where all of its answers are wanted whatever they are."""
     shares = search.spec.subset.race
-    if machine.optimizer.uses_responses or len(machine.latest) < MIN_FIELD or not shares:
+    whole = machine.optimizer.uses_responses or uses_items(machine.optimizer)
+    if whole or len(machine.latest) < MIN_FIELD or not shares:
         return None
     laps = search.plan.laps(row.generation, machine.fidelity(row.number), shares, control)
     if len(laps) == 1:

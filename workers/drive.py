@@ -333,7 +333,8 @@ class Drive:
             data["stopped"] = stopped
         if self.machine.optimizer.uses_responses and row.kind == "search":
             data["responses"] = self.search.plan.item_scores(answers, row.generation)
-        if uses_items(self.machine.optimizer) and self.search.plan.num_search_items is not None:
+        items = uses_items(self.machine.optimizer) and self.search.plan.num_search_items is not None
+        if items and (row.kind == "search" or row.label == CONTROL):
             data["answers"] = [found.dump() for found in self.search.plan.item_answers(answers)]
         if products and self.search.linear is not None:
             data["gradients"] = [self.search.linear.derivatives(row.genome, product) for product in products]

@@ -8,9 +8,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from evomerge.candidate import Evaluation, Proposal
+from evomerge.candidate import Estimate, Evaluation, Genome, ItemAnswers, Proposal
 from evomerge.optimizers.domain import Problem
-from evomerge.optimizers.optimizer import Optimizer
+from evomerge.optimizers.optimizer import Optimizer, uses_items
 from evomerge.optimizers.options import Option, Options, read
 from evomerge.optimizers.state import pack, unpack
 
@@ -96,6 +96,17 @@ class Auto:
     @property
     def uses_responses(self) -> bool:
         return self._chosen.uses_responses
+
+    @property
+    def uses_items(self) -> bool:
+        return uses_items(self._chosen)
+
+    def know(self, answers: tuple[ItemAnswers, ...]) -> None:
+        if uses_items(self._chosen):
+            self._chosen.know(answers)
+
+    def believed(self, genomes: Sequence[Genome]) -> list[Estimate | None]:
+        return self._chosen.believed(genomes) if uses_items(self._chosen) else [None] * len(genomes)
 
     def ask(self, n: int) -> list[Proposal]:
         return self._chosen.ask(n)

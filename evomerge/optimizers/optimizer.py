@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self, TypeGuard, runtime_checkable
 
-from evomerge.candidate import Evaluation, Genome, Proposal
+from evomerge.candidate import Estimate, Evaluation, Genome, ItemAnswers, Proposal
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.options import Option, Options
 
@@ -97,6 +97,26 @@ class Learner(Protocol):
 
 
 @runtime_checkable
+class ItemUser(Protocol):
+    """An optimizer that may learn from answers to single items (`Evaluation.answers`), whoever was asked what, and
+    believes something of its candidates; others have no such attribute."""
+
+    @property
+    def uses_items(self) -> bool:
+        """Whether it does. Evaluations without any answers are still legal."""
+        ...
+
+    def know(self, answers: tuple[ItemAnswers, ...]) -> None:
+        """Learn from the answers of a model that is no genome, one for each objective."""
+        ...
+
+    def believed(self, genomes: Sequence[Genome]) -> list[Estimate | None]:
+        """What each is worth in the light of all answers, larger is better, and how many answers it gave; None where
+        nothing is known."""
+        ...
+
+
+@runtime_checkable
 class Explained(Protocol):
     """An optimizer that chose something by itself and says what, for the run's log; others have no such attribute."""
 
@@ -114,6 +134,11 @@ def explanation_of(optimizer: Optimizer) -> str | None:
 def uses_gradients(optimizer: Optimizer | type[Optimizer]) -> bool:
     """Whether an optimizer, or every one of a kind, learns from gradients."""
     return isinstance(optimizer, GradientUser) and optimizer.uses_gradients is True
+
+
+def uses_items(optimizer: Optimizer) -> TypeGuard[ItemUser]:
+    """Whether an optimizer learns from answers to single items."""
+    return isinstance(optimizer, ItemUser) and optimizer.uses_items is True
 
 
 def mixes_sources(optimizer: type[Optimizer]) -> bool:

@@ -25,6 +25,7 @@ from evomerge.optimizers.soup import GreedySoup
 from evomerge.optimizers.stages import Staged
 from evomerge.optimizers.surrogate import MapSearch
 from evomerge.optimizers.swarm import Swarm
+from evomerge.optimizers.thompson import ThompsonSearch
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "auto": Auto,
@@ -41,6 +42,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "genome": GenomeSearch,
     "map": MapSearch,
     "bayes": BayesSearch,
+    "thompson": ThompsonSearch,
     "adam": Adam,
     "frank_wolfe": FrankWolfe,
     "dam": Dam,

@@ -1,0 +1,133 @@
+"""Who answered which item how: the sparse table that an `ItemProcess` is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.candidate import Genome, ItemAnswers
+from evomerge.optimizers.genes import as_genome
+from evomerge.optimizers.item_process import Floats
+
+WHOLE = 1 - 1e-9
+"""Whoever answered items of so large a share is known exactly."""
+STRANGERS = 16
+"""Of so many models that are no genomes, the first ones are kept."""
+
+
+class ItemTable:
+    """Answers of genomes and of strangers, which are models that are no genomes.
+
+    Attributes:
+        genomes: in the order in which they came, each once.
+        strangers: how many there are.
+    """
+
+    def __init__(self) -> None:
+        self.genomes: list[Genome] = []
+        self.strangers = 0
+        self._answers: list[dict[int, float]] = []
+        self._exact: list[bool] = []
+        self._known: list[dict[int, float]] = []
+        self._shares: dict[int, float] = {}
+        self._rows: dict[Genome, int] = {}
+
+    def __len__(self) -> int:
+        """Genomes."""
+        return len(self.genomes)
+
+    @property
+    def size(self) -> int:
+        """Answers of genomes."""
+        return sum(map(len, self._answers))
+
+    def row(self, genome: Genome) -> int | None:
+        """The number of a genome that answered."""
+        return self._rows.get(genome)
+
+    def add(self, genome: Genome, answers: ItemAnswers) -> None:
+        """Answers to items; the same item asked again counts once, as it was answered last."""
+        row = self._opened(genome)
+        self._answers[row].update(zip(answers.places, answers.values, strict=True))
+        self._shares.update(zip(answers.places, answers.shares, strict=True))
+        self._exact[row] = self._exact[row] or sum(self._shares[place] for place in self._answers[row]) >= WHOLE
+
+    def add_whole(self, genome: Genome, trial: int, value: float, *, exact: bool) -> None:
+        """A value of the whole, as an item of its own that is no part of it."""
+        row, place = self._opened(genome), -1 - trial
+        self._answers[row][place], self._shares[place] = value, 0.0
+        self._exact[row] = self._exact[row] or exact
+
+    def add_stranger(self, answers: ItemAnswers) -> None:
+        """A model that is no genome answered."""
+        if self.strangers < STRANGERS:
+            self.strangers += 1
+            self._known.append(dict(zip(answers.places, answers.values, strict=True)))
+            self._shares.update(zip(answers.places, answers.shares, strict=True))
+
+    def forget(self, most: int) -> None:
+        """Of more genomes than that, drop the one of the older half that did worst on its items."""
+        while len(self.genomes) > most:
+            answers, _ = self.arrays()
+            beyond = answers[: len(self.genomes)] - np.nanmean(answers, axis=0)
+            worst = int(np.argmin(np.nanmean(beyond[: most // 2], axis=1)))
+            for column in (self.genomes, self._answers, self._exact):
+                del column[worst]
+            self._rows = {genome: row for row, genome in enumerate(self.genomes)}
+
+    def exact(self) -> NDArray[np.bool_]:
+        """[genomes] whether there is nothing more to ask."""
+        return np.array(self._exact, dtype=np.bool_)
+
+    def counts(self) -> NDArray[np.intp]:
+        """[genomes] answers."""
+        return np.array([len(row) for row in self._answers], dtype=np.intp)
+
+    def arrays(self) -> tuple[Floats, Floats]:
+        """Answers [genomes, then strangers; items], NaN where there is none, and the items' shares [items]."""
+        rows, places, values = self._triples()
+        items, columns = np.unique(places, return_inverse=True)
+        answers = np.full((len(self) + self.strangers, len(items)), np.nan)
+        answers[rows, columns] = values
+        return answers, np.array([self._shares[place] for place in items.tolist()])
+
+    def dump(self, dim: int) -> dict[str, NDArray[Any]]:
+        """Plain arrays; `load` reads them."""
+        rows, places, values = self._triples()
+        shares = np.array([*self._shares.values()])
+        return {
+            "genomes": np.reshape(self.genomes, (-1, dim)), "exact": self.exact(), "rows": rows, "places": places,
+            "values": values, "items": np.array([*self._shares], dtype=np.int64), "shares": shares,
+        }  # fmt: skip
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """What `dump` wrote."""
+        table = cls()
+        table.genomes, table._exact = [as_genome(row) for row in arrays["genomes"]], arrays["exact"].tolist()
+        table._rows = {genome: row for row, genome in enumerate(table.genomes)}
+        table._shares = dict(zip(arrays["items"].tolist(), arrays["shares"].tolist(), strict=True))
+        rows = arrays["rows"].tolist()
+        table.strangers = max([*rows, len(table) - 1]) + 1 - len(table)
+        found: list[dict[int, float]] = [{} for _ in range(len(table) + table.strangers)]
+        for row, place, value in zip(rows, arrays["places"].tolist(), arrays["values"].tolist(), strict=True):
+            found[row][place] = value
+        table._answers, table._known = found[: len(table)], found[len(table) :]
+        return table
+
+    def _opened(self, genome: Genome) -> int:
+        if genome not in self._rows:
+            self._rows[genome] = len(self.genomes)
+            self.genomes.append(genome)
+            self._answers.append({})
+            self._exact.append(False)
+        return self._rows[genome]
+
+    def _triples(self) -> tuple[NDArray[np.intp], NDArray[np.int64], Floats]:
+        everybody = [*self._answers, *self._known]
+        rows = np.repeat(np.arange(len(everybody)), [len(row) for row in everybody])
+        places = np.array([place for row in everybody for place in row], dtype=np.int64)
+        return rows, places, np.array([value for row in everybody for value in row.values()], dtype=np.float64)
