@@ -1,4 +1,5 @@
-"""`compress`: a smaller model from one checkpoint. `moe`: a mixture of experts from dense fine-tunes."""
+"""`compress`: a smaller model from one checkpoint. `moe`: a mixture of experts from dense fine-tunes.
+`transplant`: another tokenizer for a model."""
 
 from __future__ import annotations
 
@@ -83,7 +84,42 @@ def moe(
     out_console.print(f"model in {out}; what is what in {out / 'structure.json'}", highlight=False, soft_wrap=True)
 
 
+def transplant(
+    model: Annotated[Path, typer.Argument(help="A checkpoint's directory.")],
+    donor: Annotated[Path, typer.Argument(help="The model whose tokenizer it gets.")],
+    out: Annotated[Path, typer.Argument(help="The directory to make.")],
+    method: Annotated[
+        str, typer.Option(help="Rows of new tokens: omp, interpolation, subword, mean, zero or normal.")
+    ] = "omp",
+    k: Annotated[int, typer.Option(help="omp, interpolation: common tokens in a combination.")] = 64,
+    weights: Annotated[str, typer.Option(help="interpolation: distance, barycentric or least_squares.")] = "distance",
+    cosine: Annotated[bool, typer.Option("--cosine", help="interpolation: the nearest by angle.")] = False,
+    subword: Annotated[str, typer.Option(help="subword: mean, sum or ends.")] = "mean",
+    prefix: Annotated[
+        str, typer.Option(help="Where a new token takes the row of its beginning: none, embedding, head or both.")
+    ] = "none",
+    scale: Annotated[float, typer.Option(help="New rows are multiplied by it.")] = 1.0,
+    noise: Annotated[float, typer.Option(help="Standard deviation of noise on new rows.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of noise and normal.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda (with :1 and so on).")] = "cpu",
+) -> None:
+    """Give a model another model's tokenizer: rows of tokens that it knows are kept, the others are made."""
+    import json
+
+    from evomerge.merge.structure.transplant import Settings
+    from evomerge.merge.structure.transplant import transplant as make
+
+    make(model, donor, out, Settings(method, k, weights, cosine, subword, prefix, scale, noise, seed), device=device)
+    for name, said in json.loads((out / "structure.json").read_text(encoding="utf-8"))["tables"].items():
+        line = f"{name}: {said['kept']} rows kept, {said['by_prefix']} by their beginning, {said['made']} made"
+        error = said.get("relative_error_in_donor")
+        line += "" if error is None else f" ({error:.1%} off in the donor)"
+        out_console.print(line, highlight=False, soft_wrap=True)
+    out_console.print(f"model in {out}", highlight=False, soft_wrap=True)
+
+
 def add_to(app: typer.Typer) -> None:
     """Put these commands on the command line."""
     app.command()(compress)
     app.command()(moe)
+    app.command()(transplant)

@@ -29,6 +29,8 @@ def write_directory(
     weights: Callable[[], Weights],
     config: Mapping[str, Any],
     report: Mapping[str, Any],
+    *,
+    donor: Path | None = None,
 ) -> Path:
     """Write a checkpoint whole or not at all.
 
@@ -39,6 +41,7 @@ def write_directory(
         weights: every entry once, in any order, in its final dtype.
         config: config.json.
         report: what was done; goes to `structure.json`, with the model's content hash.
+        donor: whose tokenizer and so on are taken over in place of the model's.
 
     Raises:
         CheckpointError: `out` is in use, or the disk refuses.
@@ -46,7 +49,7 @@ def write_directory(
     report = {**report, "model": {"location": str(model.resolve()), "sha256": content_hash(model)}}
     key = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
     with partial(out, key) as at:
-        for path in sorted({path for pattern in COPIED for path in model.glob(pattern) if path.is_file()}):
+        for path in sorted({path for pattern in COPIED for path in (donor or model).glob(pattern) if path.is_file()}):
             shutil.copyfile(path, at.model / path.name)
         for name, data in (("config.json", config), ("structure.json", report)):
             text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
