@@ -39,6 +39,7 @@ class Ledger:
         self._last_seq = last_seq
         self._rows: OrderedDict[int, CandidateRow] = OrderedDict()
         self._changed: dict[int, None] = {}
+        self._new: set[int] = set()  # of those, which are not stored yet
         self._events: list[Event] = []
         self._commands: list[int] = []
         self._answers: list[AnswerBlock] = []
@@ -62,7 +63,7 @@ class Ledger:
         for row in rows:
             self._keep(row)
         after = self._machine.archive.members
-        for number in {*before} ^ {*after}:
+        for number in {*before} ^ {*after} if after is not before else ():
             self._keep(replace(self.row(number), on_front=number in after))
         self._commands += commands
         self._answers += answers
@@ -73,7 +74,8 @@ class Ledger:
             return
         change = Commit(
             events=tuple(self._events),
-            candidates=tuple(self._rows[number] for number in self._changed),
+            candidates=tuple(self._rows[number] for number in self._changed if number in self._new),
+            changed=tuple(self._rows[number] for number in self._changed if number not in self._new),
             answers=tuple(self._answers),
             state=self._machine.phase,
             reason=self._machine.reason,
@@ -84,7 +86,7 @@ class Ledger:
         self.patiently(lambda: self._store.commit(self._lease, change))
         self._last_seq += len(self._events)
         self._told = 0 if change.optimizer is not None else self._told
-        self._events, self._commands, self._answers, self._changed = [], [], [], {}
+        self._events, self._commands, self._answers, self._changed, self._new = [], [], [], {}, set()
         while len(self._rows) > ROWS:
             self._rows.popitem(last=False)
 
@@ -127,6 +129,8 @@ class Ledger:
             self._machine.apply(numbered)
             self._events.append(numbered)
             self._told += event.type in TOLD
+            if event.type == "candidate.proposed":
+                self._new.add(event.data["number"])
 
     def _snapshot(self) -> bytes | None:
         if self._told < SNAPSHOT_EVERY:

@@ -43,9 +43,7 @@ def shortlist(
     """
     points = [[sign(o) * scores[n][o.name]["mean"] for o in spec.objectives] for n in numbers]
     missed = np.array([violations[n] for n in numbers], dtype=np.float64)
-    return leading(
-        np.array(numbers, dtype=np.int64), np.array(points).reshape(-1, len(spec.objectives)), missed, top
-    )
+    return leading(np.array(numbers, dtype=np.int64), np.array(points).reshape(-1, len(spec.objectives)), missed, top)
 
 
 def leading(numbers: Numbers, points: Floats, violations: Floats, top: int) -> list[int]:

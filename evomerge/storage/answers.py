@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Dialect, Row, Select, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evomerge.errors import StoreError
 from evomerge.storage.blocks import AnswerBlock, Bank, BankPage, unpack
+from evomerge.storage.prepared import Prepared, prepare
 from evomerge.storage.tables import AnswerTable, EvaluatorTable, QuestionsTable
 
 _AT_ONCE = 500
@@ -32,7 +33,7 @@ def write(connection: Connection, blocks: Sequence[AnswerBlock], at: datetime, k
     lists = {b.questions: b for b in blocks if b.questions not in known}
     if lists:
         rows = [{"key": key, "items": list(b.items), "contents": list(b.contents)} for key, b in sorted(lists.items())]
-        connection.execute(_insert(connection.dialect.name, QuestionsTable), rows)
+        _insert(connection.dialect, QuestionsTable).run(connection, rows)
     found = [
         {
             "key": b.key, "fingerprint": b.fingerprint, "eval_set": b.eval_set, "subject": b.subject, "run": b.run,
@@ -40,7 +41,7 @@ def write(connection: Connection, blocks: Sequence[AnswerBlock], at: datetime, k
         }
         for b in {b.key: b for b in blocks}.values()
     ]  # fmt: skip
-    connection.execute(_insert(connection.dialect.name, AnswerTable), found)
+    _insert(connection.dialect, AnswerTable).run(connection, found)
 
 
 def count_new(connection: Connection, blocks: Sequence[AnswerBlock]) -> int:
@@ -53,13 +54,13 @@ def count_new(connection: Connection, blocks: Sequence[AnswerBlock]) -> int:
 def describe(connection: Connection, fingerprint: str, settings: Mapping[str, Any]) -> None:
     """Keep what a fingerprint stands for, unless it is known."""
     row = {"fingerprint": fingerprint, "settings": dict(settings)}
-    connection.execute(_insert(connection.dialect.name, EvaluatorTable), [row])
+    _insert(connection.dialect, EvaluatorTable).run(connection, [row])
 
 
-@cache
-def _insert(dialect: str, table: Any) -> Any:
-    """Made once, as SQLAlchemy needs longer to make a statement than the database to carry it out."""
-    return (sqlite if dialect == "sqlite" else postgresql).insert(table).on_conflict_do_nothing()
+@lru_cache(maxsize=32)
+def _insert(dialect: Dialect, table: Any) -> Prepared:
+    insert = (sqlite if dialect.name == "sqlite" else postgresql).insert(table).on_conflict_do_nothing()
+    return prepare(insert, dialect, [c.name for c in table.__table__.columns if c.name != "id"])
 
 
 def by_key(connection: Connection, keys: Iterable[str]) -> dict[str, AnswerBlock]:

@@ -9,48 +9,93 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, Connection, Insert, Row, Select, and_, delete, insert, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evomerge.candidate import CandidateState
 from evomerge.errors import InvalidInputError
 from evomerge.storage import answers, cursor
 from evomerge.storage.blocks import AnswerBlock, together
+from evomerge.storage.prepared import Prepared, prepare
 from evomerge.storage.store import CandidateKind, CandidateQuery, CandidateRow
 from evomerge.storage.tables import CandidateTable, ScoreTable
 
 _CANDIDATES = CandidateTable.__table__
 _NAMES = [c.name for c in _CANDIDATES.columns if c.name != "run"]
+FIXED = frozenset({"number", "kind", "label", "generation", "genome", "digest", "recipe"})
+"""What a candidate is; all else becomes known of it."""
+_CHANGING = [name for name in _NAMES if name not in FIXED]
 _HEAVY: dict[str, Any] = {"genome": (), "recipe": {}, "answers": {}}
 
 
-def write(connection: Connection, run: str, rows: Sequence[CandidateRow]) -> None:
-    """Insert or replace candidates."""
-    if not rows:
-        return
-    assert all(row.answers.keys() == row.responses.keys() for row in rows), "responses are kept as blocks of answers"
-    connection.execute(_upsert(connection.dialect.name), [_to_columns(run, row) for row in rows])
-    numbers = [row.number for row in rows]
-    connection.execute(delete(ScoreTable).where(ScoreTable.run == run, ScoreTable.number.in_(numbers)))
+def write(connection: Connection, run: str, rows: Sequence[CandidateRow], changed: Sequence[CandidateRow] = ()) -> None:
+    """Insert or replace candidates.
+
+    Args:
+        changed: others, that are stored already and whose `FIXED` fields are as they were.
+    """
+    everybody = [*rows, *changed]
+    assert all(row.answers.keys() == row.responses.keys() for row in everybody), "answers are kept as blocks"
+    if rows:
+        _upsert(connection.dialect).run(connection, [_to_columns(run, row, _NAMES) for row in rows])
+    if changed:
+        found = _change(connection.dialect).run(connection, [_to_columns(run, row, _CHANGING) for row in changed])
+        assert found.rowcount == len(changed), "they are stored"
+    if everybody:
+        _write_scores(connection, run, everybody)
+
+
+def _write_scores(connection: Connection, run: str, rows: Sequence[CandidateRow]) -> None:
+    _forget_scores(connection.dialect).run(connection, [{"of_run": run, "of_number": row.number} for row in rows])
     means = [
         {"run": run, "number": row.number, "name": name, "mean": score["mean"]}
         for row in rows
         for name, score in row.scores.items()
     ]
     if means:
-        connection.execute(insert(ScoreTable), means)
+        _insert_scores(connection.dialect).run(connection, means)
 
 
-@cache
-def _upsert(dialect: str) -> Insert:
-    """Made once: SQLAlchemy needs longer to make this statement than the database to carry it out."""
-    upsert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(CandidateTable)
+@lru_cache(maxsize=32)
+def _upsert(dialect: Dialect) -> Prepared:
+    upsert: Any = (sqlite if dialect.name == "sqlite" else postgresql).insert(CandidateTable)
     others = {name: upsert.excluded[name] for name in _NAMES if name != "number"}
-    statement: Insert = upsert.on_conflict_do_update(index_elements=["run", "number"], set_=others)
-    return statement
+    statement = upsert.on_conflict_do_update(index_elements=["run", "number"], set_=others)
+    return prepare(statement, dialect, ["run", *_NAMES])
+
+
+@lru_cache(maxsize=32)
+def _change(dialect: Dialect) -> Prepared:
+    columns = _CANDIDATES.columns
+    here = (columns.run == bindparam("of_run"), columns.number == bindparam("of_number"))
+    return prepare(update(CandidateTable).where(*here), dialect, [*_CHANGING])
+
+
+@lru_cache(maxsize=32)
+def _forget_scores(dialect: Dialect) -> Prepared:
+    here = (ScoreTable.run == bindparam("of_run"), ScoreTable.number == bindparam("of_number"))
+    return prepare(delete(ScoreTable).where(*here), dialect)
+
+
+@lru_cache(maxsize=32)
+def _insert_scores(dialect: Dialect) -> Prepared:
+    return prepare(insert(ScoreTable), dialect)
 
 
 def read(connection: Connection, run: str, number: int) -> CandidateRow | None:
@@ -154,8 +199,9 @@ def _columns(details: bool) -> list[ColumnElement[Any]]:
     return [_CANDIDATES.columns[name] for name in _NAMES if details or name not in _HEAVY]
 
 
-def _to_columns(run: str, row: CandidateRow) -> dict[str, Any]:
-    return {"run": run} | {name: getattr(row, name) for name in _NAMES}
+def _to_columns(run: str, row: CandidateRow, names: Sequence[str]) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in names}
+    return values | ({"run": run} if "number" in values else {"of_run": run, "of_number": row.number})
 
 
 def _with_responses(connection: Connection, rows: list[CandidateRow]) -> list[CandidateRow]:

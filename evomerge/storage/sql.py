@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Dialect, Row, and_, bindparam, exists, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
@@ -18,6 +19,7 @@ from evomerge.storage.blocks import AnswerBlock, Bank, BankPage
 from evomerge.storage.engine import begins_writing, open_engine
 from evomerge.storage.ids import RunIds, is_run_id
 from evomerge.storage.migrate import upgrade
+from evomerge.storage.prepared import Prepared, prepare
 from evomerge.storage.store import (
     TERMINAL,
     CandidateQuery,
@@ -244,15 +246,14 @@ class SqlStore:
         with self._write() as connection:
             # This statement is the fence and the lock: the run's row is ours until the transaction ends, so the
             # numbers behind `last_seq` are too, and other readers see events in order.
-            advance = update(RunTable).where(_held_by(lease)).values(_run_changes(change, at))
-            last_seq = connection.scalar(advance.returning(RunTable.last_seq))
+            last_seq = _advance(connection, lease, change, at)
             if last_seq is None:
                 raise _lost(connection, lease)
             first = last_seq - len(change.events) + 1
             events = [replace(e, seq=seq, at=e.at or at) for seq, e in enumerate(change.events, start=first)]
             _append(connection, lease.run, events)
             answers.write(connection, change.answers, at, self._questions)
-            candidates.write(connection, lease.run, change.candidates)
+            candidates.write(connection, lease.run, change.candidates, change.changed)
             _keep_optimizer(connection, lease.run, change.optimizer)
             _finish_commands(connection, lease.run, change.commands_done)
         self._questions.update(block.questions for block in change.answers)
@@ -347,25 +348,44 @@ def _lost(connection: Connection, lease: Lease) -> LeaseLostError:
     )
 
 
-def _run_changes(change: Commit, at: datetime) -> dict[str, Any]:
-    columns: dict[str, Any] = {
-        "version": RunTable.version + 1,
-        "last_seq": RunTable.last_seq + len(change.events),
-        "updated": at,
-    }
-    if change.state is not None:
-        columns |= {"state": change.state, "reason": change.reason}
-    elif change.reason is not None:
+def _advance(connection: Connection, lease: Lease, change: Commit, at: datetime) -> int | None:
+    """Change the run's row if the lease holds; its newest event's number then."""
+    columns: dict[str, Any] = {"updated": at}
+    if change.state is not None or change.reason is not None:
         columns["reason"] = change.reason
+    if change.state is not None:
+        columns["state"] = change.state
     if change.summary is not None:
         columns["summary"] = change.summary
-    return columns
+    held = {"of_run": lease.run if is_run_id(lease.run) else "", "owner": lease.owner, "epoch": lease.epoch}
+    statement = _advancing(connection.dialect, tuple(sorted(columns)))
+    found: int | None = statement.run(connection, [columns | held | {"events": len(change.events)}]).scalar()
+    return found
+
+
+@lru_cache(maxsize=32)
+def _advancing(dialect: Dialect, columns: tuple[str, ...]) -> Prepared:
+    """The statement that changes these columns of a run."""
+    held = and_(
+        RunTable.id == bindparam("of_run"),
+        RunTable.lease_owner == bindparam("owner"),
+        RunTable.lease_epoch == bindparam("epoch"),
+    )
+    counted = {"version": RunTable.version + 1, "last_seq": RunTable.last_seq + bindparam("events")}
+    wanted: dict[str, Any] = {name: bindparam(name) for name in columns}
+    statement = update(RunTable).where(held).values(counted | wanted).returning(RunTable.last_seq)
+    return prepare(statement, dialect)
 
 
 def _append(connection: Connection, run_id: str, events: Sequence[Event]) -> None:
     if events:
         rows = [{"run": run_id, "seq": e.seq, "type": e.type, "at": e.at, "data": e.data} for e in events]
-        connection.execute(insert(EventTable), rows)
+        _appending(connection.dialect).run(connection, rows)
+
+
+@lru_cache(maxsize=32)
+def _appending(dialect: Dialect) -> Prepared:
+    return prepare(insert(EventTable), dialect)
 
 
 def _keep_optimizer(connection: Connection, run_id: str, state: bytes | None) -> None:

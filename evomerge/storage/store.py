@@ -100,11 +100,15 @@ class Commit:
     without one, the old state's reason goes.
 
     Attributes:
-        answers: blocks that `candidates` name and that may not be stored yet; those that are stay as they are.
+        candidates: new ones, or any to write with all that they are.
+        changed: others, which are stored already and are what they were (kind, label, generation, genome, digest,
+            recipe): only what became known of them is written.
+        answers: blocks that candidates name and that may not be stored yet; those that are stay as they are.
     """
 
     events: tuple[Event, ...] = ()
     candidates: tuple[CandidateRow, ...] = ()
+    changed: tuple[CandidateRow, ...] = ()
     answers: tuple[AnswerBlock, ...] = ()
     state: RunState | None = None
     reason: str | None = None

@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import BigInteger, DateTime, Dialect, Double, ForeignKey, Index, Integer, MetaData, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+_ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
 
 class Json(TypeDecorator[Any]):
     """A JSON document as text. NaN and infinity are refused (ValueError): no browser could read them."""
@@ -20,7 +22,7 @@ class Json(TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(value, separators=(",", ":"), allow_nan=False)
+        return None if value is None else _ENCODE(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)

@@ -68,6 +68,14 @@ class CandidateContract:
         assert _numbers(store, lease, CandidateQuery(sort="-score:a")) == [1, 0]
         assert _numbers(store, lease, CandidateQuery(min_scores={"b": 0.0})) == []
 
+    def test_of_a_changed_candidate_what_became_known_is_written(self, store: Store, lease: Lease) -> None:
+        store.commit(lease, Commit(candidates=(candidate(0), candidate(1, {"a": 0.5}))))
+        scored = replace(candidate(0, {"a": 0.9}), attempts=2, worker="w0", violation=0.5, on_front=True)
+        store.commit(lease, Commit(candidates=(candidate(2),), changed=(scored, candidate(1, {"b": 0.1}))))
+
+        assert [store.candidate(lease.run, n) for n in range(3)] == [scored, candidate(1, {"b": 0.1}), candidate(2)]
+        assert _numbers(store, lease, CandidateQuery(min_scores={"a": 0.0})) == [0]
+
     def test_a_light_list_leaves_out_the_details(self, store: Store, lease: Lease) -> None:
         store.commit(lease, Commit(candidates=(candidate(0, {"a": 0.5}),)))
 
