@@ -80,11 +80,11 @@ def _whole(plan: Plan, job: TensorJob, shape: tuple[int, ...]) -> Unit:
     if job.transposed:
         shape = shape[::-1]
     matrix = kind_of(shape, job.part.role) == "matrix"
-    extent = Extent(shape, matrix, len(job.per_source), job.shared)
+    extent = Extent(shape, matrix, len(job.per_source), job.shared, job.rank)
     own = plan.method.workspace(extent)
     given = 1 if job.factored else 1 + extent.num_sources
     turned = extent.one if job.transposed else 0  # one tensor at a time, as it comes and as it is written
-    memory = given * extent.one + _statistics(plan, extent) + own + turned
+    memory = given * extent.one + extent.factors + _statistics(plan, extent) + own + turned
     return Unit(job, None, extent.size * job.dtype.itemsize, memory, own)
 
 

@@ -43,7 +43,7 @@ def _with_factors(job: TensorJob, todo: Plan, sources: Mapping[str, Source | Non
     if lacking:
         allowed = f"LoRA factors of {job.name!r} from all sources that change it, for {todo.method.name}"
         raise InvalidInputError(f"sources.{lacking[0]}", str(changing[lacking[0]].path), f"{allowed} ({some(lacking)})")
-    return replace(job, factored=True)
+    return replace(job, factored=True, rank=sum(source.factored[job.name] for source in changing.values()))
 
 
 def factors_of(job: TensorJob, sources: Mapping[str, Source | None]) -> dict[str, Factors]:

@@ -61,7 +61,7 @@ def delta_key(source: Source, own: str, base: Callable[[], str]) -> str:
     Args:
         own, base: content hashes.
     """
-    return own if source.changed == source.factored else f"{own}-{base()}"
+    return own if source.changed == source.factored.keys() else f"{own}-{base()}"
 
 
 @contextmanager

@@ -54,6 +54,7 @@ class TensorJob:
         part, num_layers: the tensor's part in the merged model of so many layers.
         transposed: it is a matrix that is stored (in × out); methods of grain `tensor` are shown (out × in).
         factored: the method reads the sources' LoRA factors here.
+        rank: the sum of their ranks.
         written: the name that the result is stored under, where that is another.
     """
 
@@ -68,6 +69,7 @@ class TensorJob:
     num_layers: int = 0
     transposed: bool = False
     factored: bool = False
+    rank: int = 0
     origin: Origin | None = None
     written: str | None = None
 

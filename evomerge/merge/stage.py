@@ -149,6 +149,7 @@ class Stage:
         workspace: what it holds while it works beside the deltas (or the merged task vector) that it is given, those
             that it leaves included; None: what is usual for its kind.
         keeps: what its way back (`State.within`) holds until the deltas are added up.
+        inside: of what extent the deltas are that it leaves; None: of the same.
         stochastic, ordered, requires, factored, cost, check: as in `Method`. A factored stage comes first.
     """
 
@@ -171,6 +172,7 @@ class Stage:
     only_matrices: bool = False
     workspace: Workspace | None = None
     keeps: Workspace = NOTHING
+    inside: Callable[[Extent], Extent] | None = None
 
 
 _USUAL = {"aggregate": tensors(3, a_source=1), "post": tensors(2)}
@@ -279,12 +281,15 @@ class _Chain:
         extent = replace(extent, shared=self.values(extent.shared))
         if self.by_rows(extent.shared, matrix=extent.matrix):
             return extent.one
-        left, kept, most = 0, 0, 2 * extent.one
+        whole, left, kept, most = extent, 0, 0, 2 * extent.one
         for stage in self.stages:
             most = max(most, kept + left + (stage.workspace or _USUAL.get(stage.kind, _CHANGED))(extent))
             kept += stage.keeps(extent)
+            if stage.inside is not None:
+                extent = stage.inside(extent)
             if stage.kind in ("aggregate", "post"):
-                left, kept = extent.one, 0
+                most = max(most, kept + extent.num_sources * extent.one + 3 * whole.one if extent is not whole else 0)
+                extent, left, kept = whole, whole.one, 0
             elif extent.matrix or not stage.only_matrices:
                 left = extent.num_sources * extent.one
         return most

@@ -203,9 +203,9 @@ class _Source:
         return self._inner.dtype
 
     @property
-    def factored(self) -> frozenset[str]:
+    def factored(self) -> Mapping[str, int]:
         """A checkpoint has no factors."""
-        return frozenset()
+        return {}
 
     def factors(self, name: str, *, transposed: bool = False) -> None:
         """A checkpoint has no factors."""

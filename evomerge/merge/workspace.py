@@ -25,12 +25,14 @@ class Extent:
         matrix: whether it is a linear map inside the network: all else is never decomposed.
         num_sources: of the recipe.
         shared: parameters that hold for all sources.
+        rank: for methods that are given LoRA factors: the sum of the sources' ranks; 0 where they have none.
     """
 
     shape: tuple[int, ...]
     matrix: bool
     num_sources: int
     shared: Mapping[str, Scalar]
+    rank: int = 0
 
     @property
     def size(self) -> int:
@@ -41,6 +43,11 @@ class Extent:
     def one(self) -> int:
         """Bytes of one such tensor in float32."""
         return FLOAT32 * self.size
+
+    @property
+    def factors(self) -> int:
+        """Bytes of all LoRA factors of it in float32."""
+        return FLOAT32 * self.rank * sum(self.shape)
 
     @property
     def short(self) -> int:
@@ -63,6 +70,24 @@ def tensors(number: float, a_source: float = 0.0) -> Workspace:
 
 
 NOTHING, RESULT = tensors(0), tensors(1)
+
+
+def of_factors(number: float, a_source: float = 0.0) -> Workspace:
+    """A product of factors, which takes two tensors, and so many times all factors: the second number shared among the
+    sources."""
+    return lambda x: 2 * x.one + math.ceil((number + a_source / x.num_sources) * x.factors)
+
+
+def core_bytes(extent: Extent) -> int:
+    """Bases of all left and all right factors, found one after the other by LAPACK in float64."""
+    side, rank = min(extent.rank, extent.short), extent.rank
+    work = FLOAT64 * (2 * extent.long * rank + side * rank + 4 * side * side)
+    return extent.factors + kept_core_bytes(extent) + work
+
+
+def kept_core_bytes(extent: Extent) -> int:
+    """Those bases."""
+    return FLOAT64 * min(extent.rank, extent.short) * sum(extent.shape)
 
 
 def eigen_bytes(side: int) -> int:

@@ -92,9 +92,10 @@ class Adapter:
         return self.contents.names
 
     @property
-    def factored(self) -> frozenset[str]:
-        """Base tensors whose delta is a product of two factors."""
-        return frozenset(name for name, module in self.contents.modules.items() if module.plain)
+    def factored(self) -> Mapping[str, int]:
+        """Base tensors whose delta is a product of two factors → its rank."""
+        plain = {name: module.stored["A"] for name, module in self.contents.modules.items() if module.plain}
+        return {name: self._weights.tensors[stored].shape[0] for name, stored in plain.items()}
 
     @property
     def dtype(self) -> torch.dtype:

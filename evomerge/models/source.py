@@ -39,8 +39,8 @@ class Source(Protocol):
         """Tensors that may differ from the base; never a buffer, never a tied head."""
 
     @property
-    def factored(self) -> frozenset[str]:
-        """Tensors whose delta is a product of two factors, which `factors` gives; empty for a checkpoint."""
+    def factored(self) -> Mapping[str, int]:
+        """Tensors whose delta is a product of two factors, which `factors` gives → its rank; empty for a checkpoint."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,7 +82,7 @@ class CheckpointSource:
         self._base, self._checkpoint, self._stored = base, checkpoint, stored
         same = checkpoint.path.resolve() == base.path.resolve()
         self.changed = frozenset() if same else frozenset(stored)
-        self.factored: frozenset[str] = frozenset()
+        self.factored: Mapping[str, int] = {}
 
     def factors(self, name: str, *, transposed: bool = False) -> Factors | None:
         """None: a checkpoint holds no factors."""
@@ -132,7 +132,8 @@ class AdapterSource:
         self.name, self.path, self.dtype = name, adapter.path, adapter.dtype
         self._base, self._adapter, self._spelled = base, adapter, spelled
         self.changed = frozenset(spelled)
-        self.factored = frozenset(at for at, name in spelled.items() if name in adapter.factored)
+        ranks = adapter.factored
+        self.factored: Mapping[str, int] = {at: ranks[name] for at, name in spelled.items() if name in ranks}
 
     def factors(self, name: str, *, transposed: bool = False) -> Factors | None:
         """√(α/r)·A and √(α/r)·B."""

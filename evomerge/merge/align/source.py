@@ -37,7 +37,7 @@ class AlignedSource:
     def __init__(self, source: Source, base: Checkpoint, moved: Mapping[str, list[tuple[UnitMap, Axis]]]) -> None:
         self.name, self.path, self.dtype = source.name, source.path, source.dtype
         self.changed = source.changed
-        self.factored: frozenset[str] = frozenset()
+        self.factored: Mapping[str, int] = {}
         self._source, self._base, self._moved = source, base, moved
 
     def factors(self, name: str, *, transposed: bool = False) -> Factors | None:

@@ -20,6 +20,7 @@ from evomerge.merge.stages.random import BERNOULLI
 from evomerge.merge.stages.sparsify import TRIM
 from evomerge.merge.stages.spectral_sums import TSV
 from evomerge.merge.stages.sums import SUM, WEIGH
+from evomerge.merge.workspace import FLOAT32, FLOAT64, Extent, core_bytes, eigen_bytes, kept_core_bytes
 from evomerge.models.factors import Factors
 
 RANK = Parameter(
@@ -59,6 +60,14 @@ def _combine(block: Block) -> Factors:
     return Factors((right.mT @ core.V.mT).float(), (core.U @ left).float())
 
 
+def _workspace(extent: Extent) -> int:
+    """The cores, in float64 and twice more while one side of them is turned into a Gram matrix, and its vectors."""
+    side = min(extent.rank, extent.short)
+    cores = extent.num_sources * (FLOAT32 + 3 * FLOAT64) * side * side
+    joint = kept_core_bytes(extent) + cores + eigen_bytes(side)
+    return max(core_bytes(extent), joint, kept_core_bytes(extent) + 2 * extent.one)
+
+
 JOINT_DIAGONAL = Method(
     name="joint_diagonal",
     title="Joint diagonalisation (JD-Full, JD-Diag)",
@@ -73,6 +82,7 @@ JOINT_DIAGONAL = Method(
     factored=True,
     combine=_combine,
     cost="svd",
+    workspace=_workspace,
 )
 
 _CORE_PAPER = "Panariello et al. 2025, Accurate and Efficient Low-Rank Model Merging in Core Space, arXiv:2509.17786"

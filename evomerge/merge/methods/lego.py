@@ -11,6 +11,7 @@ from evomerge.merge.methods.lora import mean, merged_by, present
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.lora import clustered
 from evomerge.merge.primitives.sparsify import mask_key
+from evomerge.merge.workspace import of_factors
 from evomerge.models.factors import Factors
 
 RANK = Parameter(
@@ -68,6 +69,7 @@ LEGO = Method(
     combine=_combine,
     stochastic=True,
     cost="solve",
+    workspace=of_factors(9),
 )
 
 METHODS = (LEGO,)

@@ -17,6 +17,7 @@ from evomerge.merge.method import Block, Method, Parameter, Values
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import weighted_sum
 from evomerge.merge.primitives.lora import complementary, keep_largest, weighted_factors
+from evomerge.merge.workspace import of_factors
 from evomerge.models.factors import Factors, zeros
 
 Combine = Callable[[Block], Factors]
@@ -90,6 +91,7 @@ LORA_MEAN = Method(
     grain="tensor",
     factored=True,
     combine=_mean_of_factors,
+    workspace=of_factors(0, a_source=4),
 )
 
 KEEP = Parameter("keep", 0.2, low=0.05, high=0.6, legal=(0.0, 1.0), text="share of each factor's entries that survive")
@@ -121,6 +123,7 @@ COPA = Method(
     grain="tensor",
     factored=True,
     combine=_complementary,
+    workspace=of_factors(1, a_source=4),
     cost="sort",
 )
 
@@ -151,6 +154,7 @@ BLACK_BOX_LORA = Method(
     grain="tensor",
     factored=True,
     combine=_sparse_sum,
+    workspace=of_factors(0, a_source=4),
     cost="sort",
 )
 
@@ -192,6 +196,7 @@ MOS = Method(
     grain="tensor",
     factored=True,
     combine=_surgery,
+    workspace=of_factors(0, a_source=4),
     ordered=True,
 )
 

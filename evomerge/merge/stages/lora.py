@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from evomerge.merge.primitives.lora import core_space
 from evomerge.merge.stage import Stage, State
+from evomerge.merge.workspace import Extent, core_bytes, kept_core_bytes
 
 
 def _core(state: State) -> State:
@@ -18,6 +19,12 @@ def _core(state: State) -> State:
     return replace(state, block=block).within(core.cores, core.back)
 
 
+def _inside(extent: Extent) -> Extent:
+    """That of the small matrices; of the tensor itself where there are no factors."""
+    side = min(extent.rank, extent.short)
+    return replace(extent, shape=(side, side)) if side else extent
+
+
 CORE = Stage(
     name="core",
     kind="basis",
@@ -26,6 +33,9 @@ CORE = Stage(
     grain="tensor",
     factored=True,
     cost="svd",
+    workspace=lambda x: core_bytes(x) + x.num_sources * _inside(x).one,
+    keeps=kept_core_bytes,
+    inside=_inside,
 )
 
 STAGES = (CORE,)

@@ -56,13 +56,19 @@ def statistics(requires, shape, sources, generator, role):
     return found
 
 
+def rank_of(method, shape, number, low_rank):
+    # adapters that together span all of a matrix, or next to nothing of it
+    return min(shape) // number if method.factored and not low_rank else 8
+
+
 def block_of(method, shape, number, role, low_rank, settings):
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(shape, generator=generator)
     names = [f"s{i}" for i in range(number)]
     deltas, factors = {}, {}
     for name in names:
-        A, B = torch.randn(8, shape[1], generator=generator), torch.randn(shape[0], 8, generator=generator)
+        rank = rank_of(method, shape, number, low_rank)
+        A, B = torch.randn(rank, shape[1], generator=generator), torch.randn(shape[0], rank, generator=generator)
         if method.factored:
             factors[name], deltas[name] = Factors(A, B), None
         elif low_rank:
@@ -106,7 +112,8 @@ for line in sys.stdin:
     method, shape = METHODS[name], tuple(shape)
     taken = merged(method, shape, number, role, low_rank, settings)
     shared = {p.name: p.default for p in method.parameters if not p.per_source} | settings
-    said = method.workspace(Extent(shape, role == "attention.query", number, shared))
+    rank = number * rank_of(method, shape, number, low_rank) if method.factored else 0
+    said = method.workspace(Extent(shape, role == "attention.query", number, shared, rank))
     print(json.dumps([taken, said]))
 """
 
@@ -176,7 +183,9 @@ def test_every_method_holds_what_it_declares(name: str) -> None:
         [name, shape, number, "attention.query", low_rank, settings]
         for shape in (SQUARE, WIDE, TALL)
         for number in numbers(name)[-1:]
-        for low_rank in ((False, True) if METHODS[name].cost in ("svd", "solve") else (False,))
+        for low_rank in (
+            (False, True) if METHODS[name].cost in ("svd", "solve") or METHODS[name].factored else (False,)
+        )
         for settings in settings_of(name)
     ]
     found = run(cases)
@@ -196,8 +205,8 @@ def test_a_table_of_tokens_is_held_as_declared(name: str) -> None:
 def test_a_larger_tensor_is_not_declared_to_need_less(name: str) -> None:
     method = METHODS[name]
     shared = {p.name: p.default for p in method.parameters if not p.per_source} | settings_of(name)[0]
-    for matrix in (True, False):
-        sizes = [method.workspace(Extent((n, 2 * n), matrix, 2, shared)) for n in (16, 64, 256)]  # type: ignore[arg-type]
+    for matrix, rank in ((True, 0), (False, 0), (True, 8)):
+        sizes = [method.workspace(Extent((n, 2 * n), matrix, 2, shared, rank)) for n in (16, 64, 256)]  # type: ignore[arg-type]
 
         assert sizes == sorted(sizes)
         assert sizes[0] >= tensors(1)(Extent((16, 32), matrix, 2, {}))
