@@ -14,6 +14,9 @@ from fitness.racing import nested
 from fitness.subset import Subset, draw
 from fitness.survey import Design
 
+INFORMED = ("informed", "parent_neyman", "hybrid", "adaptive")
+"""Policies that draw by how the baselines answered: these answer all search items."""
+
 
 class Draws:
     """Subsets of eval sets by generation and fidelity.
@@ -28,6 +31,8 @@ class Draws:
         self, eval_sets: Mapping[str, EvalSet], asked: Mapping[str, int | None], policy: spec.Subset, seed: int
     ) -> None:
         self.asked = dict(asked)
+        self.fixed_by_answers = not policy.rotate and policy.policy in INFORMED
+        """Whether all candidates answer the same items, drawn when the baselines have answered everything."""
         self._sets, self._policy, self._seed = dict(eval_sets), policy, seed
         self._strata: dict[str, Mapping[str, str]] = {}
         self._deviations: dict[str, Mapping[str, float]] = {}
@@ -43,7 +48,8 @@ class Draws:
         return self._sets[eval_set].split(split)
 
     def stratify(self, eval_set: str, strata: Mapping[str, str], deviations: Mapping[str, float] | None = None) -> None:
-        """From generation 1 on, draw by these strata (item → stratum) in the place of the items' groups.
+        """From generation 1 on, draw by these strata (item → stratum) in the place of the items' groups; at once, where
+        items are fixed by the baselines' answers.
 
         Args:
             deviations: stratum → standard deviation, where items are to be shared out by Neyman's rule, until `share`
@@ -52,19 +58,21 @@ class Draws:
         self._strata[eval_set] = {item: _named(stratum) for item, stratum in strata.items()}
         if deviations is not None:
             self._deviations[eval_set] = {_named(stratum): found for stratum, found in deviations.items()}
-        self._drawn = {key: found for key, found in self._drawn.items() if key[0] != eval_set or key[1] == 0}
+        self._forget(eval_set)
 
     def choose(self, generation: int, chosen: Mapping[str, Sequence[str]]) -> None:
-        """Have a generation answer these items for certain; the rest of its items is drawn from the others. Before
-        anything is drawn for it."""
+        """Have a generation answer these items for certain; the rest of its items is drawn from the others. Before any
+        of its candidates is asked."""
         for name, ids in chosen.items():
-            self._chosen[name, generation] = frozenset(ids)
+            self._chosen[name, self.number(generation)] = frozenset(ids)
+            self._forget(name, self.number(generation))
 
     def share(self, generation: int, deviations: Mapping[str, Mapping[str, float]]) -> None:
-        """Have a generation's items shared out by these deviations (eval set → stratum → deviation). Before anything is
-        drawn for it."""
+        """Have a generation's items shared out by these deviations (eval set → stratum → deviation). Before any of
+        its candidates is asked."""
         for name, found in deviations.items():
-            self._learnt[name, generation] = {_named(stratum): value for stratum, value in found.items()}
+            self._learnt[name, self.number(generation)] = {_named(stratum): value for stratum, value in found.items()}
+            self._forget(name, self.number(generation))
 
     def subset(self, eval_set: str, generation: int, fidelity: float = 1.0) -> Subset:
         """What a generation is asked; below fidelity 1, up to the end of a race's block."""
@@ -72,14 +80,14 @@ class Draws:
             found = self.part(eval_set, generation, fidelity)
             assert found is not None, "races end at shares that hold enough items"
             return found
-        key = (eval_set, self._number(generation), fidelity)
+        key = (eval_set, self.number(generation), fidelity)
         if key not in self._drawn:
             self._drawn[key] = self._draw(*key)
         return self._drawn[key]
 
     def part(self, eval_set: str, generation: int, share: float) -> Subset | None:
         """A share of the usual number; None where it is too small to judge by."""
-        key = (eval_set, self._number(generation), share)
+        key = (eval_set, self.number(generation), share)
         if key not in self._drawn:
             whole = self.subset(eval_set, generation)
             shared = self._shared.get((eval_set, whole))
@@ -114,8 +122,18 @@ class Draws:
             self._designs[key] = found
         return self._designs[key]
 
-    def _number(self, generation: int) -> int:
+    def number(self, generation: int) -> int:
+        """Of the draw that a generation answers."""
         return generation if self._policy.rotate else 0
+
+    def _learns(self, number: int) -> bool:
+        """Whether a draw comes after the baselines' answers."""
+        return number > 0 or self.fixed_by_answers
+
+    def _forget(self, eval_set: str, number: int | None = None) -> None:
+        """One draw or all, made knowing less, for nobody but baselines: those answer everything."""
+        stale = {k for k in self._drawn if k[0] == eval_set and self._learns(k[1]) and number in (None, k[1])}
+        self._drawn = {key: found for key, found in self._drawn.items() if key not in stale}
 
     @property
     def _kind(self) -> spec.DrawPolicy:
@@ -123,13 +141,13 @@ class Draws:
 
     def _draw(self, eval_set: str, generation: int, fidelity: float) -> Subset:
         population, asked = self.population(eval_set), self.asked[eval_set]
-        if generation > 0 and eval_set in self._strata:
+        if self._learns(generation) and eval_set in self._strata:
             population = _relabelled(population, self._strata[eval_set])
         chosen = self._chosen.get((eval_set, generation), frozenset())
         left = [item for item in population if item.id not in chosen]
         n = None if asked is None else max(1, asked - len(chosen))
         deviations = None
-        if generation > 0 and eval_set in self._deviations:
+        if self._learns(generation) and eval_set in self._deviations:
             deviations = self._learnt.get((eval_set, generation), self._deviations[eval_set])
         found = draw(
             left, n, policy=self._kind, seed=self._seed, generation=generation, eval_set=eval_set, fidelity=fidelity,

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from evomerge.candidate import Estimate, ItemAnswers
 from evomerge.run.spec import Objective, RunSpec
-from fitness.draws import Draws
+from fitness.draws import INFORMED, Draws
 from fitness.estimate import (
     PairedDifference,
     combine,
@@ -63,7 +63,7 @@ class ObjectivePlan:
         self._asked = asked(self._targets.values())
         self.draws = Draws(self.eval_sets, self._asked, spec.subset, spec.seed)
         baselines = 2 + len(spec.models.sources)
-        needed = spec.subset.policy in ("informed", "parent_neyman", "hybrid", "adaptive")
+        needed = spec.subset.policy in INFORMED
         affordable = {
             name: spec.budget.candidates * n / len(self.draws.population(name))  # complete rows
             for name, n in self._asked.items()
@@ -313,7 +313,7 @@ class ObjectivePlan:
             return None
         by_id = answers_by_id(responses, eval_set, metric_name)
         ids = self.draws.everything(eval_set, "search").ids
-        return [by_id[i] for i in ids] if by_id.keys() >= set(ids) else None
+        return [by_id[i] for i in ids] if len(by_id) >= len(ids) and by_id.keys() >= set(ids) else None
 
     def measure(
         self, objective: str, eval_set: str, generation: int, fidelity: float, control: Control | None
@@ -375,7 +375,8 @@ class ObjectivePlan:
         """From all search items where all were answered, else from the subset's, by difference where there is a
         control."""
         everything = self.draws.everything(eval_set, "search")
-        if eval_set in responses and set(everything.ids) <= set(responses[eval_set].item_ids):
+        found = responses[eval_set].item_ids if eval_set in responses else ()
+        if len(found) >= len(everything.ids) and set(everything.ids) <= set(found):
             return self._measure(target, eval_set, everything).estimate(responses)
         return self._measure(target, eval_set, subset, control=control).estimate(responses)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ from evomerge.candidate import Estimate
 from evomerge.seeds import derive
 from fitness.estimate import combine
 from fitness.evaluator import Metric, Responses
-from fitness.irt.contracts import Bank, Selection
+from fitness.irt.contracts import Bank, Rule, Selection
 from fitness.irt.fits import Fits
 from fitness.irt.gate import ITERATIONS, Gate, gate
 from fitness.irt.model_based import Blup, Eap, Model
@@ -55,6 +55,19 @@ with, the base, or any other."""
 
 Differences = dict[str, dict[str, float]]
 """Objective → eval set → u − m of one candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Items of one eval set that everybody is asked.
+
+    Attributes:
+        policy: `hybrid` or `adaptive`; models err otherwise on items that were chosen otherwise.
+        ids: of items, without repetition.
+    """
+
+    policy: str
+    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +114,10 @@ class Screening:
         self._roles: dict[str, Role] = {}
         self._fits: dict[Question, Fits] = {}
         self._gates: dict[tuple[Question, int, str], Gate] = {}
-        self._errors: dict[tuple[Question, Subset], float] = {}
+        self._errors: dict[tuple[Question, Subset, str], float] = {}
         self._seen: dict[tuple[str, str], deque[tuple[int, float]]] = {}
         self._asked: dict[str, deque[Selection]] = {}
+        self._policies: dict[tuple[str, int], str] = {}  # by which a draw's items were chosen
 
     # -- what is known ------------------------------------------------------------------------------------------
 
@@ -222,19 +236,19 @@ class Screening:
 
     # -- what is asked ------------------------------------------------------------------------------------------
 
-    def choose(self, generation: int) -> dict[str, tuple[str, ...]]:
+    def choose(self, generation: int) -> dict[str, Chosen]:
         """Eval set → items that every candidate of a generation is asked because they tell most; the others are drawn.
 
         None where the policy draws all, or where the bank does not show that a model ranks by them no worse than the
         unbiased score does by as many items drawn.
         """
-        chosen = {}
+        chosen: dict[str, Chosen] = {}
         for question in self._plan.questions:
             name, n = question[0], self._plan.draws.asked[question[0]]
             policy = None if n is None or name in chosen else self._choice(question, n)
             if policy is not None and n is not None:
-                chosen[name] = self._chosen(question, n, policy, generation)
-        self.asked(chosen)
+                chosen[name] = Chosen(policy, self._chosen(question, n, policy, generation))
+        self.asked(generation, chosen)
         return chosen
 
     def _choice(self, question: Question, n: int) -> str | None:
@@ -255,11 +269,12 @@ class Screening:
             found = select(bank, max(1, round(0.6 * n)), "adaptive", stream, rotation=rotation, curves=curves)
         return tuple(bank.matrix.items[i] for i in found.places[~found.random])
 
-    def asked(self, chosen: Mapping[str, Sequence[str]]) -> None:
+    def asked(self, generation: int, chosen: Mapping[str, Chosen]) -> None:
         """Remember what a generation was asked for certain: items that come often are left out for a while."""
-        for name, ids in chosen.items():
-            found = self._selection(name, Subset(tuple(ids), (CERTAIN,) * len(ids)))
-            self._asked.setdefault(name, deque(maxlen=10)).append(found)
+        for name, found in chosen.items():
+            self._policies[name, self._plan.draws.number(generation)] = found.policy
+            subset = Subset(found.ids, (CERTAIN,) * len(found.ids))
+            self._asked.setdefault(name, deque(maxlen=10)).append(self._selection(name, subset, found.policy))
 
     # -- what is told -------------------------------------------------------------------------------------------
 
@@ -281,7 +296,8 @@ class Screening:
                     continue
                 measure = self._plan.measure(objective.name, name, generation, fidelity, control)
                 unbiased = measure.estimate(responses)
-                found = self._modelled((name, measure.metric), measure.subset, responses)
+                policy = self._policies.get((name, self._plan.draws.number(generation)), "random")
+                found = self._modelled((name, measure.metric), measure.subset, responses, policy)
                 if found is not None:
                     differences.setdefault(objective.name, {})[name] = unbiased.mean - found[0]
                 parts.append(self._combined((objective.name, name), unbiased, found))
@@ -296,15 +312,14 @@ class Screening:
                 self._seen.setdefault((objective, name), deque(maxlen=WINDOW)).append((generation, difference))
 
     def _modelled(
-        self, question: Question, subset: Subset, responses: Mapping[str, Responses]
+        self, question: Question, subset: Subset, responses: Mapping[str, Responses], policy: str
     ) -> tuple[float, float] | None:
         """A model's score and its mean square error on subjects that it was not fitted on, if a model may screen."""
-        policy = "hybrid" if subset.certain else "random"
         if question not in self._rows or not self.verdict(question, len(subset.ids), policy).open:
             return None
         model = MODELS[self.verdict(question, len(subset.ids), policy).method](self._fitted(question))
-        selection = self._selection(question[0], subset)
-        key = (question, subset)
+        selection = self._selection(question[0], subset, policy)
+        key = (question, subset, policy)
         if key not in self._errors:
             self._errors[key] = float((model.residuals(selection) ** 2).mean())
         values = answers_to(responses, *question, subset.ids)
@@ -338,8 +353,9 @@ class Screening:
             self._fits[question] = Fits(self._settled_bank(question), iterations=ITERATIONS)
         return self._fits[question]
 
-    def _selection(self, eval_set: str, subset: Subset) -> Selection:
+    def _selection(self, eval_set: str, subset: Subset, policy: str) -> Selection:
         place = {item.id: k for k, item in enumerate(self._plan.items_by_id(eval_set))}
         places = np.array([place[i] for i in subset.ids], dtype=np.intp)
         random = np.array([stratum != CERTAIN for stratum in subset.strata], dtype=np.bool_)
-        return Selection(places, np.zeros_like(places), {0: len(place)}, random)
+        rule: Rule = "adaptive" if policy == "adaptive" else "greedy"
+        return Selection(places, np.zeros_like(places), {0: len(place)}, random, rule=rule)

@@ -10,7 +10,7 @@ from evomerge.storage.store import CandidateRow, Event
 from fitness.evaluator import Responses
 from fitness.items import Split
 from fitness.measure import Control
-from fitness.screening import Role, Screening, Verdict
+from fitness.screening import Chosen, Role, Screening, Verdict
 from workers.setup import CONTROL, Search
 
 Answers = Mapping[str, Responses]
@@ -45,7 +45,8 @@ class Judge:
         self.control: Control | None = None
         self._policy = search.spec.subset
         self._screening = Screening(search.plan, self._policy.policy, self._policy.exposure)
-        self._chosen_for = 0  # generation 0 is asked before anything is known
+        # Generation 0 is asked before anything is known, unless all are asked the same.
+        self._chosen_for = -1 if self._plan.draws.fixed_by_answers else 0
 
     # -- what is learnt -----------------------------------------------------------------------------------------
 
@@ -68,26 +69,42 @@ class Judge:
     def recall(self, events: Iterable[Event]) -> None:
         """What a run's stored events say of items and models; the baselines are told apart."""
         for event in events:
+            if event.type == "candidate.proposed" and event.data["kind"] != "baseline":
+                drawn = self._plan.draws.number(event.data["generation"])
+                self._chosen_for = max(self._chosen_for, drawn)  # also where nothing was chosen for it
             if event.type == "subset.chosen":
-                self._plan.draws.choose(event.data["generation"], event.data["eval_sets"])
-                self._plan.draws.share(event.data["generation"], event.data.get("deviations", {}))
-                self._screening.asked(event.data["eval_sets"])
-                self._chosen_for = event.data["generation"]
+                generation, eval_sets = event.data["generation"], event.data["eval_sets"]
+                self._plan.draws.choose(generation, eval_sets)
+                self._plan.draws.share(generation, event.data.get("deviations", {}))
+                named = event.data.get("policies", {})
+                found = {e: Chosen(named.get(e, self._usual), tuple(ids)) for e, ids in eval_sets.items()}
+                self._screening.asked(generation, found)
+                self._chosen_for = max(self._chosen_for, generation)
             if event.type == "candidate.scored" and "differences" in event.data:
                 self._screening.note(event.data["generation"], event.data["differences"])
+
+    @property
+    def _usual(self) -> str:
+        """How items were chosen in runs whose events do not say."""
+        return "adaptive" if self._policy.policy == "adaptive" else "hybrid"
 
     # -- what is asked and said ---------------------------------------------------------------------------------
 
     def choose(self, generation: int) -> list[Event]:
         """`subset.chosen` for a new generation, if the bank suggests items for it or how to share them out."""
-        if generation <= self._chosen_for or not self._policy.rotate or self._policy.policy not in CHOOSING:
+        generation = self._plan.draws.number(generation)
+        if generation <= self._chosen_for or self._policy.policy not in CHOOSING:
             return []
         self._chosen_for = generation
         chosen = self._screening.choose(generation)
-        self._plan.draws.choose(generation, chosen)
+        self._plan.draws.choose(generation, {name: found.ids for name, found in chosen.items()})
         deviations = self._screening.deviations()
         self._plan.draws.share(generation, deviations)
-        data: dict[str, Any] = {"generation": generation, "eval_sets": {name: list(i) for name, i in chosen.items()}}
+        data: dict[str, Any] = {
+            "generation": generation, "eval_sets": {name: list(found.ids) for name, found in chosen.items()}
+        }  # fmt: skip
+        if chosen:
+            data["policies"] = {name: found.policy for name, found in chosen.items()}
         if deviations:
             data["deviations"] = deviations
         return [Event("subset.chosen", data)] if chosen or deviations else []

@@ -9,9 +9,12 @@ import pytest
 
 from evomerge.run.spec import RunSpec
 from fitness.evaluator import Responses
+from fitness.irt.contracts import Rule, Selection
+from fitness.irt.fits import Fits
+from fitness.irt.gate import ITERATIONS
 from fitness.items import Item, make_eval_set
 from fitness.objectives import ObjectivePlan
-from fitness.screening import LEAST, Screening
+from fitness.screening import LEAST, MODELS, Screening
 
 N, ASKED = 200, 20
 RNG = np.random.default_rng(5)
@@ -19,13 +22,13 @@ EASINESS, SHARPNESS = RNG.normal(0, 1.5, N), RNG.lognormal(0.3, 0.3, N)
 SET = make_eval_set("s", [Item(f"i{n:03}", f"c{n}", (" a", " b"), 0, group="xy"[n % 2]) for n in range(N)])
 
 
-def plan_of(policy: str = "auto", metric: str = "accuracy") -> ObjectivePlan:
+def plan_of(policy: str = "auto", metric: str = "accuracy", *, rotate: bool = True) -> ObjectivePlan:
     spec = RunSpec.model_validate(
         {
             "models": {"base": "b", "sources": {"a": "a"}},
             "space": {"kind": "parameter"},
             "objectives": [{"name": "skill", "eval_sets": ["s"], "metric": metric, "items": ASKED}],
-            "subset": {"policy": policy},
+            "subset": {"policy": policy, "rotate": rotate},
             "verify": {"holdout": False},
             "seed": 4,
         }
@@ -111,15 +114,40 @@ def test_who_answered_everything_is_told_exactly() -> None:
 def test_chosen_items_are_the_same_for_a_generation_and_do_not_come_for_ever() -> None:
     plan, twin = plan_of("hybrid"), plan_of("hybrid")
     one, other = learnt(plan, 40, "hybrid"), learnt(twin, 40, "hybrid")
-    asked = [one.choose(g)["s"] for g in range(12)]
+    asked = [one.choose(g)["s"].ids for g in range(12)]
 
-    assert asked == [other.choose(g)["s"] for g in range(12)]
+    assert asked == [other.choose(g)["s"].ids for g in range(12)]
     assert all(len(ids) == round(0.6 * ASKED) for ids in asked)
     times = {i: sum(i in ids for ids in asked[-10:]) for i in set().union(*asked)}
     assert max(times.values()) <= 5
     plan.draws.choose(3, {"s": asked[3]})
     assert set(asked[3]) <= set(plan.items(3)["s"])
     assert len(plan.items(3)["s"]) == ASKED
+
+
+@pytest.mark.parametrize(("policy", "rule"), [("hybrid", "greedy"), ("adaptive", "adaptive")])
+def test_models_count_by_their_errors_on_items_chosen_in_the_same_way(policy: str, rule: Rule) -> None:
+    plan = plan_of(policy)
+    screening, question = learnt(plan, 33, policy), ("s", "accuracy")  # models are fitted on all of these
+    fits, verdict = Fits(screening.bank(question), iterations=ITERATIONS), screening.verdict(question, ASKED, policy)
+    chosen = screening.choose(9)["s"]
+    plan.draws.choose(9, {"s": chosen.ids})
+    for k in range(LEAST):
+        screening.note(k, {"skill": {"s": 0.0}})  # the model has no bias
+    of, ids = subject(0.3, np.random.default_rng(1)), plan.items(9)["s"]
+    unbiased = plan.scores(answers(of, ids), 9)["skill"]
+    told = screening.told(answers(of, ids), 9, 1.0, None).scores["skill"]
+    places = np.array([[item.id for item in plan.items_by_id("s")].index(i) for i in ids])
+    drawn = np.array([i not in chosen.ids for i in ids])
+    selection = Selection(places, np.zeros_like(places), {0: N}, drawn, rule=rule)
+    model = MODELS[verdict.method](fits)
+    mean = model.estimate(selection, np.array([[of[i] for i in ids]])).means[0]
+    w = unbiased.se**2 / (unbiased.se**2 + float((model.residuals(selection) ** 2).mean()))
+    other = Selection(places, np.zeros_like(places), {0: N}, drawn, rule="greedy" if rule == "adaptive" else "adaptive")
+
+    assert chosen.policy == policy
+    assert told.mean == pytest.approx((1 - w) * unbiased.mean + w * mean)
+    assert not np.allclose(model.residuals(selection), model.residuals(other)), "the rule matters"
 
 
 @pytest.mark.parametrize("policy", ["random", "stratified", "informed"])
@@ -130,10 +158,10 @@ def test_policies_that_draw_choose_nothing(policy: str) -> None:
 # -- shares by how the parents answered -------------------------------------------------------------------------
 
 
-def neyman(metric: str = "accuracy") -> tuple[ObjectivePlan, Screening, dict[str, str]]:
+def neyman(metric: str = "accuracy", *, rotate: bool = True) -> tuple[ObjectivePlan, Screening, dict[str, str]]:
     """A plan whose items two parents answered, and item → pattern: 100 items that both get right, 60 that both get
     wrong, 40 that divide them."""
-    plan = plan_of("parent_neyman", metric)
+    plan = plan_of("parent_neyman", metric, rotate=rotate)
     found = Screening(plan, "parent_neyman", 0.5)
     ids = [item.id for item in SET.items]
     pattern = {i: "right" if k < 100 else "wrong" if k < 160 else "divided" for k, i in enumerate(ids)}
@@ -174,6 +202,20 @@ def test_neymans_shares_ask_most_where_the_parents_divide_and_two_everywhere() -
     assert part is not None
     assert min(part.strata.count(stratum) for stratum in set(part.strata)) >= 2
     assert plan.draws.part("s", 2, 0.25) is None, "five items are not two in each of three strata"
+
+
+def test_fixed_items_are_shared_out_when_the_parents_have_answered_and_stay() -> None:
+    plan, screening, pattern = neyman(rotate=False)
+    before = plan.items(0)["s"]
+    screening.stratify()
+    plan.draws.share(5, {"s": {"wrong": 0.3, "divided": 0.5, "right": 0.22}})
+    asked = plan.items(0)["s"]
+
+    assert asked_by_pattern(plan, pattern, 0) == {"wrong": 6, "divided": 7, "right": 7}
+    assert asked != before
+    assert all(plan.items(generation)["s"] == asked for generation in range(1, 9))
+    fixed = plan_of("auto", rotate=False)
+    assert not fixed.draws.fixed_by_answers, "baselines do not answer everything for it"
 
 
 def test_shares_follow_the_differences_of_those_who_answered_everything() -> None:

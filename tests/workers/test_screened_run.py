@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evomerge.run.spec import RunSpec
 from evomerge.storage.store import Store
 from tests.workers.tiny_run import drive, drive_until, events_of, run_spec, whole_run
+from workers.judge import Judge
 from workers.registry import Registry
 from workers.replay import replay
+from workers.setup import prepare
 
 
 def spec(**subset: Any) -> dict[str, Any]:
@@ -132,6 +136,44 @@ def test_items_shared_out_by_neymans_rule_follow_what_merges_answered_and_surviv
     assert {row.scores["skill"]["n"] for row in scored if row is not None} == {8}
     assert replay(store, run, registry).state == "succeeded"
     store.close()
+
+
+@pytest.mark.parametrize("policy", ["parent_neyman", "adaptive"])
+def test_fixed_items_are_settled_by_the_baselines_and_survive_a_restart(
+    screened: tuple[Store, str], registry: Registry, tmp_path: Path, policy: str
+) -> None:
+    store, _ = screened
+    objective = {"name": "skill", "eval_sets": ["sums"], "metric": "accuracy", "items": 8}
+    subset = {"policy": policy, "rotate": False, "elites": 4}
+    asked = spec(**subset) | {"objectives": [objective], "budget": {"candidates": 12}, "seed": 9}
+    whole, again = (store.create_run(asked, "tiny")[0].id for _ in range(2))
+    drive(store, registry, tmp_path / "cache", whole)
+    drive_until(store, registry, tmp_path / "cache", again, 60)
+    drive(store, registry, tmp_path / "cache", again)
+    found = asked_of(store, whole)
+    chosen = [e.data for e in events_of(store, whole) if e.type == "subset.chosen"]
+
+    assert len({tuple(ids) for number, ids in found.items() if number > 3}) == 1
+    assert len(chosen) <= 1
+    assert all(data["generation"] == 0 for data in chosen)
+    assert policy == "adaptive" or chosen[0]["deviations"]["sums"].keys() == {"wrong", "divided", "right"}
+    assert found == asked_of(store, again)
+    assert replay(store, again, registry).state == "succeeded"
+
+
+def test_old_events_that_name_no_policy_are_read(screened: tuple[Store, str], registry: Registry) -> None:
+    store, run = screened
+    events = events_of(store, run)
+    search = prepare(RunSpec.model_validate(spec()), registry, Path("cache"))
+    old = [
+        replace(e, data={k: v for k, v in e.data.items() if k != "policies"}) if e.type == "subset.chosen" else e
+        for e in events
+    ]
+    Judge(search).recall(old)
+    chosen = chosen_of(store, run)
+
+    assert all(set(ids) <= set(search.plan.items(generation)["sums"]) for generation, ids in chosen.items())
+    assert {e.data["policies"]["sums"] for e in events if e.type == "subset.chosen"} == {"hybrid"}
 
 
 def test_a_resumed_run_draws_in_the_strata_of_the_bank_that_it_began_with(
