@@ -57,8 +57,8 @@ class Prior:
         noise: σ_e.
     """
 
-    reach: float = 0.4
-    common: float = 0.4
+    reach: float = 0.8
+    common: float = 0.8
     item: float = 0.5
     own_reach: float = 0.4
     own: float = 0.5
@@ -96,8 +96,8 @@ class Posterior:
 
     def draw(self, rng: np.random.Generator, size: int) -> Floats:
         """[size, T] samples."""
-        lifted = self.covariance + JITTER * max(float(np.diag(self.covariance).max()), 1e-300) * np.eye(len(self.mean))
-        return self.mean + rng.standard_normal((size, len(self.mean))) @ np.linalg.cholesky(lifted).T
+        normal = rng.standard_normal((size, len(self.mean)))
+        return np.asarray(self.mean + normal @ _root(self.covariance).T)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +240,16 @@ def distances(a: Floats, b: Floats) -> Floats:
     """[A, B] root mean square distances of points [A, dim] and [B, dim]; what lies nowhere is far from all."""
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
     return np.asarray(np.nan_to_num(np.sqrt(np.maximum(squares, 0.0) / a.shape[1]), nan=FAR))
+
+
+def _root(covariance: Floats) -> Floats:
+    """A with A Aᵀ a covariance, up to rounding: what is known almost exactly may have variances below 0 by a little."""
+    try:
+        lift = JITTER * float(np.diag(covariance).max()) * np.eye(len(covariance))
+        return np.asarray(np.linalg.cholesky(covariance + lift))
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def _covariances(prior: Prior, apart: Floats) -> tuple[Floats, Floats]:

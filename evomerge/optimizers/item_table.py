@@ -14,6 +14,8 @@ from evomerge.optimizers.item_process import Floats
 
 WHOLE = 1 - 1e-9
 """Whoever answered items of so large a share is known exactly."""
+STALE = 3
+"""Who was asked so many times in a row what it had answered before is asked no more: its items do not change."""
 STRANGERS = 16
 """Of so many models that are no genomes, the first ones are kept."""
 
@@ -31,6 +33,7 @@ class ItemTable:
         self.strangers = 0
         self._answers: list[dict[int, float]] = []
         self._exact: list[bool] = []
+        self._stale: list[int] = []  # times in a row that brought nothing new
         self._known: list[dict[int, float]] = []
         self._shares: dict[int, float] = {}
         self._rows: dict[Genome, int] = {}
@@ -51,6 +54,8 @@ class ItemTable:
     def add(self, genome: Genome, answers: ItemAnswers) -> None:
         """Answers to items; the same item asked again counts once, as it was answered last."""
         row = self._opened(genome)
+        new = not self._answers[row].keys() >= set(answers.places)
+        self._stale[row] = 0 if new else self._stale[row] + 1
         self._answers[row].update(zip(answers.places, answers.values, strict=True))
         self._shares.update(zip(answers.places, answers.shares, strict=True))
         self._exact[row] = self._exact[row] or sum(self._shares[place] for place in self._answers[row]) >= WHOLE
@@ -74,13 +79,13 @@ class ItemTable:
             answers, _ = self.arrays()
             beyond = answers[: len(self.genomes)] - np.nanmean(answers, axis=0)
             worst = int(np.argmin(np.nanmean(beyond[: most // 2], axis=1)))
-            for column in (self.genomes, self._answers, self._exact):
+            for column in (self.genomes, self._answers, self._exact, self._stale):
                 del column[worst]
             self._rows = {genome: row for row, genome in enumerate(self.genomes)}
 
     def exact(self) -> NDArray[np.bool_]:
         """[genomes] whether there is nothing more to ask."""
-        return np.array(self._exact, dtype=np.bool_)
+        return np.array(self._exact, dtype=np.bool_) | (np.array(self._stale, dtype=np.intp) >= STALE)
 
     def counts(self) -> NDArray[np.intp]:
         """[genomes] answers."""
@@ -99,7 +104,8 @@ class ItemTable:
         rows, places, values = self._triples()
         shares = np.array([*self._shares.values()])
         return {
-            "genomes": np.reshape(self.genomes, (-1, dim)), "exact": self.exact(), "rows": rows, "places": places,
+            "genomes": np.reshape(self.genomes, (-1, dim)), "exact": np.array(self._exact, dtype=np.bool_),
+            "stale": np.array(self._stale, dtype=np.int64), "rows": rows, "places": places,
             "values": values, "items": np.array([*self._shares], dtype=np.int64), "shares": shares,
         }  # fmt: skip
 
@@ -108,6 +114,7 @@ class ItemTable:
         """What `dump` wrote."""
         table = cls()
         table.genomes, table._exact = [as_genome(row) for row in arrays["genomes"]], arrays["exact"].tolist()
+        table._stale = arrays["stale"].tolist()
         table._rows = {genome: row for row, genome in enumerate(table.genomes)}
         table._shares = dict(zip(arrays["items"].tolist(), arrays["shares"].tolist(), strict=True))
         rows = arrays["rows"].tolist()
@@ -124,6 +131,7 @@ class ItemTable:
             self.genomes.append(genome)
             self._answers.append({})
             self._exact.append(False)
+            self._stale.append(0)
         return self._rows[genome]
 
     def _triples(self) -> tuple[NDArray[np.intp], NDArray[np.int64], Floats]:

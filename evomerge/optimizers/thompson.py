@@ -24,8 +24,9 @@ from evomerge.seeds import generator
 
 WORLDS = 16
 """Samples of the posterior in which the second of the top two is looked for."""
-REFIT = 1.25
-"""The covariances are fitted anew after so many times as many answers."""
+FIRST_FIT, REFIT = 200, 1.25
+"""The covariances are the usual ones until there are so many answers; then they are fitted, and again after so many
+times as many. Fitted to fewer they explain these too well (experiments/few_items_search)."""
 CENTRES = 8
 """Genomes around which new ones are looked for."""
 REMEMBERED = 64
@@ -39,8 +40,8 @@ class ThompsonOptions(Options):
 
     design: int | None = Field(
         default=None, ge=2,
-        description="space-filling proposals before the first sample, start and seeds included; null: four more than "
-        "genes, 6 to 16, and the seeds, at most a quarter of the budget",
+        description="space-filling proposals before the first sample, start and seeds included; null: one more than "
+        "genes, 4 to 16, and the seeds, at most a quarter of the budget",
     )  # fmt: skip
     top_two: float = Field(
         default=0.5, ge=0, lt=1,
@@ -109,7 +110,7 @@ class ThompsonSearch(Restorable):
         """Space-filling proposals before the first sample."""
         if self._options.design is not None:
             return self._options.design
-        wanted = len(self._problem.domain.seeds) + int(np.clip(self._problem.domain.dim + 4, 6, 16))
+        wanted = len(self._problem.domain.seeds) + int(np.clip(self._problem.domain.dim + 1, 4, 16))
         return wanted if self._problem.budget is None else max(2, min(wanted, self._problem.budget // 4))
 
     # -- ask ------------------------------------------------------------------------------------------------------
@@ -170,13 +171,13 @@ class ThompsonSearch(Restorable):
         return self._genes.canonical(np.vstack([anywhere, near]))
 
     def _drawn_legal(self, genomes: Genomes, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """A coin for each genome, which falls as often on legal as evaluations near it were."""
+        """Each genome as often as evaluations near it were legal; by one coin, for of many some are always lucky."""
         if all(legal for _, legal in self._legal):
             return np.ones(len(genomes), dtype=np.bool_)
         seen = np.array([genome for genome, _ in self._legal])
         weights = np.exp(-((distances(self._points(genomes), self._points(seen)) / NEAR) ** 2))
         votes = weights @ np.array([float(legal) for _, legal in self._legal])
-        return np.asarray(rng.random(len(genomes)) < (DOUBT + votes) / (DOUBT + weights.sum(axis=1)))
+        return np.asarray(rng.random() < (DOUBT + votes) / (DOUBT + weights.sum(axis=1)))
 
     # -- what is known --------------------------------------------------------------------------------------------
 
@@ -217,7 +218,8 @@ class ThompsonSearch(Restorable):
 
     def _learnt(self) -> None:
         self._process = None
-        if len(self._table) > 1 and self._table.size >= REFIT * self._fitted_at:
+        due = max(FIRST_FIT, REFIT * self._fitted_at)
+        if len(self._table) > 1 and self._table.size >= due:
             self._prior, self._fitted_at = self._of_answers().likeliest(self._prior), self._table.size
 
     def _of_answers(self) -> ItemProcess:
