@@ -15,7 +15,8 @@ Per = Literal["entry", "matrix", "layer", "model", "tensor"]
 
 WEIGHTS, COLUMNS, GATES = "learned_weights", "learned_columns", "learned_gates"
 CHUNKS, MASK, CONVEX = "learned_chunks", "learned_mask", "learned_convex_weights"
-LEARNED = frozenset({WEIGHTS, COLUMNS, GATES, CHUNKS, MASK, CONVEX})
+ADAPTIVE, SOFT = "learned_adaptive_mask", "learned_soft_weights"
+LEARNED = frozenset({WEIGHTS, COLUMNS, GATES, CHUNKS, MASK, CONVEX, ADAPTIVE, SOFT})
 """Coefficients that are learned by gradients, which depend on a recipe's parameters."""
 ANCHORED = "anchored_scales"
 """Scales that a merge reads beside nothing else, learned of the models alone."""
@@ -70,6 +71,10 @@ KINDS: dict[str, Kind] = {
         Kind(GATES, "learned coefficients of a task vector's columns; (in)", "tensor", gradients=True),
         Kind(CHUNKS, "learned coefficients of a task vector's chunks; (chunks)", "tensor", gradients=True),
         Kind(MASK, "learned mask over all task vectors, and a coefficient a source", "tensor", gradients=True),
+        Kind(ADAPTIVE, "learned mask over all task vectors, and a coefficient a source that was learned under it",
+             "tensor", gradients=True),
+        Kind(SOFT, "coefficient of a task vector after steps of Frank-Wolfe towards several models; one number",
+             "tensor", gradients=True),
         Kind(CONVEX, "convex weight of a model found by Frank-Wolfe; one number", "tensor", gradients=True),
         Kind(ANCHORED, "scales of the merged task vector that fit synthetic inputs of a layer's MLP", "entry",
              items="none", gradients=True),

@@ -93,6 +93,20 @@ CONCRETE = compose(
     "arXiv:2312.06173",
     (s.MASKED_SUM, SCALE),
 )
+CONCRETE_ADAMERGING = compose(
+    "concrete_adamerging",
+    "Concrete subspace AdaMerging",
+    "Tang et al. 2023, Concrete Subspace Learning based Interference Elimination for Multi-task Model Fusion, "
+    "arXiv:2312.06173; coefficients as in AdaMerging, arXiv:2310.02575",
+    (s.ADAPTIVE_MASKED_SUM, SCALE),
+)
+FW_SOFT = compose(
+    "fw_soft",
+    "FW-Merging, soft",
+    "Chen et al. 2025, FW-Merging: Scaling Model Merging with Frank-Wolfe Optimization, arXiv:2503.12649; coefficients "
+    "as in AdaMerging, arXiv:2310.02575",
+    (s.SOFT_CONVEX_SUM, SCALE),
+)
 FW_MERGING = compose(
     "fw_merging",
     "FW-Merging",
@@ -106,4 +120,6 @@ ZIPLORA = compose(
     (s.GATED_SUM, SCALE),
 )
 
-METHODS = (ADAMERGING, ADAMERGING_PLUS_PLUS, DAM, EXPERT_MERGING, CONCRETE, FW_MERGING, ZIPLORA)
+METHODS = (
+    ADAMERGING, ADAMERGING_PLUS_PLUS, DAM, EXPERT_MERGING, CONCRETE, CONCRETE_ADAMERGING, FW_MERGING, FW_SOFT, ZIPLORA,
+)  # fmt: skip

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evomerge.merge import standard as p
 from evomerge.merge.calibration.entries import needed
-from evomerge.merge.calibration.kinds import ALL, CHUNKS, CONVEX, GATES, MASK, WEIGHTS
+from evomerge.merge.calibration.kinds import ADAPTIVE, ALL, CHUNKS, CONVEX, GATES, MASK, SOFT, WEIGHTS
 from evomerge.merge.method import Block, Parameter
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.aggregate import sum_of, weighted_sum
@@ -107,11 +107,22 @@ def _gated(state: State) -> State:
     return state.with_merged(sum_of([delta * _coefficient(state, s, GATES) for s, delta in state.deltas.items()]))
 
 
-def _masked(state: State) -> State:
+def _soft(state: State) -> State:
+    """Σ c δ."""
+    shares = {s: float(_coefficient(state, s, SOFT)) for s in state.deltas}
+    return state.with_merged(weighted_sum(state.deltas, shares, like=state.zeros))
+
+
+def _masked(state: State, kind: str = MASK) -> State:
     """m ⊙ Σ λ δ."""
-    shares = {s: float(_coefficient(state, s, MASK)) for s in state.deltas}
+    shares = {s: float(_coefficient(state, s, kind)) for s in state.deltas}
     merged = weighted_sum(state.deltas, shares, like=state.zeros)
-    return state.with_merged(merged.mul_(_coefficient(state, ALL, MASK)) if state.deltas else merged)
+    return state.with_merged(merged.mul_(_coefficient(state, ALL, kind)) if state.deltas else merged)
+
+
+def _adaptive(state: State) -> State:
+    """m ⊙ Σ λ δ, both learned."""
+    return _masked(state, ADAPTIVE)
 
 
 def _convex(state: State) -> State:
@@ -182,6 +193,55 @@ MASKED_SUM = Stage(
     requires=frozenset({MASK}),
     cost="training",
 )  # fmt: skip
+ADAPTIVE_MASKED_SUM = Stage(
+    "adaptive_masked_sum",
+    "aggregate",
+    "add up, with coefficients in [0, 1] that are learned under a mask of mean 1 that all sources share and that was "
+    "learned for such coefficients",
+    _adaptive,
+    (
+        start(0.3), steps(1000.0), rate(1e-3), batch(16.0), loss("entropy"), temperature(1.0),
+        Parameter("softness", 0.5, low=0.1, high=1.0, legal=(1e-2, 1e2), text="temperature of the relaxed mask"),
+        Parameter("one_for", "entry", choices=("entry", "row", "column"), text="what a number of the mask belongs to"),
+        Parameter("granularity", "tensor", choices=("tensor", "source"),
+                  text="a coefficient for each source and tensor, or for each source"),
+        Parameter("inner_rate", 1.0, low=0.01, high=1.0, scale="log", legal=(0.0, 1e3),
+                  text="learning rate of the coefficients' one step before each step of the mask"),
+        replace(steps(1000.0), name="last_steps", text="steps of the coefficients under the finished mask"),
+        replace(rate(1e-3), name="last_rate", text="learning rate of these steps"),
+    ),
+    grain="tensor",
+    requires=frozenset({ADAPTIVE}),
+    cost="training",
+)  # fmt: skip
+SOFT_CONVEX_SUM = Stage(
+    "soft_convex_sum",
+    "aggregate",
+    "add up, with the coefficients of steps of Frank-Wolfe towards several models at a time, each learned",
+    _soft,
+    (
+        replace(steps(10.0), low=3.0, high=50.0),
+        replace(batch(100.0), high=300.0),
+        loss("likelihood"),
+        temperature(1.0),
+        Parameter("score", "cosine", choices=("cosine", "inner"),
+                  text="what picks a model: cosine of gradient and model (published), or inner product (Frank-Wolfe)"),
+        Parameter("granularity", "model", choices=("model", "tensor"),
+                  text="pick models for all tensors, or for each"),
+        Parameter("picks", 100.0, low=1.0, high=100.0, scale="log", legal=(1.0, 1e6), whole=True,
+                  text="most models a step; each source's items pick one"),
+        Parameter("first", 0.3, low=0.0, high=1.0, legal=(0.0, 1.0),
+                  text="coefficient that the first step's learning starts from"),
+        Parameter("later", 1e-8, low=1e-8, high=0.3, scale="log", legal=(0.0, 1.0),
+                  text="coefficient that later steps' learning starts from"),
+        replace(steps(500.0), name="inner_steps", text="steps of learning coefficients, for each step"),
+        rate(1e-3),
+        replace(batch(16.0), name="inner_batch", text="items of every source that these look at"),
+        replace(loss("entropy"), name="inner_loss", text="what these make small, of the same choices as `loss`"),
+    ),
+    requires=frozenset({SOFT}),
+    cost="training",
+)  # fmt: skip
 CONVEX_SUM = Stage(
     "convex_sum",
     "aggregate",
@@ -204,4 +264,4 @@ CONVEX_SUM = Stage(
     cost="training",
 )  # fmt: skip
 
-STAGES = (LEARNED_SUM, CHUNKED_SUM, GATED_SUM, MASKED_SUM, CONVEX_SUM)
+STAGES = (LEARNED_SUM, CHUNKED_SUM, GATED_SUM, MASKED_SUM, ADAPTIVE_MASKED_SUM, CONVEX_SUM, SOFT_CONVEX_SUM)

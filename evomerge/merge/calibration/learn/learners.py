@@ -19,7 +19,9 @@ from evomerge.merge.calibration.learn.frank_wolfe import frank_wolfe
 from evomerge.merge.calibration.learn.gates import Chunks, Columns, Gates, Learned, Shares
 from evomerge.merge.calibration.learn.losses import Objective, alignment, objective
 from evomerge.merge.calibration.learn.mask import Mask
+from evomerge.merge.calibration.learn.soft_frank_wolfe import SoftPace, soft_frank_wolfe
 from evomerge.merge.calibration.learn.student import Student
+from evomerge.merge.calibration.learn.two_levels import AdaptiveMask, Pace, two_levels
 from evomerge.merge.method import Values
 from evomerge.merge.primitives.weights import number
 
@@ -188,6 +190,47 @@ def _frank_wolfe(s: Setting) -> Learned:
     )
 
 
+def _two_levels(s: Setting) -> Learned:
+    """Concrete AdaMerging: the mask for coefficients after a step, then the coefficients under it."""
+    found = AdaptiveMask(
+        s.atoms,
+        s.start,
+        one_for=str(s.values["one_for"]),
+        softness=s.number("softness"),
+        seed=s.seed,
+        one_a_source=s.values["granularity"] == "source",
+    )
+    pace = Pace(
+        steps=int(s.number("steps")),
+        rate=s.number("learning_rate"),
+        inner_rate=s.number("inner_rate"),
+        last_steps=int(s.number("last_steps")),
+        last_rate=s.number("last_rate"),
+        batch=int(s.number("batch")),
+    )
+    problem = s.problem(objective(str(s.values["loss"]), s.number("temperature")))
+    return two_levels(problem, found, pace, s.seed, s.done)
+
+
+def _soft_frank_wolfe(s: Setting) -> Learned:
+    """FW-Merging, soft: several models a step, with learned coefficients."""
+    pace = SoftPace(
+        steps=int(s.number("steps")),
+        batch=int(s.number("batch")),
+        score=str(s.values["score"]),
+        one_choice=s.values["granularity"] == "model",
+        picks=int(s.number("picks")),
+        first=s.number("first"),
+        later=s.number("later"),
+        inner_steps=int(s.number("inner_steps")),
+        inner_rate=s.number("learning_rate"),
+        inner_batch=int(s.number("inner_batch")),
+    )
+    warmth = s.number("temperature")
+    picks, learns = (s.problem(objective(str(s.values[name]), warmth)) for name in ("loss", "inner_loss"))
+    return soft_frank_wolfe(picks, learns, s.atoms, pace, s.seed, s.done)
+
+
 LEARNERS: dict[str, Learner] = {
     kinds.WEIGHTS: Learner(_weights, (*_DESCENT, "loss", "granularity")),
     kinds.COLUMNS: Learner(
@@ -197,5 +240,25 @@ LEARNERS: dict[str, Learner] = {
     kinds.GATES: Learner(_gates, (*_DESCENT, "loss", "similarity", "decay")),
     kinds.CHUNKS: Learner(_chunks, (*_DESCENT, "hidden", "regularisation", "decay")),
     kinds.MASK: Learner(_mask, (*_DESCENT, "loss", "one_for", "softness"), shared=True),
+    kinds.ADAPTIVE: Learner(
+        _two_levels,
+        (*_DESCENT, "loss", "one_for", "softness", "granularity", "inner_rate", "last_steps", "last_rate"),
+        shared=True,
+    ),
+    kinds.SOFT: Learner(
+        _soft_frank_wolfe,
+        (
+            *_DESCENT,
+            "loss",
+            "score",
+            "granularity",
+            "picks",
+            "first",
+            "later",
+            "inner_steps",
+            "inner_batch",
+            "inner_loss",
+        ),
+    ),
     kinds.CONVEX: Learner(_frank_wolfe, ("steps", "batch", "temperature", "loss", "length", "score", "granularity")),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,9 @@ from evomerge.merge.calibration.learn.frank_wolfe import chosen, frank_wolfe, it
 from evomerge.merge.calibration.learn.gates import Chunks, Columns, Gates, Shares, products, similarity
 from evomerge.merge.calibration.learn.losses import Objective, alignment, entropy, objective
 from evomerge.merge.calibration.learn.mask import Mask
+from evomerge.merge.calibration.learn.soft_frank_wolfe import SoftPace, soft_frank_wolfe
 from evomerge.merge.calibration.learn.student import Student
+from evomerge.merge.calibration.learn.two_levels import AdaptiveMask, Level, Pace, two_levels
 from evomerge.merge.calibration.live import Live
 from evomerge.merge.plan import TensorJob
 from evomerge.merge.primitives.chunks import num_chunks
@@ -75,6 +78,17 @@ GATES: dict[str, Callable[[dict[str, Atoms]], Gates]] = {
     ),
     "mask": lambda atoms: Mask(atoms, start, one_for="column", softness=0.5, seed=3),
 }
+
+
+def adaptive(atoms: dict[str, Atoms], level: Level, one_a_source: bool = False) -> AdaptiveMask:
+    made = AdaptiveMask(atoms, start, one_for="column", softness=0.5, seed=3, one_a_source=one_a_source)
+    made.enter(level)
+    return made
+
+
+GATES["adaptive mask"] = lambda atoms: adaptive(atoms, "mask")
+GATES["masked shares"] = lambda atoms: adaptive(atoms, "coefficients")
+GATES["settled shares"] = lambda atoms: adaptive(atoms, "settled", one_a_source=True)
 OBJECTIVES = {
     "entropy": objective("entropy", 1.0),
     "kl": objective("kl", 2.0),
@@ -87,7 +101,8 @@ OBJECTIVES = {
 @pytest.mark.parametrize(
     ("gates", "asked"),
     [("shares", "entropy"), ("shares", "kl"), ("one share a source", "likelihood"), ("chunks", "alignment"),
-     ("columns", "kl"), ("gates", "squares"), ("mask", "entropy")],
+     ("columns", "kl"), ("gates", "squares"), ("mask", "entropy"),
+     ("adaptive mask", "kl"), ("masked shares", "entropy"), ("settled shares", "likelihood")],
 )  # fmt: skip
 def test_gradients_are_finite_differences(world: Any, gates: str, asked: str) -> None:
     """Along a random direction of all raw parameters at once."""
@@ -312,6 +327,60 @@ def test_frank_wolfe_lowers_a_smooth_loss(world: Any) -> None:
         return asked.gradients(here, SAMPLES)[0]
 
     assert loss(8) < loss(0)
+
+
+def soft(world: Any, **changes: Any) -> dict[str, dict[str, float]]:
+    pace = SoftPace(
+        steps=2, batch=2, score="inner", one_choice=True, picks=2, first=0.3, later=1e-8, inner_steps=3,
+        inner_rate=0.02, inner_batch=2,
+    )  # fmt: skip
+    asked = problem(world, OBJECTIVES["likelihood"])
+    pace = dataclasses.replace(pace, **changes)
+    found: dict[str, dict[str, float]] = {}
+    for source, name, weight in soft_frank_wolfe(asked, asked, world[0], pace, 0, lambda: None):
+        found.setdefault(name, {})[source] = float(weight)
+    return found
+
+
+@pytest.mark.proves("fw_soft", by="property")
+def test_soft_steps_pick_the_models_that_the_gradient_prefers(world: Any) -> None:
+    """One pick of a first step, nothing learned: the first start's share of the model that Frank-Wolfe takes."""
+    found = soft(world, steps=1, picks=1, inner_steps=0)
+    asked = problem(world, OBJECTIVES["likelihood"])
+    batch = {"a": items.batch(SAMPLES["a"], 0, 2, 0)}
+    _, gradients = asked.gradients({name: own.base for name, own in world[0].items()}, batch)
+    scores = {name: scores_of(world[0][name], g, "inner") for name, g in gradients.items()}
+    picked = next(iter(set(chosen(scores, True).values())))
+
+    assert all(own == {s: pytest.approx(0.3 if s == picked else 0.0) for s in SAMPLES} for own in found.values())
+
+
+@pytest.mark.proves("fw_soft", by="property")
+def test_soft_steps_lower_a_smooth_loss_and_each_model_is_picked_once(world: Any) -> None:
+    asked = problem(world, OBJECTIVES["likelihood"])
+
+    def loss(found: dict[str, dict[str, float]]) -> float:
+        here = {
+            name: own.base + sum(found.get(name, {}).get(s, 0.0) * v for s, v in own.vectors.items())
+            for name, own in world[0].items()
+        }
+        return asked.gradients(here, SAMPLES)[0]
+
+    both = soft(world, inner_steps=0, steps=1)
+
+    assert all(own == {s: pytest.approx(0.3) for s in SAMPLES} for own in both.values())
+    assert loss(soft(world, steps=3, inner_steps=5)) < loss({})
+
+
+@pytest.mark.proves("concrete_adamerging", by="property")
+def test_coefficients_start_anew_for_every_step_of_the_mask(world: Any) -> None:
+    made = adaptive(world[0], "mask")
+    pace = Pace(steps=3, rate=0.1, inner_rate=0.05, last_steps=0, last_rate=0.0, batch=2)
+    found = {(s, n): c for s, n, c in two_levels(problem(world, OBJECTIVES["kl"]), made, pace, 0, lambda: None)}
+
+    assert all(float(c) == pytest.approx(0.3) for (s, _), c in found.items() if s)
+    assert float(found["", Q].std()) > 1e-3
+    assert float(found["", Q].mean()) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_entropy_of_even_logits_is_the_logarithm_of_their_number() -> None:

@@ -25,11 +25,27 @@ FEW: dict[str, dict[str, Any]] = {
     "dam": {"learning_rate": 0.02},
     "expert_merging": {"learning_rate": 0.3, "chunks": 2.0, "regularisation": 0.1},
     "concrete": {"learning_rate": 0.1, "one_for": "column", "loss": "kl"},
+    "concrete_adamerging": {
+        "learning_rate": 0.1,
+        "one_for": "column",
+        "loss": "kl",
+        "inner_rate": 0.1,
+        "last_steps": 2.0,
+        "last_rate": 0.03,
+    },
     "fw_merging": {"length": 0.5, "score": "inner"},
+    "fw_soft": {
+        "score": "inner",
+        "learning_rate": 0.05,
+        "inner_steps": 2.0,
+        "inner_batch": 2.0,
+        "inner_loss": "likelihood",
+    },
     "ziplora": {"learning_rate": 0.02},
 }
 LOSSES = {"adamerging": "entropy", "adamerging_plus_plus": "entropy", "dam": "kl", "expert_merging": "kl",
-          "concrete": "kl", "fw_merging": "likelihood", "ziplora": "squares"}  # fmt: skip
+          "concrete": "kl", "fw_merging": "likelihood", "ziplora": "squares",
+          "concrete_adamerging": "kl", "fw_soft": "likelihood"}  # fmt: skip
 MATRIX, HEAD, NORM = "model.layers.1.mlp.down_proj.weight", "lm_head.weight", "model.norm.weight"
 
 
@@ -84,11 +100,32 @@ def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
 @pytest.mark.proves("adamerging", by="property")
 @pytest.mark.proves("concrete", by="property")
 @pytest.mark.proves("fw_merging", by="property")
-@pytest.mark.parametrize("method", ["adamerging", "concrete", "fw_merging"])
+@pytest.mark.proves("concrete_adamerging", by="property")
+@pytest.mark.parametrize("method", ["adamerging", "concrete", "concrete_adamerging", "fw_merging"])
 def test_nothing_learned_is_task_arithmetic(herd: Any, method: str, tmp_path: Path) -> None:
     expected = merged(herd.recipe("task_arithmetic", "a", "b", "c", parameters={"lambda": 0.3}), tmp_path / "plain")
+    none = {"last_steps": 0.0} if method == "concrete_adamerging" else {}
 
-    same(merged(asked(herd, method, steps=0.0), tmp_path / "out"), expected)
+    same(merged(asked(herd, method, steps=0.0, **none), tmp_path / "out"), expected)
+
+
+@pytest.mark.proves("fw_soft", by="property")
+def test_one_soft_step_towards_all_models_is_adamerging(herd: Any, tmp_path: Path) -> None:
+    ada = merged(asked(herd, "adamerging", "a", "b"), tmp_path / "ada")
+    soft = {"inner_steps": 4.0, "learning_rate": 0.03, "inner_loss": "entropy", "granularity": "tensor"}
+    found = merged(asked(herd, "fw_soft", "a", "b", steps=1.0, **soft), tmp_path / "soft")
+    none = merged(asked(herd, "fw_soft", "a", "b", steps=0.0), tmp_path / "none")
+
+    same(found, ada)
+    same(none, weights(herd, "base"))
+
+
+@pytest.mark.proves("concrete_adamerging", by="property")
+def test_a_mask_that_never_moves_leaves_adamerging(herd: Any, tmp_path: Path) -> None:
+    ada = merged(asked(herd, "adamerging", "a", "b"), tmp_path / "ada")
+    still = {"loss": "entropy", "last_steps": 4.0}
+
+    same(merged(asked(herd, "concrete_adamerging", "a", "b", steps=0.0, **still), tmp_path / "out"), ada)
 
 
 @pytest.mark.proves("expert_merging", by="property")
@@ -195,6 +232,8 @@ def loss(herd: Any, found: Mapping[str, Tensor], name: str) -> float:
 @pytest.mark.proves("expert_merging", by="property")
 @pytest.mark.proves("concrete", by="property")
 @pytest.mark.proves("fw_merging", by="property")
+@pytest.mark.proves("fw_soft", by="property")
+@pytest.mark.proves("concrete_adamerging", by="property")
 @pytest.mark.proves("ziplora", by="property")
 @pytest.mark.parametrize("method", FEW)
 def test_what_is_learned_lowers_the_loss_of_the_merged_model(herd: Any, method: str, tmp_path: Path) -> None:

@@ -189,6 +189,14 @@ class TestConcrete(LearnedContract):
     method: Method = METHODS["concrete"]
 
 
+class TestConcreteAdaMerging(LearnedContract):
+    method: Method = METHODS["concrete_adamerging"]
+
+
+class TestFwSoft(LearnedContract):
+    method: Method = METHODS["fw_soft"]
+
+
 class TestFwMerging(LearnedContract):
     method: Method = METHODS["fw_merging"]
 
