@@ -166,7 +166,7 @@ def _selection(work: TensorWork, steps: Steps) -> dict[str, float]:
 
 
 def _least_variance(work: TensorWork, share: float, steps: Steps) -> float:
-    from evomerge.merge.fused import agreed
+    from evomerge.merge.fused import agreed, order
 
     counts = np.zeros((2, 1 << (31 - LOW_BITS)), np.int64)
     rows = _rows(work)
@@ -183,9 +183,9 @@ def _least_variance(work: TensorWork, share: float, steps: Steps) -> float:
     high, rank = bin_of(torch.from_numpy(counts.sum(0)), kept)
     gathered = Gathered(high)
     for bits, _ in variances():
-        inside = memory("between", len(bits) + 1, np.uint32)
-        number = agreed.inside(bits, high, inside)
-        gathered.add(torch.from_numpy(inside[:number].view(np.int32).copy()))
+        inside = memory("between", len(bits) + 2, np.int32)
+        number = order.inside(bits.view(np.int32), high, inside)
+        gathered.add(torch.from_numpy(inside[:number]))
     return float(np.array(gathered.largest(rank), np.uint32).view(np.float32))
 
 

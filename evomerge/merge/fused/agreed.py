@@ -163,16 +163,6 @@ def variances(
 
 
 @compiled
-def inside(bits_N: Any, high: int, out: Any) -> int:  # pragma: no cover  # compiled
-    """Gather bits whose upper ones are `high`, at the front of `out` (one longer)."""
-    wanted, found = np.uint32(high), 0
-    for i in range(len(bits_N)):  # no branch: it could not be foreseen
-        out[found] = bits_N[i]
-        found += int((bits_N[i] >> np.uint32(LOW_BITS)) == wanted)
-    return found
-
-
-@compiled
 def energies(
     at_K: Any, base_at: Any, size: int, number: int, selects: bool, least: Any, skipped: int, lanes_KL: Any
 ) -> None:  # pragma: no cover  # compiled

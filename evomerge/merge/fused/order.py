@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from evomerge.merge.fused.kernels import TILE, bits_of_deltas, compiled, entries_at
+from evomerge.merge.fused.kernels import LOW_BITS, TILE, bits_of_deltas, compiled, entries_at
 
 LANES = 16
 """Magnitudes that are compared at a time."""
@@ -120,6 +120,18 @@ def _gather(keys: Any, number: int, low: Any, high: Any, out: Any) -> int:  # pr
                 others &= others - LOWEST
                 at += 1
         found += number_here
+    return found
+
+
+@compiled
+def inside(keys_N: Any, high: int, out: Any) -> int:  # pragma: no cover  # compiled
+    """Gather the bits of magnitudes whose upper ones are `high`, at the front of `out` (two longer)."""
+    low, past = np.int32((high << LOW_BITS) - 1), np.int32(min((high + 1) << LOW_BITS, LARGEST))
+    whole = len(keys_N) - len(keys_N) % LANES
+    found = _gather(keys_N, whole, low, past, out)
+    for i in range(whole, len(keys_N)):
+        out[found] = keys_N[i]
+        found += int((keys_N[i] > low) & (keys_N[i] < past))
     return found
 
 

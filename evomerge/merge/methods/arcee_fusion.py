@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evomerge.merge.method import Block, Method, Parameter
 from evomerge.merge.primitives import weights
-from evomerge.merge.primitives.divergence import EPS, Exponentials, Terms, exponentials, terms
+from evomerge.merge.primitives.divergence import EPS, exponentials, terms
 from evomerge.merge.primitives.measure import kth_largest, row_sums
 from evomerge.merge.primitives.rows import row_slices
 
@@ -40,7 +40,7 @@ def _merge(block: Block) -> Tensor:
     return importance.reshape(block.base.shape)
 
 
-def divergences(base: Tensor, delta: Tensor, exponentials: Exponentials = exponentials, terms: Terms = terms) -> Tensor:
+def divergences(base: Tensor, delta: Tensor) -> Tensor:
     """KL(softmax θ ‖ softmax θ0) of every row: [rows], float32; some rows at a time, so that they stay in the cache."""
     result = base.new_empty(len(base))
     length = max(1, _ENTRIES // max(base.shape[1], 1))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
@@ -11,8 +9,6 @@ from evomerge.merge.primitives.elementary import exp, log
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
-Exponentials = Callable[[Singles], Floats]
-Terms = Callable[[Floats, Floats, Floats, Floats], Floats]
 
 EPS = 1e-8
 """Added to every probability, as in mergekit."""
