@@ -1,11 +1,20 @@
-"""Which of the stored banks of answers somebody means."""
+"""Which of the stored banks of answers somebody means, and a bank as a response matrix, some subjects at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from evomerge.errors import InvalidInputError
 from evomerge.storage.blocks import Bank
+from evomerge.storage.store import Store
+
+if TYPE_CHECKING:
+    from fitness.items import Item
+    from fitness.matrix import ResponseMatrix
+
+AT_ONCE = 500
+"""Subjects that are read from the database at a time."""
 
 
 def bank_named(banks: Sequence[Bank], eval_set: str | None, fingerprint: str | None) -> Bank:
@@ -26,3 +35,22 @@ def bank_named(banks: Sequence[Bank], eval_set: str | None, fingerprint: str | N
         raise InvalidInputError("eval_set", eval_set, f"one of {', '.join(bank.eval_set for bank in found)}")
     choice = ", ".join(dict.fromkeys(bank.fingerprint[:16] for bank in found or here))
     raise InvalidInputError("fingerprint", fingerprint, f"the beginning of one of {choice}")
+
+
+def pages_of(
+    store: Store, bank: Bank, metric: str, items: Sequence[Item] | None = None, *, at_once: int = AT_ONCE
+) -> Iterator[ResponseMatrix]:
+    """The bank as of now, some subjects at a time in the order of their names, at least one page.
+
+    Args:
+        items: the columns; None: everything that was asked.
+    """
+    from fitness.bank import page_matrix  # numpy, which a command that lists banks is spared
+
+    after, until = "", None
+    while True:
+        found = store.answer_page(bank.fingerprint, bank.eval_set, metric, after=after, limit=at_once, until=until)
+        yield page_matrix(found, metric, items)
+        if not found.more:
+            return
+        after, until = found.subjects[-1], found.until

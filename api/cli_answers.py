@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -12,15 +14,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from api.banks import bank_named
+from api.banks import bank_named, pages_of
 from api.cli_search import DataDir
 from api.progress import make_console
 from evomerge.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from evomerge.storage.blocks import Bank
+    from evomerge.storage.blocks import AnswerBlock, Bank
     from evomerge.storage.store import Store
     from fitness.items import EvalSet
+    from fitness.matrix import ResponseMatrix
 
 out = make_console()
 
@@ -66,7 +69,6 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Write answers as a response matrix, subjects by items."""
-    from fitness.bank import matrix_of
     from fitness.exchange import write_answers
 
     columns = None
@@ -74,15 +76,26 @@ def export(
         if split not in ("search", "holdout"):
             raise InvalidInputError("split", split, "'search' or 'holdout'")
         columns = [item for item in _eval_set(eval_set, items).items if item.split == split]
+    counted = Counter[str]()
+
+    def counting(pages: Iterator[ResponseMatrix]) -> Iterator[ResponseMatrix]:
+        for page in pages:
+            whole = page.complete()
+            counted.update(subjects=len((whole if complete else page).subjects), complete=len(whole.subjects))
+            counted["items"], counted["answered"] = len(page.items), counted["answered"] + len(page.subjects)
+            yield whole if complete else page
+        if not counted["answered"]:
+            raise InvalidInputError("metric", metric, "one that these items were answered under")
+
     with closing(_store(data_dir)) as store:
         bank = bank_named(store.banks(), eval_set, fingerprint)
-        matrix = matrix_of(store.answers(bank.fingerprint, eval_set=eval_set), metric, columns)
-    if complete:
-        matrix = matrix.complete()
-    write_answers(file, metric, matrix)
-    rows = len(matrix.complete().subjects)
+        if metric not in bank.metrics:
+            allowed = f"one that these items were answered under: {', '.join(bank.metrics)}"
+            raise InvalidInputError("metric", metric, allowed)
+        write_answers(file, metric, counting(pages_of(store, bank, metric, columns)))
     out.print(
-        f"{len(matrix.subjects)} subjects, {rows} of them complete, by {len(matrix.items)} items in {file}",
+        f"{counted['subjects']} subjects, {counted['complete']} of them complete, "
+        f"by {counted['items']} items in {file}",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -109,12 +122,19 @@ def import_(
     matrices = read_answers(file, metric)
     known = None if items is None else _eval_set(eval_set, items)
     blocks = blocks_of(matrices, eval_set, fingerprint or f"imported:{eval_set}", known)
+    counted, subjects = Counter[str](), set[str]()
+
+    def counting() -> Iterator[AnswerBlock]:
+        for block in blocks:
+            counted.update(blocks=1, answers=len(block.items))
+            subjects.add(block.subject)
+            yield block
+
     with closing(_store(data_dir)) as store:
-        new = store.add_answers(blocks)
-    answers = sum(len(block.items) for block in blocks)
+        new = store.add_answers(counting())
     out.print(
-        f"{answers} answers of {len({b.subject for b in blocks})} subjects to {eval_set!r}; "
-        f"{new} of {len(blocks)} blocks are new",
+        f"{counted['answers']} answers of {len(subjects)} subjects to {eval_set!r}; "
+        f"{new} of {counted['blocks']} blocks are new",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
 

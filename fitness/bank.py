@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -47,12 +47,19 @@ def matrix_of(blocks: Sequence[AnswerBlock], metric: Metric, items: Sequence[Ite
     return matrix.of(np.flatnonzero(~np.isnan(matrix.values).all(axis=1)))
 
 
-def page_matrix(page: BankPage, metric: Metric) -> ResponseMatrix:
+def page_matrix(page: BankPage, metric: Metric, items: Sequence[Item] | None = None) -> ResponseMatrix:
     """A page's subjects by all items of the bank, NaN for what was not asked; subjects of whose answers none counts are
-    left out. What counts is what `matrix_of` says."""
-    contents = last_asked(page.lists_last, metric)
-    columns = {item: contents[item] for ids, _ in page.lists for item in ids}
-    matrix = make_matrix(_filled(page.blocks, metric, columns, page.subjects), page.subjects, list(columns))
+    left out. What counts, and what `items` are, is what `matrix_of` says."""
+    if items is None:
+        contents = last_asked(page.lists_last, metric)
+        columns = {item: contents[item] for ids, _ in page.lists for item in ids}
+    else:
+        columns = {item.id: content_of(item) for item in items}
+    matrix = make_matrix(
+        _filled(page.blocks, metric, columns, page.subjects), page.subjects, list(columns),
+        groups=None if items is None else [item.group for item in items],
+        weights=None if items is None else [item.weight for item in items],
+    )  # fmt: skip
     return matrix.of(np.flatnonzero(~np.isnan(matrix.values).all(axis=1)))
 
 
@@ -90,49 +97,52 @@ def _metrics(blocks: Sequence[AnswerBlock]) -> str:
 
 def blocks_of(
     matrices: Mapping[Metric, ResponseMatrix], eval_set: str, fingerprint: str, items: EvalSet | None = None
-) -> list[AnswerBlock]:
-    """One subject's answers after another's, as they are stored.
+) -> Iterator[AnswerBlock]:
+    """One subject's answers after another's, as they are stored; made as they are taken.
 
     Args:
         items: says what the items ask; without it their answers are known by id alone, and never stand in for asking.
 
     Raises:
         InvalidInputError: an unknown metric, a value outside of its bounds, a name that cannot be kept, or an item that
-            `items` does not hold.
+            `items` does not hold; all before the first block.
     """
     _check_names(eval_set, fingerprint)
     for name, matrix in matrices.items():
         _check_values(name, matrix)
-    found = list[AnswerBlock]()
+    contents = None if items is None else _contents(matrices.values(), items)
+    return _blocks(matrices, eval_set, fingerprint, contents)
+
+
+def _blocks(
+    matrices: Mapping[Metric, ResponseMatrix], eval_set: str, fingerprint: str, contents: Mapping[str, str] | None
+) -> Iterator[AnswerBlock]:
+    rows = {name: {s: row for row, s in enumerate(matrix.subjects)} for name, matrix in matrices.items()}
     for subject in dict.fromkeys(s for matrix in matrices.values() for s in matrix.subjects):
         by_items: dict[tuple[str, ...], dict[Metric, tuple[float, ...]]] = {}
         for name, matrix in matrices.items():
-            answered, values = _row(matrix, subject)
-            by_items.setdefault(answered, {})[name] = values
-        found += [
-            AnswerBlock(fingerprint, eval_set, subject, asked, _known(asked, items), dict(sorted(values.items())))
-            for asked, values in by_items.items()
-            if asked
-        ]
-    return found
+            if subject in rows[name]:
+                row = matrix.values[rows[name][subject]]
+                places = np.flatnonzero(~np.isnan(row))
+                answered = tuple(matrix.items[place] for place in places)
+                by_items.setdefault(answered, {})[name] = tuple(row[places].tolist())
+        for asked, values in by_items.items():
+            if asked:
+                known = () if contents is None else tuple(contents[item] for item in asked)
+                yield AnswerBlock(fingerprint, eval_set, subject, asked, known, dict(sorted(values.items())))
 
 
-def _row(matrix: ResponseMatrix, subject: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    if subject not in matrix.subjects:
-        return (), ()
-    row = matrix.values[matrix.subjects.index(subject)]
-    places = np.flatnonzero(~np.isnan(row))
-    return tuple(matrix.items[place] for place in places), tuple(row[places].tolist())
-
-
-def _known(asked: tuple[str, ...], items: EvalSet | None) -> tuple[str, ...]:
-    if items is None:
-        return ()
+def _contents(matrices: Iterable[ResponseMatrix], items: EvalSet) -> dict[str, str]:
+    """Item → what it asks, of all that anybody answered."""
     held = {item.id: item for item in items.items}
-    for item in asked:
-        if item not in held:
-            raise InvalidInputError("items", item, f"ids of {items.name!r}, which has {len(held)} items")
-    return tuple(content_of(held[item]) for item in asked)
+    found = {}
+    for matrix in matrices:
+        for place in np.flatnonzero(~np.isnan(matrix.values).all(axis=0)):
+            item = matrix.items[place]
+            if item not in held:
+                raise InvalidInputError("items", item, f"ids of {items.name!r}, which has {len(held)} items")
+            found[item] = content_of(held[item])
+    return found
 
 
 def _check_names(eval_set: str, fingerprint: str) -> None:

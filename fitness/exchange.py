@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from fitness.matrix import ResponseMatrix, load_matrix, make_matrix, stack
 
 CORNER = "subject"
 """What stands above the subjects in a CSV."""
+PIECE = 1 << 18
+"""Bytes of values that are packed at a time."""
 FIELDS = ("subject", "item", "metric", "value")
 """Of a line of JSONL; `metric` may be left out where it is said beside the file."""
 
@@ -40,8 +44,11 @@ def read_answers(path: Path, metric: Metric | None) -> dict[Metric, ResponseMatr
     return _READERS[path.suffix](path, metric)
 
 
-def write_answers(path: Path, metric: Metric, matrix: ResponseMatrix) -> None:
+def write_answers(path: Path, metric: Metric, pages: Iterable[ResponseMatrix]) -> None:
     """To a file whose kind its ending says; all of it or nothing.
+
+    Args:
+        pages: some subjects at a time by the same items, at least one page; no more than one is held.
 
     Raises:
         InvalidInputError: another ending.
@@ -50,14 +57,20 @@ def write_answers(path: Path, metric: Metric, matrix: ResponseMatrix) -> None:
         raise InvalidInputError("file", str(path), f"a file that ends in {', '.join(_READERS)}")
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        if path.suffix == ".npz":
-            matrix.save(part)
-        else:
-            text = as_csv(matrix) if path.suffix == ".csv" else "".join(as_jsonl(matrix, metric))
-            part.write_text(text, encoding="utf-8", newline="")
+        with part.open("wb") as file:
+            file.writelines(_pieces(path.suffix, metric, pages))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _pieces(suffix: str, metric: Metric, pages: Iterable[ResponseMatrix]) -> Iterator[bytes]:
+    if suffix == ".npz":
+        yield from as_npz(pages)
+        return
+    for number, page in enumerate(pages):
+        texts = [as_csv(page, header=not number)] if suffix == ".csv" else as_jsonl(page, metric)
+        yield from (text.encode() for text in texts)
 
 
 def as_csv(matrix: ResponseMatrix, *, header: bool = True) -> str:
@@ -72,11 +85,56 @@ def as_csv(matrix: ResponseMatrix, *, header: bool = True) -> str:
     return text.getvalue()
 
 
-def as_npz(matrix: ResponseMatrix) -> bytes:
-    """What `ResponseMatrix.save` writes."""
-    found = io.BytesIO()
-    matrix.save(found)
-    return found.getvalue()
+def as_npz(pages: Iterable[ResponseMatrix]) -> Iterator[bytes]:
+    """All pages' rows together as `ResponseMatrix.save` writes them, in pieces.
+
+    How many rows there are stands before the first, so values wait in a temporary file. What is held is a page, and the
+    names of the subjects.
+    """
+    subjects = list[str]()
+    with tempfile.TemporaryFile() as waiting:
+        for page in pages:
+            waiting.write(np.ascontiguousarray(page.values).tobytes())
+            subjects += page.subjects
+        waiting.seek(0)
+        sink = _Sink()
+        with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:  # type: ignore[call-overload]
+            with archive.open("values.npy", "w", force_zip64=True) as member:
+                _write_header(member, (len(subjects), len(page.items)))
+                while piece := waiting.read(PIECE):
+                    member.write(piece)
+                    yield sink.taken()
+            names = {"subjects": subjects, "items": page.items, "groups": page.groups}
+            arrays = {name: np.asarray(texts, dtype=np.str_) for name, texts in names.items()}
+            for name, array in (arrays | {"weights": page.weights}).items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+                yield sink.taken()
+    yield sink.taken()
+
+
+def _write_header(member: IO[bytes], shape: tuple[int, int]) -> None:
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float64)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(member, described)
+
+
+class _Sink:
+    """What is written into it and not taken away yet; `zipfile` finds that it cannot go back."""
+
+    def __init__(self) -> None:
+        self._parts = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._parts += data
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing waits anywhere else."""
+
+    def taken(self) -> bytes:
+        found = bytes(self._parts)
+        self._parts.clear()
+        return found
 
 
 def as_jsonl(matrix: ResponseMatrix, metric: Metric) -> Iterator[str]:
@@ -97,10 +155,12 @@ def _from_csv(path: Path, metric: Metric | None) -> dict[Metric, ResponseMatrix]
     if len(rows) < 2:
         raise InvalidInputError("file", str(path), "a header with the items' ids and a row a subject")
     (_, (_, *items)), *answers = rows
-    values = [[_number(cell, f"{path}:{number} {subject}") for cell in row] for number, (subject, *row) in answers]
-    for (number, _), row in zip(answers, values, strict=True):
+    values = np.empty((len(answers), len(items)))
+    for place, (number, (subject, *row)) in enumerate(answers):
+        found = [_number(cell, f"{path}:{number} {subject}") for cell in row]
         if len(row) != len(items):
             raise InvalidInputError(f"{path}:{number}", f"{len(row)} values", f"one for each of {len(items)} items")
+        values[place] = found
     return {metric: make_matrix(values, [row[0] for _, row in answers], items)}
 
 

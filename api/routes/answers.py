@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Annotated, Literal
 
-import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.banks import bank_named
+from api.banks import bank_named, pages_of
 from api.deps import StoreDep
 from api.problems import FieldError, Problem, documented, invalid
 from api.routes.conditional import accepted, link_next, tagged, unchanged
@@ -23,12 +21,8 @@ from evomerge.storage.blocks import Bank
 from evomerge.storage.store import Store
 from fitness.bank import page_matrix
 from fitness.exchange import as_csv, as_npz
-from fitness.matrix import ResponseMatrix, make_matrix
 
 router = APIRouter(prefix="/api/v1", tags=["answers"])
-
-AT_ONCE = 500
-"""Subjects that are read from the database at a time, where a client wants all."""
 
 Format = Literal["json", "csv", "npz"]
 MEDIA_TYPES: dict[str, Format] = {
@@ -78,9 +72,9 @@ def get_answers(
         return same
     if chosen != "json":
         headers["Content-Disposition"] = f'attachment; filename="{bank.eval_set}-{name}.{chosen}"'
-        pages = _pages(store, bank, name)
+        pages = pages_of(store, bank, name)
         if chosen == "npz":
-            return Response(as_npz(_together(list(pages))), media_type="application/x-npz", headers=headers)
+            return StreamingResponse(as_npz(pages), media_type="application/x-npz", headers=headers)
         text = chain([as_csv(next(pages))], (as_csv(page, header=False) for page in pages))
         return StreamingResponse(text, media_type="text/csv", headers=headers)
     page = _page(store, bank, name, limit, cursor)
@@ -126,22 +120,6 @@ def _decoded(cursor: str) -> tuple[str, int]:
     except (InvalidInputError, UnicodeEncodeError) as error:
         raise Problem("bad-cursor", str(error)) from error
     return after.replace("\0", ""), until  # nor does a zero byte, which PostgreSQL refuses
-
-
-def _pages(store: Store, bank: Bank, metric: str) -> Iterator[ResponseMatrix]:
-    """The bank as of now, some subjects at a time, at least one page."""
-    after, until = "", None
-    while True:
-        found = store.answer_page(bank.fingerprint, bank.eval_set, metric, after=after, limit=AT_ONCE, until=until)
-        yield page_matrix(found, metric)
-        if not found.more:
-            return
-        after, until = found.subjects[-1], found.until
-
-
-def _together(pages: Sequence[ResponseMatrix]) -> ResponseMatrix:
-    names = [name for page in pages for name in page.subjects]
-    return make_matrix(np.concatenate([page.values for page in pages]), names, pages[0].items)
 
 
 def _wrong(name: str, value: object, allowed: str) -> Problem:

@@ -44,6 +44,15 @@ def write(connection: Connection, blocks: Sequence[AnswerBlock], at: datetime, k
     _insert(connection.dialect, AnswerTable).run(connection, found)
 
 
+def add(connection: Connection, blocks: Iterable[AnswerBlock], at: datetime) -> int:
+    """Insert the blocks that are not there yet, some at a time, so that not all are held; how many were new."""
+    rest, new = iter(blocks), 0
+    while some := list(islice(rest, _AT_ONCE)):
+        new += count_new(connection, some)
+        write(connection, some, at)
+    return new
+
+
 def count_new(connection: Connection, blocks: Sequence[AnswerBlock]) -> int:
     """How many blocks are not there yet, each once."""
     keys, table = {block.key for block in blocks}, AnswerTable

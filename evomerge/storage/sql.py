@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -167,12 +167,10 @@ class SqlStore:
         with self._read() as connection:
             return answers.page(connection, fingerprint, eval_set, metric, after, limit, until)
 
-    def add_answers(self, blocks: Sequence[AnswerBlock]) -> int:
+    def add_answers(self, blocks: Iterable[AnswerBlock]) -> int:
         """Keep imported answers, all or none; how many blocks were new (see `Store.add_answers`)."""
         with self._write() as connection:
-            new = answers.count_new(connection, blocks)
-            answers.write(connection, blocks, self._clock())
-        return new
+            return answers.add(connection, blocks, self._clock())
 
     def describe_evaluator(self, fingerprint: str, settings: Mapping[str, Any]) -> None:
         """Keep what a fingerprint stands for; the first description stays."""

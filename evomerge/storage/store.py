@@ -5,7 +5,7 @@ One run has one writer at a time: the holder of its lease. Everything that belon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -201,7 +201,7 @@ class Store(Protocol):
         """
         ...
 
-    def add_answers(self, blocks: Sequence[AnswerBlock]) -> int:
+    def add_answers(self, blocks: Iterable[AnswerBlock]) -> int:
         """Keep answers that no run of this store asked for (imports), all or none; how many blocks were new.
 
         Raises:

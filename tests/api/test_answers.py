@@ -213,7 +213,7 @@ def test_what_is_imported_is_listed_and_exported(evomerge: Callable[..., str], t
     assert "3 answers of 2 subjects to 'sums'; 2 of 2 blocks are new" in said
     assert "0 of 2 blocks are new" in again
     assert [(b["fingerprint"], b["subjects"], b["complete"]) for b in listed] == [("imported:sums", 2, 1)]
-    assert (tmp_path / "out.csv").read_text() == "subject,x,y\nqwen,1.0,0.0\nllama,0.5,\n"
+    assert (tmp_path / "out.csv").read_text() == "subject,x,y\nllama,0.5,\nqwen,1.0,0.0\n"
     assert [json.loads(line)["subject"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == ["qwen"] * 2
     assert "imported:sums" in evomerge("items", "list", *folder)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from fitness.exchange import as_csv, read_answers, write_answers
 from fitness.fingerprint import content_of, owned_content, tokenizer_hash
 from fitness.items import Item, make_eval_set
 from fitness.known import completed, known_answers, unknown
-from fitness.matrix import ResponseMatrix, make_matrix
+from fitness.matrix import ResponseMatrix, load_matrix, make_matrix
 
 ITEMS = [Item(f"i{n}", f"{n} + 1 =", (f" {n + 1}", " 0"), 0, group="ab"[n % 2], weight=1.0 + n) for n in range(4)]
 SET = make_eval_set("sums", ITEMS)
@@ -66,12 +68,52 @@ def test_a_matrix_comes_back_from_its_file(
     tmp_path_factory: pytest.TempPathFactory, matrix: ResponseMatrix, suffix: str
 ) -> None:
     folder = tmp_path_factory.mktemp("files")
-    write_answers(folder / f"m{suffix}", "accuracy", matrix)
+    write_answers(folder / f"m{suffix}", "accuracy", [matrix])
     back = read_answers(folder / f"m{suffix}", None if suffix == ".jsonl" else "accuracy")
 
     assert list(back) == ["accuracy"]
     assert same(matrix, back["accuracy"])
     assert [path.name for path in folder.iterdir()] == [f"m{suffix}"]
+
+
+@settings(deadline=None, max_examples=20)
+@given(matrix=matrices(), suffix=st.sampled_from([".csv", ".npz", ".jsonl"]))
+def test_a_file_written_in_pages_is_the_file_written_at_once(
+    tmp_path_factory: pytest.TempPathFactory, matrix: ResponseMatrix, suffix: str
+) -> None:
+    folder = tmp_path_factory.mktemp("files")
+    write_answers(folder / f"once{suffix}", "accuracy", [matrix])
+    write_answers(folder / f"pages{suffix}", "accuracy", (matrix.of([row]) for row in range(len(matrix.subjects))))
+
+    assert (folder / f"once{suffix}").read_bytes() == (folder / f"pages{suffix}").read_bytes()
+
+
+def test_pages_and_blocks_are_made_one_at_a_time_whatever_there_are_of_them(tmp_path: Path) -> None:
+    rows, columns, page = 160, 4000, 4  # 5 MB, of which a page is 128 kB
+    items = [f"item {n}" for n in range(columns)]
+    row = np.arange(columns) % 3 / 2
+
+    def pages() -> Iterator[ResponseMatrix]:
+        for first in range(0, rows, page):
+            yield make_matrix(np.tile(row, (page, 1)), [f"subject {first + n}" for n in range(page)], items)
+
+    def peak(work: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            work()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    written = peak(lambda: write_answers(tmp_path / "m.npz", "accuracy", pages()))
+    matrix = load_matrix(tmp_path / "m.npz")
+    some = {"accuracy": matrix.of(range(16))}
+    blocks = peak(lambda: sum(len(block.items) for block in blocks_of(some, "sums", "f")))
+    together = peak(lambda: list(blocks_of(some, "sums", "f")))
+
+    assert matrix.values.tolist() == [row.tolist()] * rows
+    assert written < matrix.values.nbytes / 2
+    assert blocks < together / 2
 
 
 def test_the_newest_answer_counts() -> None:
@@ -170,7 +212,7 @@ def test_a_file_that_is_missing_or_without_a_metric_is_refused(tmp_path: Path) -
     with pytest.raises(InvalidInputError, match="metric"):
         read_answers(tmp_path / "a.csv", None)
     with pytest.raises(InvalidInputError, match="csv"):
-        write_answers(tmp_path / "a.xlsx", "accuracy", make_matrix([[1.0]], ["a"], ["x"]))
+        write_answers(tmp_path / "a.xlsx", "accuracy", [make_matrix([[1.0]], ["a"], ["x"])])
 
 
 def test_jsonl_holds_several_metrics_and_ids_of_any_kind(tmp_path: Path) -> None:
