@@ -40,6 +40,8 @@ JITTER = 1e-6
 """Is added to variances, so that matrices can be inverted."""
 FAR = 1e6
 """The distance of whoever lies nowhere in the space."""
+LEAST_ERROR = 0.01
+"""Of a score, in standard deviations of all: exact ones count as that good."""
 SWEEPS = 3
 """Over the grid, one parameter after another."""
 
@@ -159,17 +161,23 @@ class ItemProcess:
         points: where the genomes lie, [R, dim], all different; NaN for models that are no genome, whose answers say
             something of the items.
         answers: [R, C]; NaN where a genome was not asked.
-        shares: [C] of each item in the worth, w; 0 for what is no item but says something of the whole. What they lack
-            of 1 are items that nobody was asked.
+        shares: [C] of each item in the worth, w; 0 for what is no item but a score of the whole. What they lack of 1
+            are items that nobody was asked.
+        errors: [C] standard errors of scores, which are one genome's each; NaN for items. None: there are no scores.
     """
 
-    def __init__(self, points: Floats, answers: Floats, shares: Floats) -> None:
+    def __init__(self, points: Floats, answers: Floats, shares: Floats, errors: Floats | None = None) -> None:
         asked = np.isfinite(answers)
         known = answers[asked]
         self._points, self._mean = points, float(known.mean())
         self._spread = float(known.std()) or 1.0
         self._shares = shares
-        self._batches = [*_batches(asked, np.where(asked, (answers - self._mean) / self._spread, 0.0), shares)]
+        z = np.where(asked, (answers - self._mean) / self._spread, 0.0)
+        items = np.full(len(shares), True) if errors is None else np.isnan(errors)
+        self._batches = [*_batches(asked[:, items], z[:, items], shares[items])]
+        self._scores = _scores(asked[:, ~items], z[:, ~items])
+        known_errors = np.empty(0) if errors is None else errors[~items] / self._spread
+        self._variances = np.maximum(known_errors, LEAST_ERROR) ** 2
         self._distances = distances(points, points)
 
     def likeliest(self, start: Prior) -> Prior:
@@ -218,7 +226,10 @@ class ItemProcess:
         size = len(self._points)
         precision, shared, squared = np.zeros((3, size, size))
         pull, shared_pull = np.zeros((2, size))
-        height = 0.0
+        rows, values = self._scores
+        height = -float(np.log(self._variances).sum()) - float((values**2 / self._variances).sum())
+        np.add.at(precision, (rows, rows), 1 / self._variances)
+        np.add.at(pull, rows, values / self._variances)
         for batch in self._batches:
             places = batch.rows[:, :, None], batch.rows[:, None, :]
             covariance = own[places]
@@ -269,6 +280,12 @@ def _matern(apart: Floats) -> Floats:
 def _beside(values: tuple[float, ...], value: float) -> tuple[float, ...]:
     place = values.index(value) if value in values else int(np.abs(np.subtract(values, value)).argmin())
     return tuple(values[k] for k in (place - 1, place + 1) if 0 <= k < len(values))
+
+
+def _scores(asked: NDArray[np.bool_], z: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Whose each score is, and the scores."""
+    columns, rows = np.nonzero(asked.T)
+    return rows, z[rows, columns]
 
 
 def _batches(asked: NDArray[np.bool_], z: Floats, shares: Floats) -> Iterator[_Batch]:

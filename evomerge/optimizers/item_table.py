@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -36,6 +37,7 @@ class ItemTable:
         self._stale: list[int] = []  # times in a row that brought nothing new
         self._known: list[dict[int, float]] = []
         self._shares: dict[int, float] = {}
+        self._errors: dict[int, float] = {}
         self._rows: dict[Genome, int] = {}
 
     def __len__(self) -> int:
@@ -44,8 +46,13 @@ class ItemTable:
 
     @property
     def size(self) -> int:
-        """Answers of genomes."""
+        """Answers of genomes, scores included."""
         return sum(map(len, self._answers))
+
+    @property
+    def by_items(self) -> bool:
+        """Whether there are answers to items."""
+        return len(self._shares) > len(self._errors)
 
     def row(self, genome: Genome) -> int | None:
         """The number of a genome that answered."""
@@ -60,11 +67,11 @@ class ItemTable:
         self._shares.update(zip(answers.places, answers.shares, strict=True))
         self._exact[row] = self._exact[row] or sum(self._shares[place] for place in self._answers[row]) >= WHOLE
 
-    def add_whole(self, genome: Genome, trial: int, value: float, *, exact: bool) -> None:
-        """A value of the whole, as an item of its own that is no part of it."""
+    def add_score(self, genome: Genome, trial: int, score: float, error: float) -> None:
+        """A score of the whole, as an item of its own that is no part of it."""
         row, place = self._opened(genome), -1 - trial
-        self._answers[row][place], self._shares[place] = value, 0.0
-        self._exact[row] = self._exact[row] or exact
+        self._answers[row][place], self._shares[place], self._errors[place] = score, 0.0, error
+        self._exact[row] = self._exact[row] or error == 0
 
     def add_stranger(self, answers: ItemAnswers) -> None:
         """A model that is no genome answered."""
@@ -76,9 +83,14 @@ class ItemTable:
     def forget(self, most: int) -> None:
         """Of more genomes than that, drop the one of the older half that did worst on its items."""
         while len(self.genomes) > most:
-            answers, _ = self.arrays()
-            beyond = answers[: len(self.genomes)] - np.nanmean(answers, axis=0)
+            answers, _, _ = self.arrays()
+            known = np.isfinite(answers)
+            usual = (np.nansum(answers, axis=0) + answers[known].mean()) / (known.sum(axis=0) + 1)  # of an item
+            beyond = answers[: len(self.genomes)] - usual
             worst = int(np.argmin(np.nanmean(beyond[: most // 2], axis=1)))
+            for place in self._answers[worst]:
+                if place in self._errors:
+                    del self._shares[place], self._errors[place]
             for column in (self.genomes, self._answers, self._exact, self._stale):
                 del column[worst]
             self._rows = {genome: row for row, genome in enumerate(self.genomes)}
@@ -91,22 +103,25 @@ class ItemTable:
         """[genomes] answers."""
         return np.array([len(row) for row in self._answers], dtype=np.intp)
 
-    def arrays(self) -> tuple[Floats, Floats]:
-        """Answers [genomes, then strangers; items], NaN where there is none, and the items' shares [items]."""
+    def arrays(self) -> tuple[Floats, Floats, Floats]:
+        """Answers [genomes, then strangers; items], NaN where there is none, the items' shares [items], and the
+        standard errors of those that are scores [items], NaN for others."""
         rows, places, values = self._triples()
         items, columns = np.unique(places, return_inverse=True)
         answers = np.full((len(self) + self.strangers, len(items)), np.nan)
         answers[rows, columns] = values
-        return answers, np.array([self._shares[place] for place in items.tolist()])
+        shares = np.array([self._shares[place] for place in items.tolist()])
+        return answers, shares, np.array([self._errors.get(place, np.nan) for place in items.tolist()])
 
     def dump(self, dim: int) -> dict[str, NDArray[Any]]:
         """Plain arrays; `load` reads them."""
         rows, places, values = self._triples()
         shares = np.array([*self._shares.values()])
+        errors = np.array([self._errors.get(place, np.nan) for place in self._shares])
         return {
             "genomes": np.reshape(self.genomes, (-1, dim)), "exact": np.array(self._exact, dtype=np.bool_),
             "stale": np.array(self._stale, dtype=np.int64), "rows": rows, "places": places,
-            "values": values, "items": np.array([*self._shares], dtype=np.int64), "shares": shares,
+            "values": values, "items": np.array([*self._shares], dtype=np.int64), "shares": shares, "errors": errors,
         }  # fmt: skip
 
     @classmethod
@@ -117,6 +132,8 @@ class ItemTable:
         table._stale = arrays["stale"].tolist()
         table._rows = {genome: row for row, genome in enumerate(table.genomes)}
         table._shares = dict(zip(arrays["items"].tolist(), arrays["shares"].tolist(), strict=True))
+        errors = zip(arrays["items"].tolist(), arrays["errors"].tolist(), strict=True)
+        table._errors = {place: error for place, error in errors if not math.isnan(error)}
         rows = arrays["rows"].tolist()
         table.strangers = max([*rows, len(table) - 1]) + 1 - len(table)
         found: list[dict[int, float]] = [{} for _ in range(len(table) + table.strangers)]

@@ -27,6 +27,8 @@ WORLDS = 16
 FIRST_FIT, REFIT = 200, 1.25
 """The covariances are the usual ones until there are so many answers; then they are fitted, and again after so many
 times as many. Fitted to fewer they explain these too well (experiments/few_items_search)."""
+FIRST_SCORES = 8
+"""Where there are scores only, these suffice."""
 CENTRES = 8
 """Genomes around which new ones are looked for."""
 REMEMBERED = 64
@@ -61,7 +63,7 @@ class ThompsonSearch(Restorable):
       which finds the best one sooner. A known genome that comes again answers other items.
     - **Space**: all genomes, where there are few; else those known, steps from the best of them, and random ones.
     - **Answers** of models that are no genomes (`know`) say how hard items are. An evaluation without
-      answers to items is one of the whole, with noise that is learnt.
+      answers to items is a score of the whole, with its error, or exact.
     - **Legal**: genomes near failures or violations are passed over as often as those near them were illegal.
 
     A proposal's random numbers are a function of seed and trial. State is the answers of `most` genomes and the fitted
@@ -129,6 +131,7 @@ class ThompsonSearch(Restorable):
 
     def _best(self, rng: np.random.Generator) -> Genome | None:
         """The best genome of a world; None where all are known exactly."""
+        self._fit()
         new = self._new(rng)
         posterior = self._posterior(new)
         genomes = [*self._table.genomes, *map(as_genome, new)]
@@ -199,14 +202,15 @@ class ThompsonSearch(Restorable):
         if evaluation.answers:
             self._table.add(genome, evaluation.answers[0])
         else:
-            self._table.add_whole(genome, evaluation.trial, value, exact=not any(evaluation.errors or (0.0,)))
+            (error,) = evaluation.errors or (0.0,)
+            self._table.add_score(genome, evaluation.trial, value, error if math.isfinite(error) else 0.0)
         self._table.forget(self._options.most)
-        self._learnt()
+        self._process = None
 
     def know(self, answers: tuple[ItemAnswers, ...]) -> None:
         if len(answers) == 1:
             self._table.add_stranger(answers[0])
-            self._learnt()
+            self._process = None
 
     def believed(self, genomes: Sequence[Genome]) -> list[Estimate | None]:
         rows = [self._table.row(as_genome(self._genes.canonical(np.array([genome]))[0])) for genome in genomes]
@@ -216,9 +220,9 @@ class ThompsonSearch(Restorable):
         mean, deviations = found.mean.tolist(), found.deviations.tolist()
         return [None if k is None else Estimate(mean[k], deviations[k], int(counts[k])) for k in rows]
 
-    def _learnt(self) -> None:
-        self._process = None
-        due = max(FIRST_FIT, REFIT * self._fitted_at)
+    def _fit(self) -> None:
+        """Only who asks has it done, so that looking at beliefs changes nothing."""
+        due = max(FIRST_FIT if self._table.by_items else FIRST_SCORES, REFIT * self._fitted_at)
         if len(self._table) > 1 and self._table.size >= due:
             self._prior, self._fitted_at = self._of_answers().likeliest(self._prior), self._table.size
 

@@ -102,6 +102,20 @@ def test_models_that_lie_nowhere_say_how_hard_items_are_and_not_how_good_anybody
     assert beside.deviations[0] < alone.deviations[0]
 
 
+def test_scores_of_the_whole_are_a_plain_process_with_their_errors() -> None:
+    rng = np.random.default_rng(6)
+    points, scores, errors = rng.random((8, 2)), rng.random(6), rng.uniform(0.1, 0.3, 6)
+    answers = np.where(np.eye(6, dtype=bool), scores, np.nan)
+    found = ItemProcess(points[:6], answers, np.zeros(6), errors).posterior(PRIOR, points[6:])
+
+    level, _ = dense(points, PRIOR)
+    z, noise = (scores - scores.mean()) / scores.std(), np.diag((errors / scores.std()) ** 2)
+    mean = level[:, :6] @ np.linalg.solve(level[:6, :6] + noise, z)
+    covariance = level - level[:, :6] @ np.linalg.solve(level[:6, :6] + noise, level[:6])
+    np.testing.assert_allclose(found.mean, scores.mean() + scores.std() * mean, atol=1e-9)
+    np.testing.assert_allclose(found.covariance, scores.var() * covariance, atol=1e-9)
+
+
 def test_who_answered_everything_is_known() -> None:
     rng = np.random.default_rng(3)
     answers = rng.random((4, 30))

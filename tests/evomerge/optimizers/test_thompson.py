@@ -130,7 +130,7 @@ def test_failures_and_violations_keep_proposals_away() -> None:
             search.tell([Evaluation(proposal.trial, (x,))])
 
     assert np.mean(np.array(late[20:]) > 0.75) < 0.3  # the best that is legal lies at 0.6
-    assert np.median(late[20:]) > 0.5
+    assert np.median(late[20:]) > 0.4
 
 
 def test_of_too_many_genomes_the_worst_are_forgotten() -> None:
