@@ -9,7 +9,8 @@ competition for items, `niche_archive` who stays, `breeding` who comes. `nsga` a
 `steady_state`; `survival` says who stays (pymoo's sorting, crowding and niching on arrays), `variation` how children
 are made, `genes` how genomes of mixed genes are written, `blends` where they begin. `mo_cma` and `mo_catcma` let
 several `kernel`s share a front, `swarm` moves particles, `surrogate` searches `quadratic` fits and can show the front
-that they predict. `bayes` asks the processes of `gaussian` where an evaluation is worth most. `gradient` has Adam and
+that they predict. `bayes` asks the processes of `gaussian` where an evaluation is worth most. `thompson` samples an
+`item_process` of the answers in an `item_table`: what merges and items say of each other. `gradient` has Adam and
 Frank-Wolfe, which follow gradients where the evaluator gives them, and `aligned` DAM and Expert Merging, with what
 `coefficients` add to a loss; `soup` averages sources one by one, and `corners`
 says what is mixed; `stages` searches one group of genes after the other. `auto` picks one of them; `portfolio` runs
