@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.candidate import Genome
+from evomerge.optimizers.unit_box import Strategy, UnitBox
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pycma warns that it can't plot without matplotlib
-    import cma
     from cma.sigma_adaptation import CMAAdaptSigmaCSA
 
 Vector = NDArray[np.float64]
@@ -110,7 +110,7 @@ class Distribution:
     def __init__(self, settings: Settings, numbers: Mapping[str, Any] | None = None) -> None:
         self._settings = settings
         with _quiet():
-            self._es = cma.CMAEvolutionStrategy(list(settings.start), settings.sigma, _options(settings))
+            self._es = Strategy(list(settings.start), settings.sigma, _options(settings))
             if any(settings.grid):
                 self._es.opts["minstd"] = self._least_steps()
             # pycma refuses to learn unless it was asked, but here a whole generation may be older proposals.
@@ -182,6 +182,7 @@ class Distribution:
 def _options(settings: Settings) -> dict[str, Any]:
     return {
         "bounds": [0, 1],
+        "BoundaryHandler": UnitBox,
         "popsize": settings.population,
         "CMA_diagonal": settings.diagonal,
         "CMA_stds": list(settings.steps) or 1,

@@ -5,14 +5,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from cma.boundary_handler import BoundTransform
 
 from evomerge.archive import hypervolume
 from evomerge.candidate import Evaluation
 from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.optimizers.cma_es import MAX_AGE, CmaEs, Normal
-from evomerge.optimizers.distribution import cma
 from evomerge.optimizers.domain import Domain, Problem, real
 from evomerge.optimizers.random import SobolSearch
+from evomerge.optimizers.unit_box import Strategy, UnitBox, cma
 from evomerge.testing.optimizer import LearningOptimizerContract
 
 
@@ -327,3 +328,27 @@ def test_generations_grow_with_the_workers():
     assert sizes == [12, 12, 100]
     optimizer = CmaEs(Problem(Domain((0.5,) * 16), workers=200), seed=0)
     assert CmaEs.from_state(optimizer.state()).generation_size == 100
+
+
+def test_the_boundary_for_all_genes_at_once_is_pycmas_own():
+    ours, pycmas = UnitBox([0, 1]), BoundTransform([0, 1])
+    edges = np.array([-2.2, -1.15, -0.6, -0.05, 0, 0.05, 0.5, 0.95, 1, 1.05, 1.6, 2.15])
+    for spread in (0.1, 1, 1000):
+        points = np.concatenate([edges, np.random.default_rng(0).normal(0.5, spread, 500)])
+        genomes = ours.repair(points)
+        np.testing.assert_array_equal(genomes, pycmas.repair(points.copy()))
+        inside = np.clip(genomes, 0, 1)
+        np.testing.assert_array_equal(ours.inverse(inside), pycmas.inverse(inside))
+
+
+def test_a_point_outside_of_the_boundary_has_no_inverse():
+    with pytest.raises(ValueError, match=r"expected numbers in \[0, 1\], got 0.5 to 1.5"):
+        UnitBox([0, 1]).inverse([0.5, 1.5])
+
+
+def test_wide_steps_are_cut_as_pycma_cuts_them():
+    """The strategy looks at single genes only where a standard deviation is beyond its limit."""
+    options = {"bounds": [0, 1], "CMA_stds": [1, 0.01, 1, 0.01], "verbose": -9, "seed": np.nan, "randn": Normal(3)}
+    ours, pycmas = (kind([0.5] * 4, 0.9, options) for kind in (Strategy, cma.CMAEvolutionStrategy))
+    np.testing.assert_array_equal(ours.stds, pycmas.stds)
+    assert ours.stds.max() < 0.9
