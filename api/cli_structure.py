@@ -1,5 +1,5 @@
 """`compress`: a smaller model from one checkpoint. `moe`: a mixture of experts from dense fine-tunes.
-`transplant`: another tokenizer for a model."""
+`transplant`: another tokenizer for a model. `zip`: MLPs of two models, unit by unit."""
 
 from __future__ import annotations
 
@@ -118,8 +118,40 @@ def transplant(
     out_console.print(f"model in {out}", highlight=False, soft_wrap=True)
 
 
+def zip_models(
+    recipe: Annotated[
+        Path, typer.Argument(help="Recipe (YAML or JSON): base, one source, and how the rest is merged.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The directory to make.")],
+    how: Annotated[
+        str, typer.Option(help="pairs: a unit with one of the other model. zip: the most similar, of either.")
+    ] = "pairs",
+    apart: Annotated[
+        float, typer.Option(help="Share of the MLPs' units that stay side by side; they get wider.")
+    ] = 0.0,
+    match: Annotated[str, typer.Option(help="What tells which units are alike: weights or activations.")] = "weights",
+    items: Annotated[Path | None, typer.Option(help="activations: JSONL items that both models read.")] = None,
+    tokens: Annotated[int, typer.Option(help="activations: most tokens that are looked at.")] = 2048,
+    share: Annotated[float, typer.Option(help="Of the source in what is joined.")] = 0.5,
+    alpha: Annotated[float, typer.Option(help="zip: what a cluster's similarity is multiplied by.")] = 0.3,
+    beta: Annotated[float, typer.Option(help="zip: share of a model's joins that may be within it.")] = 0.125,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Tensors at a time; default: the cores it may use.")
+    ] = None,
+) -> None:
+    """Join the hidden units of two models' MLPs by what they compute; all else is merged as the recipe says."""
+    from evomerge.merge.structure.zip import Settings
+    from evomerge.merge.structure.zip import zip_models as make
+    from evomerge.recipe.text import load_recipe
+
+    settings = Settings(how, apart, match, None if items is None else items.resolve(), tokens, share, alpha, beta)
+    make(load_recipe(recipe), out, settings, root=recipe.resolve().parent, threads=threads)
+    out_console.print(f"model in {out}; what was done in {out / 'structure.json'}", highlight=False, soft_wrap=True)
+
+
 def add_to(app: typer.Typer) -> None:
     """Put these commands on the command line."""
     app.command()(compress)
     app.command()(moe)
     app.command()(transplant)
+    app.command("zip")(zip_models)
