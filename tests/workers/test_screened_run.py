@@ -161,10 +161,12 @@ def test_fixed_items_are_settled_by_the_baselines_and_survive_a_restart(
     assert replay(store, again, registry).state == "succeeded"
 
 
-def test_old_events_that_name_no_policy_are_read(screened: tuple[Store, str], registry: Registry) -> None:
+def test_old_events_that_name_no_policy_are_read(
+    screened: tuple[Store, str], registry: Registry, tmp_path: Path
+) -> None:
     store, run = screened
     events = events_of(store, run)
-    search = prepare(RunSpec.model_validate(spec()), registry, Path("cache"))
+    search = prepare(RunSpec.model_validate(spec()), registry, tmp_path / "cache")
     old = [
         replace(e, data={k: v for k, v in e.data.items() if k != "policies"}) if e.type == "subset.chosen" else e
         for e in events
