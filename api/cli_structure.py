@@ -102,6 +102,9 @@ def transplant(
     noise: Annotated[float, typer.Option(help="Standard deviation of noise on new rows.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of noise and normal.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda (with :1 and so on).")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Batches of tokens at a time; default: the cores it may use.")
+    ] = None,
 ) -> None:
     """Give a model another model's tokenizer: rows of tokens that it knows are kept, the others are made."""
     import json
@@ -109,7 +112,8 @@ def transplant(
     from evomerge.merge.structure.transplant import Settings
     from evomerge.merge.structure.transplant import transplant as make
 
-    make(model, donor, out, Settings(method, k, weights, cosine, subword, prefix, scale, noise, seed), device=device)
+    settings = Settings(method, k, weights, cosine, subword, prefix, scale, noise, seed)
+    make(model, donor, out, settings, device=device, threads=threads)
     for name, said in json.loads((out / "structure.json").read_text(encoding="utf-8"))["tables"].items():
         line = f"{name}: {said['kept']} rows kept, {said['by_prefix']} by their beginning, {said['made']} made"
         error = said.get("relative_error_in_donor")

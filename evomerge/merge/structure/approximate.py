@@ -51,8 +51,8 @@ def matching_pursuit(targets: Tensor, common: Tensor, k: int) -> Combination:
     Fernandes Neto 2025, Training-Free Tokenizer Transplantation via Orthogonal Matching Pursuit, arXiv:2506.06607.
     """
     number, columns = targets.shape
-    basis = targets.new_zeros(number, columns, k)
-    triangle = targets.new_zeros(number, k, k)  # the chosen rows = basis · triangle
+    basis = targets.new_zeros(number, k, columns)
+    triangle = targets.new_zeros(number, k, k)  # chosen rows = triangleᵀ · basis
     chosen = torch.zeros(number, k, dtype=torch.int64, device=targets.device)
     products = targets @ common.T
     taken = torch.zeros_like(products, dtype=torch.bool)
@@ -63,15 +63,15 @@ def matching_pursuit(targets: Tensor, common: Tensor, k: int) -> Combination:
         taken.scatter_(1, found[:, None], value=True)
         atom = common[found]
         for _ in range(2):  # the second time takes out what rounding left of the earlier ones
-            shares = torch.einsum("bdt,bd->bt", basis[:, :, :step], atom)
-            atom = atom - torch.einsum("bdt,bt->bd", basis[:, :, :step], shares)
+            shares = torch.einsum("btd,bd->bt", basis[:, :step], atom)
+            atom = atom - torch.einsum("btd,bt->bd", basis[:, :step], shares)
             triangle[:, :step, step] += shares
         length = atom.norm(dim=1).clamp(min=EPS)
         triangle[:, step, step] = length
-        basis[:, :, step] = atom / length[:, None]
-        weights_in_basis[:, step] = (basis[:, :, step] * targets).sum(dim=1)
+        direction = basis[:, step] = atom / length[:, None]
+        weights_in_basis[:, step] = (direction * targets).sum(dim=1)
         # What is left of the targets is orthogonal to the basis: its products with all rows shrink by one direction's.
-        products -= weights_in_basis[:, step, None] * (basis[:, :, step] @ common.T)
+        products -= weights_in_basis[:, step, None] * (direction @ common.T)
     weights = torch.linalg.solve_triangular(triangle, weights_in_basis[:, :, None], upper=True)
     return Combination(chosen, weights[:, :, 0])
 

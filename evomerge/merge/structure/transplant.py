@@ -8,8 +8,10 @@ its embedding is read: the two may have different widths, depths and families.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import Tensor
 from evomerge.errors import ArchitectureError, InvalidInputError
 from evomerge.merge.device import device_named
 from evomerge.merge.engine import one_thread_a_kernel
+from evomerge.merge.execute import usable_cores
 from evomerge.merge.sidecar import SPECIAL
 from evomerge.merge.structure.approximate import WEIGHTINGS, Combination, interpolation, matching_pursuit
 from evomerge.merge.structure.directory import write_directory
@@ -37,8 +40,8 @@ METHODS = ("omp", "interpolation", "subword", "mean", "zero", "normal")
 BY_DONOR = ("omp", "interpolation")
 """Methods that read the donor's embedding and head."""
 SUBWORDS = ("mean", "sum", "ends")
-BATCH = 512
-"""Tokens that are written at a time."""
+BATCH = 128
+"""Tokens that a thread writes at a time: their bases and products take some 200 MB in a large model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,9 @@ class Assigned:
     new: tuple[str, ...]
 
 
-def transplant(model: Path, donor: Path, out: Path, settings: Settings, *, device: str = "cpu") -> Path:
+def transplant(
+    model: Path, donor: Path, out: Path, settings: Settings, *, device: str = "cpu", threads: int | None = None
+) -> Path:
     """Give a model another model's tokenizer.
 
     Args:
@@ -117,6 +122,7 @@ def transplant(model: Path, donor: Path, out: Path, settings: Settings, *, devic
             are kept and made, and how closely the donor's rows were met.
         settings: how.
         device: where the arithmetic is done.
+        threads: batches of tokens at a time; by default one a core that this process may use.
 
     Returns:
         `out`.
@@ -127,7 +133,9 @@ def transplant(model: Path, donor: Path, out: Path, settings: Settings, *, devic
     """
     with one_thread_a_kernel(), open_checkpoint(model) as checkpoint:
         architecture = architecture_of_checkpoint(checkpoint)
-        surgeon = _Surgeon(checkpoint, architecture, donor, settings, device_named(device))
+        where = device_named(device)
+        cores = 1 if where.type != "cpu" else threads or usable_cores()
+        surgeon = _Surgeon(checkpoint, architecture, donor, settings, where, cores)
         tables = {name: surgeon.table(name) for name in surgeon.names}
         report = {
             "settings": {"what": "transplant", **asdict(settings)},
@@ -153,9 +161,16 @@ class _Surgeon:
     """One operation."""
 
     def __init__(
-        self, model: Checkpoint, architecture: Architecture, donor: Path, settings: Settings, device: torch.device
+        self,
+        model: Checkpoint,
+        architecture: Architecture,
+        donor: Path,
+        settings: Settings,
+        device: torch.device,
+        threads: int,
     ) -> None:
-        self._model, self._architecture, self._settings, self._device = model, architecture, settings, device
+        self._model, self._architecture, self._settings = model, architecture, settings
+        self._device, self._threads = device, threads
         self._ours, self._theirs = tokens_of(model.path), tokens_of(donor)
         self._donor = _donor_tables(donor) if settings.method in BY_DONOR else {}
         self.donor_hash = content_hash(donor) if settings.method in BY_DONOR else None
@@ -223,13 +238,19 @@ class _Surgeon:
         if len(numbered) < len(assigned.new):
             lacking = [token for token in assigned.new if self._theirs.ids[token] >= len(theirs)]
             log.warning("the donor's %s has no rows for %s: theirs are 0", role, some(lacking))
-        for first in range(0, len(numbered), BATCH):
-            places, rows = zip(*numbered[first : first + BATCH], strict=True)
+
+        def write(batch: Sequence[tuple[int, int]]) -> tuple[list[int], Tensor, float, float]:
+            places, rows = zip(*batch, strict=True)
             targets = theirs[list(rows)].float().to(self._device)
             found = self._combination(targets, common)
-            made[list(places)] = found.of(ours).cpu()
-            off += float((found.of(common) - targets).norm(dim=1).sum())
-            length += float(targets.norm(dim=1).sum())
+            away = float((found.of(common) - targets).norm(dim=1).sum())
+            return list(places), found.of(ours).cpu(), away, float(targets.norm(dim=1).sum())
+
+        batches = [numbered[first : first + BATCH] for first in range(0, len(numbered), BATCH)]
+        with ThreadPoolExecutor(self._threads, "transplant", partial(torch.set_num_threads, 1)) as pool:
+            for places, rows, away, long in pool.map(write, batches):
+                made[places] = rows
+                off, length = off + away, length + long
         return made, off / length if length else 0.0
 
     def _combination(self, targets: Tensor, common: Tensor) -> Combination:

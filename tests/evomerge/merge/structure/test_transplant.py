@@ -213,6 +213,16 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "tokenizer.json").exists()
 
 
+def test_the_bytes_do_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evomerge.merge.structure.transplant.BATCH", 4)
+    found = [
+        load_file(transplant(MODEL, DONOR, tmp_path / str(n), Settings(k=5), threads=n) / "model.safetensors")
+        for n in (1, 3)
+    ]
+
+    assert all(tensor.equal(found[1][name]) for name, tensor in found[0].items())
+
+
 def test_noise_is_drawn_by_the_seed(tmp_path: Path) -> None:
     made = [
         load_file(
