@@ -2,8 +2,9 @@
 
 nice -n 10 env OMP_NUM_THREADS=1 python experiments/m2n2_specialists/evolve.py [--variants m2n2 ...] [--seeds 0 1 ...]
 
-What is there already is not run again. No child's weights are kept: an individual is a few hundred coefficients over
-the two specialists, whose weights are mixed when it is evaluated.
+What is there already is not run again; a run that was stopped, or is to be longer, goes on where it was. No child's
+weights are kept: an individual is a few hundred coefficients over the two specialists, whose weights are mixed when it
+is evaluated.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ sys.path[1:1] = [str(HERE.parent / "m2n2_from_scratch"), str(HERE.parent / "benc
 import digit_experts  # noqa: E402  # beside the line that finds it
 from authors_pair import authors_start  # noqa: E402
 from digits import HIDDEN, INPUTS, OUTPUTS, WEIGHTS, Digits, Vector, random_network  # noqa: E402
+from progress import Progress  # noqa: E402
 
 RESULTS = HERE / "results"
 HALVES = ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9))
@@ -100,15 +102,21 @@ def authors_pair(digits: Digits) -> Pair:
     return Pair([specialist(digits, half, authors_start(half, WEIGHTS)) for half in range(2)])
 
 
-def run(digits: Digits, variant: str, seed: int, evaluations: int) -> dict[str, Any]:
-    """The curve of one run: the archive's best by train accuracy."""
-    began, rows = time.process_time(), list[dict[str, float]]()
+def run(digits: Digits, variant: str, seed: int, evaluations: int) -> None:
+    """Carry one run as far as that: the curve of the archive's best by train accuracy."""
+    progress = Progress(RESULTS / f"{variant}_{seed}.json")
+    if progress.done >= evaluations:
+        return
     angle, options = VARIANTS[variant]
     pair = authors_pair(digits)
     problem = Problem(Domain((), lineage=LineageDomain(sources=2, units=(WEIGHTS,))))
     optimizer = M2n2(problem, seed=seed, **PAPER | options)
     known: dict[int, Individual] = {}
-    for number in range(1, evaluations + 1):
+    done, last, began = 0, 0, time.process_time()
+    if progress.state is not None:
+        done, known = progress.done, progress.state["known"]
+        optimizer = M2n2.from_state(progress.state["optimizer"])
+    for number in range(done + 1, evaluations + 1):
         (proposal,) = optimizer.ask(1)
         assert proposal.descent is not None
         known[proposal.trial] = child_of(proposal.descent, known, angle, pair)
@@ -117,18 +125,17 @@ def run(digits: Digits, variant: str, seed: int, evaluations: int) -> dict[str, 
         known = {member.trial: known[member.trial] for member in optimizer.members}
         if number in CHECKPOINTS:
             best = pair.network(known[max(optimizer.members, key=lambda m: m.rank).trial].strands[0])
-            rows.append(
-                {
-                    "evaluations": number,
-                    **{split: digits.accuracy(best, split) for split in ("train", "test")},
-                    "coverage": 100 * optimizer.coverage,
-                    "entropy_bits": optimizer.entropy,
-                    "segments": max(individual.num_segments for individual in known.values()),
-                    "archive_kb": sum(individual.num_bytes for individual in known.values()) / 1000,
-                }
-            )
-            print(variant, seed, {name: round(value, 2) for name, value in rows[-1].items()}, flush=True)
-    return {"variant": variant, "seed": seed, "cpu_s": round(time.process_time() - began, 1), "curve": rows}
+            row = {
+                "evaluations": number,
+                **{split: digits.accuracy(best, split) for split in ("train", "test")},
+                "coverage": 100 * optimizer.coverage,
+                "entropy_bits": optimizer.entropy,
+                "segments": max(individual.num_segments for individual in known.values()),
+                "archive_kb": sum(individual.num_bytes for individual in known.values()) / 1000,
+                "cpu_ms": 1000 * (time.process_time() - began) / (number - max(done, last)),
+            }
+            last, began = number, time.process_time()
+            progress.save(row, {"known": known, "optimizer": optimizer.state()})
 
 
 def brute_force(digits: Digits, seed: int, steps: int) -> dict[str, Any]:
@@ -154,9 +161,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for seed in given.seeds:
         for variant in given.variants:
-            path = RESULTS / f"{variant}_{seed}.json"
-            if not path.exists():
-                path.write_text(json.dumps(run(digits, variant, seed, given.evaluations)) + "\n")
+            run(digits, variant, seed, given.evaluations)
     path = RESULTS / "brute_force.json"
     if not path.exists():
         found = [brute_force(digits, seed, 1000 if seed < 0 else 100) for seed in range(-1, PAIRS)]
