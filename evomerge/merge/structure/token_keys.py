@@ -53,7 +53,7 @@ def tokens_of(path: Path) -> Tokens:
         CheckpointError: it has one that cannot be read.
     """
     if not any((path / file).exists() for file in FILES):
-        raise InvalidInputError("model", str(path), f"a directory with a tokenizer ({', '.join(FILES)})")
+        raise InvalidInputError("tokenizer", str(path), f"a directory with a tokenizer ({', '.join(FILES)})")
     from transformers import AutoTokenizer  # takes seconds
 
     try:

@@ -128,9 +128,12 @@ def transplant(
         `out`.
 
     Raises:
-        InvalidInputError: a directory without tokenizer; fewer common tokens, or a narrower donor, than `k`.
+        InvalidInputError: `out` is in use; a directory without tokenizer; fewer common tokens, or a narrower donor, than
+            `k`.
         CheckpointError, ArchitectureError, NonFiniteError: a model cannot be read, or the result not written.
     """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidInputError("out", str(out), "a directory that does not exist yet or is empty")
     with one_thread_a_kernel(), open_checkpoint(model) as checkpoint:
         architecture = architecture_of_checkpoint(checkpoint)
         where = device_named(device)

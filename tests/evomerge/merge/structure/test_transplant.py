@@ -183,6 +183,12 @@ def test_too_few_common_tokens_are_an_error_that_says_how_many_there_are(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_is_taken_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(InvalidInputError, match="out: "):
+        transplant(Path("/nonexistent"), DONOR, tmp_path, Settings(k=5))
+
+
 def test_a_donor_without_tokenizer_is_refused(tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(DONOR, bare)
