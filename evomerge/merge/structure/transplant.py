@@ -128,8 +128,8 @@ def transplant(
         `out`.
 
     Raises:
-        InvalidInputError: `out` is in use; a directory without tokenizer; fewer common tokens, or a narrower donor, than
-            `k`.
+        InvalidInputError: `out` is in use; a directory without tokenizer; fewer common tokens than `k`, or a narrower
+            donor.
         CheckpointError, ArchitectureError, NonFiniteError: a model cannot be read, or the result not written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
