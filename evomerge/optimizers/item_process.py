@@ -304,7 +304,6 @@ def _batches(asked: NDArray[np.bool_], z: Floats, shares: Floats) -> Iterator[_B
         ones = np.ones(len(w))
         blocks = np.split(values, cuts[1:])
         second = values[:, :, None] * values[:, None, :] if len(blocks) == len(values) else [v.T @ v for v in blocks]
-        yield _Batch(
-            patterns, *(np.add.reduceat(v, cuts) for v in (ones, w, w**2, values, w[:, None] * values)),
-            np.asarray(second),
-        )  # fmt: skip
+        count, share, squares = (np.add.reduceat(v, cuts) for v in (ones, w, w**2))
+        first, weighted = (np.add.reduceat(v, cuts) for v in (values, w[:, None] * values))
+        yield _Batch(patterns, count, share, squares, first, weighted, np.asarray(second))
