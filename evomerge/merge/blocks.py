@@ -103,9 +103,11 @@ def _stored(tensor: Tensor, begin: int, end: int, fresh: Fresh | None) -> Tensor
     return entries
 
 
-def _held(work: TensorWork) -> TensorWork:
-    """A tensor that is read more than once: in memory of this thread, if it is small and not there yet."""
-    parts = [(work.base, work.fresh), *((operand.tensor, operand.fresh) for operand in work.operands.values())]
+def _held(plan: Plan, work: TensorWork) -> TensorWork:
+    """A tensor that is read more than once: in memory of this thread, if it is small and not there yet; θ0 stays where
+    it is if nobody reads it."""
+    base_fresh = work.fresh if _needs_base(plan, work) else None
+    parts = [(work.base, base_fresh), *((operand.tensor, operand.fresh) for operand in work.operands.values())]
     sizes = [fresh.place.length for _, fresh in parts if fresh is not None]
     if not sizes or sum(sizes) > HELD_BYTES:
         return work
@@ -124,7 +126,8 @@ def _held(work: TensorWork) -> TensorWork:
         return found
 
     operands = {s: replace(o, tensor=taken(o.tensor, o.fresh), fresh=None) for s, o in work.operands.items()}
-    return replace(work, base=taken(work.base, work.fresh), operands=operands, fresh=None)
+    base = taken(work.base, base_fresh)
+    return replace(work, base=base, operands=operands, fresh=None if base_fresh is not None else work.fresh)
 
 
 def _buffer(num_bytes: int) -> Tensor:
@@ -301,7 +304,7 @@ def merged_pieces(
         return
     if measured is None:
         if device.type == "cpu" and (plan.method.measures(work.job.shared) == "tensor" or takes_over(plan, work)):
-            work = _held(work)
+            work = _held(plan, work)
         measured = measure_tensor(plan, work, device)
     loop = fused(plan, work, measured, work.job.dtype) if device.type == "cpu" else None
     if loop is not None:

@@ -8,6 +8,7 @@ follow many lanes at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -42,10 +43,10 @@ class Gram:
     @property
     def products(self) -> Floats:
         """[n, n]."""
-        result = np.zeros((self.number, self.number))
-        lower = np.tril_indices(self.number)
-        result[lower] = self.lanes.sum(1)
-        return result + np.tril(result, -1).T
+        result = np.empty((self.number, self.number))
+        rows, columns = _lower(self.number)
+        result[rows, columns] = result[columns, rows] = self.lanes.sum(1)
+        return result
 
     def add(self, vectors: Sequence[Tensor]) -> None:
         """Take the next entries of all vectors: flat, float32, of one length."""
@@ -80,6 +81,13 @@ class Gram:
         wide = torch.stack([v.double() for v in vectors])
         products = (wide @ wide.T).cpu().numpy()
         self.lanes[:, 0] += products[np.tril_indices(self.number)]
+
+
+@cache
+def _lower(number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows and columns of the pairs, in their order."""
+    rows, columns = np.tril_indices(number)
+    return rows, columns
 
 
 ROW_LANES = 16
