@@ -9,18 +9,26 @@ from contextlib import contextmanager
 from threadpoolctl import threadpool_limits
 
 
+YOUNG = 20_000
+"""Objects that are made between two looks at the young ones, some 10 MB; 700 is Python's number. Most garbage has no
+cycles and goes without a look."""
+
+
 @contextmanager
 def only_new_garbage() -> Iterator[None]:
-    """Let Python look for garbage among what is made from now on: to look through all that was there before (torch and
-    transformers: a quarter of a million objects) takes .1 s, in which no thread goes on, and happens in the middle of
-    nearly every merge."""
+    """Let Python look for garbage among what is made from now on, and seldom: to look through all that was there before
+    (torch and transformers: a quarter of a million objects) takes .1 s, in which no thread goes on, and happens in the
+    middle of nearly every merge."""
     if gc.get_freeze_count():  # somebody has seen to it
         yield
         return
+    usual = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(YOUNG, *usual[1:])
     try:
         yield
     finally:
+        gc.set_threshold(*usual)
         gc.unfreeze()
 
 

@@ -114,7 +114,7 @@ class Screening:
         self._roles: dict[str, Role] = {}
         self._fits: dict[Question, Fits] = {}
         self._gates: dict[tuple[Question, int, str], Gate] = {}
-        self._errors: dict[tuple[Question, Subset, str], float] = {}
+        self._errors: dict[tuple[Question, Subset, str], tuple[Selection, float]] = {}
         self._seen: dict[tuple[str, str], deque[tuple[int, float]]] = {}
         self._asked: dict[str, deque[Selection]] = {}
         self._policies: dict[tuple[str, int], str] = {}  # by which a draw's items were chosen
@@ -318,12 +318,13 @@ class Screening:
         if question not in self._rows or not self.verdict(question, len(subset.ids), policy).open:
             return None
         model = MODELS[self.verdict(question, len(subset.ids), policy).method](self._fitted(question))
-        selection = self._selection(question[0], subset, policy)
         key = (question, subset, policy)
-        if key not in self._errors:
-            self._errors[key] = float((model.residuals(selection) ** 2).mean())
+        if key not in self._errors:  # once for all who answer these
+            asked = self._selection(question[0], subset, policy)
+            self._errors[key] = asked, float((model.residuals(asked) ** 2).mean())
+        selection, error = self._errors[key]
         values = answers_to(responses, *question, subset.ids)
-        return float(model.estimate(selection, np.array([values])).means[0]), self._errors[key]
+        return float(model.estimate(selection, np.array([values])).means[0]), error
 
     def _combined(self, place: tuple[str, str], unbiased: Estimate, found: tuple[float, float] | None) -> Estimate:
         """(1 − w) u + w (m + mean of u − m), w = var u / (var u + mse m + that mean's variance)."""

@@ -78,7 +78,7 @@ def stratified_mean(
     Returns:
         [K] means, [K] standard errors.
     """
-    means_h, members = _means(values, design), _members(design)
+    means_h = _means(values, design)
     means = np.clip(means_h @ design.shares, values.min(axis=1), values.max(axis=1))  # shares sum to 1 but for rounding
     asked = design.asked
     mean_weights = np.bincount(design.strata, design.weights, minlength=len(asked)) / asked
@@ -93,7 +93,7 @@ def stratified_mean(
     expected = (
         pooled[:, None] * squares / (asked @ squares / asked.sum())
     )  # their mean over the items is the pooled one
-    variances = (z**2 @ members + PSEUDO_FREEDOM * expected) / (asked - 1 + PSEUDO_FREEDOM)
+    variances = (z**2 @ _members(design) + PSEUDO_FREEDOM * expected) / (asked - 1 + PSEUDO_FREEDOM)
     return means, np.sqrt(variances @ factors)
 
 
@@ -119,7 +119,7 @@ def difference_mean(
             answers are.
     """
     low, high = bounds
-    if low is None or high is None or not np.isin(control, (low, high)).all():
+    if low is None or high is None or not ((control == low) | (control == high)).all():
         means, errors = stratified_mean(values - control, design, floor=floor)
     else:
         on_bounds = np.isin(values, (low, high)).all(axis=1)

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 from evomerge.candidate import Descent, Genome, Proposal
 from evomerge.optimizers.domain import Domain
 from evomerge.recipe.schema import Recipe
+from search_spaces.template import TemplateSpace
 
 
 class SearchSpace(Protocol):
@@ -78,6 +79,18 @@ def recipe_of(space: SearchSpace, proposal: Proposal, recipe_of_trial: Callable[
     Args:
         recipe_of_trial: the recipe of an earlier proposal.
     """
+    return made_of(space, proposal, recipe_of_trial)[0]
+
+
+def made_of(space: SearchSpace, proposal: Proposal, recipe_of_trial: Callable[[int], Recipe]) -> tuple[Recipe, str]:
+    """The recipe of a proposal as `recipe_of`, and its digest, which some spaces know without looking at the recipe."""
+    if proposal.descent is None and isinstance(space, TemplateSpace):
+        return space.made(proposal.genome)
+    recipe = _descended(space, proposal, recipe_of_trial)
+    return recipe, recipe.digest
+
+
+def _descended(space: SearchSpace, proposal: Proposal, recipe_of_trial: Callable[[int], Recipe]) -> Recipe:
     if proposal.descent is None:
         return space.recipe(proposal.genome)
     parents = [recipe_of_trial(trial) for trial in proposal.descent.parents or ()]

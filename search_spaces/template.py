@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from evomerge.candidate import Genome
@@ -13,7 +16,7 @@ from evomerge.errors import InvalidInputError
 from evomerge.models.architecture import Architecture
 from evomerge.optimizers.domain import Domain, GeneKind
 from evomerge.recipe.parameters import Scalar
-from evomerge.recipe.schema import ParameterValue, Recipe
+from evomerge.recipe.schema import ParameterValue, Recipe, canonical_json
 from evomerge.recipe.text import path_text
 from search_spaces.groups import Group, Span
 from search_spaces.nearest import nearest
@@ -148,11 +151,38 @@ class Form:
         method: the recipe's.
         data: the recipe's, with the start's values in the holes.
         places: for each gene where its value stands; none where the method has no such parameter.
+        text: `data` as JSON.
     """
 
     method: str
     data: Mapping[str, Any]
     places: tuple[tuple[Place, ...], ...]
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", json.dumps(self.data))
+
+
+@lru_cache(maxsize=64)
+def _canonical(text: str, places: tuple[tuple[Place, ...], ...]) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
+    """A form's canonical JSON in pieces, and the genes whose values stand between these; None where some value does not
+    stand there as it is."""
+    data, marks = json.loads(text), dict[str, int]()
+    for gene, where in enumerate(places):
+        for place in where:
+            parent = _parent(data, place)
+            # No recipe holds these; a list of knots takes numbers alone.
+            mark: float | str = -(2.0 ** (900 + gene)) if isinstance(parent, list) else f"\ue000{gene}\ue001"
+            parent[place[-1]] = mark
+            marks[_json(mark)] = gene
+    found = canonical_json(Recipe.model_validate(data).canonical())
+    parts = re.split("(" + "|".join(map(re.escape, marks)) + ")", found) if marks else [found]
+    genes = tuple(marks[mark] for mark in parts[1::2])
+    return (tuple(parts[::2]), genes) if len(genes) == sum(map(len, places)) else None
+
+
+def _json(value: Scalar) -> str:
+    return canonical_json(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +233,22 @@ class TemplateSpace:
 
     def recipe(self, genome: Genome) -> Recipe:
         """The recipe with the genome's values in their places."""
+        return self.made(genome)[0]
+
+    def made(self, genome: Genome) -> tuple[Recipe, str]:
+        """The recipe and its digest, which takes a tenth of the time here that the recipe by itself needs for it."""
         form, values = self._decoded(genome)
-        data = json.loads(json.dumps(form.data))  # a copy, several times as fast as `deepcopy`
+        data = json.loads(form.text)  # a copy, several times as fast as `deepcopy`
         for places, value in zip(form.places, values, strict=True):
             for place in places:
                 _parent(data, place)[place[-1]] = value
-        return Recipe.model_validate(data)
+        recipe, known = Recipe.model_validate(data), _canonical(form.text, form.places)
+        if known is None:
+            return recipe, recipe.digest
+        pieces, genes = known
+        texts = [_json(value) for value in values]
+        text = pieces[0] + "".join([texts[gene] + piece for gene, piece in zip(genes, pieces[1:], strict=True)])
+        return recipe, hashlib.sha256(text.encode()).hexdigest()
 
     def encode(self, recipe: Recipe) -> Genome:
         """The genome of a recipe that this space made, or one like it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from evomerge.candidate import Estimate
 from evomerge.optimizers.optimizer import uses_items
@@ -57,15 +58,17 @@ def _race(search: Search, machine: RunMachine, row: CandidateRow, control: Contr
     laps = search.plan.laps(row.generation, machine.fidelity(row.number), shares, control)
     if len(laps) == 1:
         return None
-    values, errors = zip(*machine.latest, strict=True)
     own = _signed_costs(search.spec, search.costs.scores(row.recipe))
-    return Race(laps, Rivals(_costs_last(search.spec, values), _costs_last(search.spec, errors)), own)
+    return Race(laps, _rivals(tuple(o.is_cost for o in search.spec.objectives), tuple(machine.latest)), own)
+
+
+@lru_cache(maxsize=8)
+def _rivals(costs: tuple[bool, ...], latest: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]) -> Rivals:
+    """The same for all candidates that are asked in one turn."""
+    order = sorted(range(len(costs)), key=costs.__getitem__)  # costs last
+    values, errors = zip(*latest, strict=True)
+    return Rivals(*(tuple(tuple(row[k] for k in order) for row in rows) for rows in (values, errors)))
 
 
 def _signed_costs(spec: RunSpec, costs: Mapping[str, Estimate]) -> tuple[float, ...]:
     return tuple(sign(o) * costs[o.name].mean for o in spec.objectives if o.is_cost)
-
-
-def _costs_last(spec: RunSpec, rows: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    order = sorted(range(len(spec.objectives)), key=lambda k: spec.objectives[k].is_cost)
-    return tuple(tuple(row[k] for k in order) for row in rows)

@@ -27,7 +27,7 @@ from evomerge.storage.blocks import AnswerBlock
 from evomerge.storage.store import CandidateRow, Event, Lease, RunRow, Store
 from fitness.evaluator import Responses
 from fitness.items import Split
-from search_spaces.space import recipe_of
+from search_spaces.space import made_of
 from workers.asking import job_of
 from workers.job import Job, JobResult, Pool, WorkerSpec
 from workers.judge import Judge
@@ -36,13 +36,12 @@ from workers.memory import Memory, answered_like, subject_of
 from workers.registry import Registry
 from workers.report import responses_of, result_of
 from workers.setup import CONTROL, prepare
+from workers.turns import Turns
 
 log = logging.getLogger(__name__)
 
 LEASE_S = 10.0
 """A dead controller's run is taken over after this long; a live one renews its lease every third of it."""
-WAIT_S = 0.25
-"""How long one turn of the loop waits for results."""
 KNOWN = 25
 """Candidates in one turn that were answered from equal ones."""
 COMMANDS_S = 0.1
@@ -96,7 +95,7 @@ class Drive:
         self.fresh: dict[int, Recipe] = {}  # of candidates that are about to be handed out
         self.digests: dict[tuple[str, int, float], int] = {}
         self.judge = Judge(self.search)
-        self.began, self.listened = time.monotonic(), -math.inf
+        self.turns, self.began, self.listened = Turns(), time.monotonic(), -math.inf
         self.ledger = Ledger(store, lease, self.machine, row.last_seq, stop)
         self.past = self._recall(row)
         self.worked_before_s = self.machine.elapsed_s
@@ -118,7 +117,7 @@ class Drive:
                 self.ledger.flush()
                 for job in jobs:
                     self.pool.submit(job)
-                for result in self.pool.wait(WAIT_S):
+                for result in self.turns.ended(self.pool):
                     self._finish(result)
             self.ledger.flush()
         finally:
@@ -249,10 +248,10 @@ class Drive:
     def _propose(self) -> int:
         number, proposal = self.machine.propose()
         self.ledger.put(self.judge.choose(proposal.generation))
-        recipe = self._recipe(proposal)
-        asked = (recipe.digest, proposal.generation, proposal.fidelity)
+        recipe, digest = self._recipe(proposal)
+        asked = (digest, proposal.generation, proposal.fidelity)
         twin = self.digests.get(asked)
-        row = new_row(number, "search", "", recipe, proposal.generation, proposal.genome, digest=asked[0])
+        row = new_row(number, "search", "", recipe, proposal.generation, proposal.genome, digest=digest)
         self.digests.setdefault(asked, number)
         self.fresh[number] = recipe
         self.ledger.put([proposed_event(row, proposed(proposal))], [row])
@@ -262,11 +261,9 @@ class Drive:
             self._score(row, stopped=self.machine.stopped.get(twin), cached=True)
         return number
 
-    def _recipe(self, proposal: Proposal) -> Recipe:
+    def _recipe(self, proposal: Proposal) -> tuple[Recipe, str]:
         first = len(self.search.baselines)
-        return recipe_of(
-            self.search.space, proposal, lambda t: Recipe.model_validate(self.ledger.row(first + t).recipe)
-        )
+        return made_of(self.search.space, proposal, lambda t: Recipe.model_validate(self.ledger.row(first + t).recipe))
 
     def _job(self, number: int, task: Task) -> Job:
         row = self.ledger.row(number)

@@ -138,7 +138,7 @@ def uses_gradients(optimizer: Optimizer | type[Optimizer]) -> bool:
 
 def uses_items(optimizer: Optimizer) -> TypeGuard[ItemUser]:
     """Whether an optimizer learns from answers to single items."""
-    return isinstance(optimizer, ItemUser) and optimizer.uses_items is True
+    return getattr(optimizer, "uses_items", False) is True  # asked for every candidate: `isinstance` takes 25 µs
 
 
 def mixes_sources(optimizer: type[Optimizer]) -> bool:

@@ -335,8 +335,7 @@ class Recipe(_Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal; the recipe's name in stores and caches."""
-        text = json.dumps(_normal(self.canonical()), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(canonical_json(self.canonical()).encode()).hexdigest()
 
 
 def _forget_places(calibration: dict[str, Any]) -> None:
@@ -360,14 +359,23 @@ def _forget_what_no_path_visits(data: dict[str, Any], path: LayerPath) -> None:
     data["sources"] = {name: ref for name, ref in data["sources"].items() if name in path.models}
 
 
+def canonical_json(value: Any) -> str:
+    """The one JSON text of equal values; what digests are made of."""
+    return _CANONICAL(_normal(value))
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+_NORMALISED = (float, dict, list, tuple)
+
+
 def _normal(value: Any) -> Any:
     """Floats that are whole numbers become ints (YAML `1` and `1.0` are one value); -0.0 becomes 0."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
     if isinstance(value, dict):
-        return {k: _normal(v) for k, v in value.items()}
+        return {k: _normal(v) if isinstance(v, _NORMALISED) else v for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_normal(v) for v in value]
+        return [_normal(v) if isinstance(v, _NORMALISED) else v for v in value]
     return value
 
 

@@ -35,6 +35,10 @@ class Place:
     group: int
 
 
+Beliefs = Callable[[Sequence[Genome]], list[Estimate | None]]
+"""What an optimizer believes of genomes; None of those that it knows nothing of."""
+
+
 class Standing:
     """The search candidates of a run in order.
 
@@ -44,12 +48,10 @@ class Standing:
         exact: numbers of those that answered all search items.
     """
 
-    def __init__(
-        self, spec: RunSpec, by_items: Callable[[Sequence[Genome]], list[Estimate | None] | None] = lambda _: None
-    ) -> None:
+    def __init__(self, spec: RunSpec, by_items: Callable[[], Beliefs | None] = lambda: None) -> None:
         """
         Args:
-            by_items: what an optimizer that learns from answers to single items believes of genomes; None from others.
+            by_items: gives what an optimizer that learns from answers to single items believes; None from others.
         """
         self._spec, self._by_items = spec, by_items
         self.archive = ParetoArchive(len(spec.objectives))
@@ -128,11 +130,12 @@ class Standing:
 
     def _from_items(self) -> dict[int, Scores] | None:
         """The same by answers to single items, where the optimizer keeps these and knows one objective."""
+        beliefs_of = self._by_items() if len(self._spec.objectives) == 1 else None
+        if beliefs_of is None:  # in most runs; the others look at every candidate
+            return None
         recipes = {self._places[n].recipe: n for n in sorted(self.known, key=self._stands_for, reverse=True)}
         numbers = sorted(recipes.values())
-        found = self._by_items([self._places[n].genome for n in numbers]) if len(self._spec.objectives) == 1 else None
-        if found is None:
-            return None
+        found = beliefs_of([self._places[n].genome for n in numbers])
         (objective,) = self._spec.objectives
         beliefs: dict[int, Scores] = {}
         for number, estimate in zip(numbers, found, strict=True):

@@ -27,12 +27,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from evomerge.archive.pareto import ParetoArchive
-from evomerge.candidate import Estimate, Evaluation, Genome, ItemAnswers, Proposal
+from evomerge.candidate import Evaluation, ItemAnswers, Proposal
 from evomerge.errors import EvomergeError
 from evomerge.optimizers.optimizer import Optimizer, uses_items
 from evomerge.run.ranking import shortlist
 from evomerge.run.spec import RunSpec
-from evomerge.run.standing import Place, Standing
+from evomerge.run.standing import Beliefs, Place, Standing
 from evomerge.run.stopping import Progress, reason_to_stop
 from evomerge.storage.store import TERMINAL, Event, RunState, Verb
 
@@ -106,6 +106,8 @@ class RunMachine:
         self._asked: Proposal | None = None
         self._failed_before = self._scored_before = 0
         self._base_failure = ""
+        self._objectives = [o.model_dump(mode="json") for o in spec.objectives]
+        self._constraints = [c.model_dump(mode="json") for c in spec.constraints]
 
     # -- decisions ----------------------------------------------------------------------------------------------
 
@@ -281,8 +283,8 @@ class RunMachine:
             "failed": len(self.failed),
             "complete": len(self.verified["search"]),
             "generation": self.generation,
-            "objectives": [o.model_dump(mode="json") for o in self.spec.objectives],
-            "constraints": [c.model_dump(mode="json") for c in self.spec.constraints],
+            "objectives": self._objectives,
+            "constraints": self._constraints,
             "best": self.best(),
             "believed": self.best_believed,
             "front": list(self.archive.members),
@@ -369,9 +371,9 @@ class RunMachine:
                 ]
             )
 
-    def _believed_by_items(self, genomes: Sequence[Genome]) -> list[Estimate | None] | None:
+    def _believed_by_items(self) -> Beliefs | None:
         """What the optimizer believes of genomes, if it learns from single items."""
-        return self.optimizer.believed(genomes) if uses_items(self.optimizer) else None
+        return self.optimizer.believed if uses_items(self.optimizer) else None
 
     def _verified(self, data: dict[str, Any]) -> None:
         number, split = data["number"], data["split"]

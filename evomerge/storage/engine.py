@@ -69,6 +69,8 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
         raise StoreError(f"SQLite cannot keep a write-ahead log here (journal mode {mode!r}): is the disk local?")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
+    # A page that grows in many commits is copied into the database once: 16 MB, in place of SQLite's 4.
+    connection.execute("PRAGMA wal_autocheckpoint=4000")
 
 
 def _write_ahead_log(connection: sqlite3.Connection) -> str:

@@ -28,7 +28,7 @@ from evomerge.storage.sql import open_store
 from fitness.evaluator import Responses
 from workers.controller import Controller
 from workers.drive import ControllerSettings
-from workers.job import JobResult, WorkerSpec
+from workers.job import Job, JobResult, WorkerSpec
 from workers.registry import Registry
 
 ITEMS = 64
@@ -101,35 +101,44 @@ def measure(registry: Registry, folder: Path, workers: int, median_s: float, can
 
 
 class Marking(SimulatedPool):
-    """A pool that notes the controller's time, which is all between two waits, once every worker has a job."""
+    """A pool that notes the controller's time, which is all outside of `wait`.
+
+    A turn is what the controller does from one handing out of jobs to the next; it may wait several times in one. Turns
+    count from when every worker has had a job and as long as there are jobs for all.
+    """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.turns: list[tuple[float, float, int]] = []
-        self.left = 0.0
-        self.cpu = 0.0
+        self.clocks: tuple[float, float] | None = None
+        self.wall, self.cpu, self.results, self.submitted, self.total = 0.0, 0.0, 0, False, 0
+
+    def submit(self, job: Job) -> None:
+        super().submit(job)
+        self.submitted, self.total = True, self.total + 1
 
     def wait(self, timeout_s: float) -> list[JobResult]:
-        wall, cpu = time.perf_counter() - self.left, time.process_time() - self.cpu
+        wall, cpu = time.perf_counter(), time.process_time()
+        if self.clocks is not None:
+            self.wall, self.cpu = self.wall + wall - self.clocks[0], self.cpu + cpu - self.clocks[1]
+        if self.submitted:
+            if self.results and self.total > 2 * self.size and len(self._running) == self.size:
+                self.turns.append((self.wall, self.cpu, self.results))
+            self.wall, self.cpu, self.results, self.submitted = 0.0, 0.0, 0, False
         results = super().wait(timeout_s)
-        if self.left and results:
-            self.turns.append((wall, cpu, len(results)))
-        self.left, self.cpu = time.perf_counter(), time.process_time()
+        self.results += len(results)
+        self.clocks = (time.perf_counter(), time.process_time())
         return results
 
     def measured(self) -> dict[str, float]:
-        """Milliseconds of wall and CPU time a candidate (all turns, and the median over single candidates), candidates
-        in a turn, and the share of the workers' time in which they had a job."""
-        turns = self.turns[len(self.turns) // 4 :]  # the first fill is another matter
-        count = sum(n for *_, n in turns)
-        each = sorted(wall / n for wall, _, n in turns for _ in range(n))
-        return {
-            "wall_ms": 1e3 * sum(wall for wall, *_ in turns) / count,
-            "median_ms": 1e3 * statistics.median(each),
-            "cpu_ms": 1e3 * sum(cpu for _, cpu, _ in turns) / count,
-            "batch": count / len(turns),
-            "turn_ms": 1e3 * statistics.median(wall for wall, *_ in turns),
-        }
+        """Milliseconds of the controller a candidate: CPU time (median over candidates of their turn's share, mean over
+        all), wall time alike; candidates in a turn, and their number."""
+        count = sum(n for *_, n in self.turns)
+        found = {"candidates": float(count), "batch": count / len(self.turns)}
+        for name, place in (("cpu", 1), ("wall", 0)):
+            each = [turn[place] / turn[2] for turn in self.turns for _ in range(turn[2])]
+            found |= {f"{name}_median_ms": 1e3 * statistics.median(each), f"{name}_ms": 1e3 * statistics.mean(each)}
+        return found
 
 
 def main() -> None:

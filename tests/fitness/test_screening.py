@@ -14,7 +14,7 @@ from fitness.irt.fits import Fits
 from fitness.irt.gate import ITERATIONS
 from fitness.items import Item, make_eval_set
 from fitness.objectives import ObjectivePlan
-from fitness.screening import LEAST, MODELS, Screening
+from fitness.screening import GROWTH, LEAST, MODELS, Screening
 
 N, ASKED = 200, 20
 RNG = np.random.default_rng(5)
@@ -76,6 +76,18 @@ def test_few_subjects_say_nothing_and_optimizers_are_told_what_is_reported() -> 
     assert found.scores == {}
     assert found.differences == {}
     assert not screening.verdict(("s", "accuracy"), ASKED, "random").open
+
+
+def test_models_are_judged_anew_a_few_times_only_while_a_bank_grows() -> None:
+    plan = plan_of()
+    screening, rng, judged = Screening(plan, "auto", 0.5), np.random.default_rng(9), list[int]()
+    for k in range(60):
+        screening.learn(f"m{k}", answers(subject(rng.normal(), rng), plan.search_items()["s"]))
+        judged.append(screening.verdicts()[0].rows)
+
+    assert judged[:8] == list(range(1, 9))
+    assert len(set(judged)) == 17
+    assert all(rows <= k + 1 < GROWTH * rows + 1 for k, rows in enumerate(judged))
 
 
 @pytest.mark.parametrize("ability", [0.0, 2.5])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evomerge.candidate import Evaluation, Genome
@@ -171,3 +172,13 @@ def test_optimizers_of_mixed_genes_search_all_of_it(make: Any, name: str) -> Non
         optimizer.tell([Evaluation(p.trial, (sum(p.genome),) * number) for p in proposals])
 
     assert methods == {"ties", "cabs", "linear"}
+
+
+@pytest.mark.parametrize("spec", [METHODS_SPEC, MIXED])
+def test_the_digest_of_choices_and_orders_is_that_of_the_recipe(make: Any, spec: Any) -> None:
+    space = make(spec, "abc" if "order" in spec else "ab")
+    rng = np.random.default_rng(0)
+    for genome in rng.random((30, space.dim)).tolist():
+        recipe, digest = space.made(tuple(genome))
+
+        assert digest == recipe.digest

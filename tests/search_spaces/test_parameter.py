@@ -100,6 +100,16 @@ def test_every_recipe_is_one_that_its_method_takes(make: Any, name: str, data: s
     assert (recipe.dtype, recipe.seed, recipe.base.sha256) == ("float32", 7, "0" * 64)
 
 
+@pytest.mark.parametrize("name", SPECS)
+@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_the_digest_is_that_of_the_recipe(make: Any, name: str, data: st.DataObject) -> None:
+    space = make(*SPECS[name])
+    recipe, digest = space.made(data.draw(genomes(space.dim)))
+
+    assert digest == recipe.digest
+
+
 def test_each_gene_reaches_its_tensors_and_no_other(make: Any, architecture: Architecture) -> None:
     space = make({"layers": 2, "roles": ROLES, "weight": [-0.5, 1.5]}, "ab")
     before = resolved(space, architecture, space.domain.start, "weight")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from evomerge.archive.pareto import ParetoArchive
 from evomerge.run.belief import MOST
 from evomerge.run.spec import RunSpec
 from evomerge.run.standing import Place, Standing
@@ -92,3 +95,55 @@ def test_of_very_many_candidates_the_latest_and_the_leading_ones_are_looked_at()
     assert len(beliefs) == MOST
     assert {3, *range(2 * MOST - MOST // 2, 2 * MOST)} <= beliefs.keys()
     assert standing.shortlist(1) == [3]
+
+
+def test_who_is_best_and_on_the_front_after_exact_scores_is_as_if_all_were_offered_anew() -> None:
+    standing, rng = standing_of("maximize", "minimize"), np.random.default_rng(2)
+    known = {n: (round(float(rng.normal()), 1), round(float(rng.normal()), 1)) for n in range(200)}
+    violations = {n: float(rng.random() < 0.2) for n in known}
+    for n in rng.permutation(200).tolist():
+        score(standing, n, *known[n], violation=violations[n])
+    for n in rng.choice(200, 40, replace=False).tolist():
+        known[n] = (known[n][0] - 0.3, known[n][1] + 0.1)
+        scores = {f"skill{k}": {"mean": mean, "se": 0.0, "n": 300} for k, mean in enumerate(known[n])}
+        standing.completed(n, scores, violations[n])
+
+    anew = ParetoArchive(2)
+    feasible = [n for n in known if not violations[n]]
+    for n in feasible:
+        anew.add(n, (known[n][0], -known[n][1]))
+    assert standing.archive.members == anew.members
+    assert standing.best()["skill0"]["number"] == max(feasible, key=lambda n: (known[n][0], -n))
+    assert standing.best()["skill1"]["number"] == min(feasible, key=lambda n: (known[n][1], n))
+
+
+def test_an_exact_score_takes_as_many_steps_however_many_candidates_there_are() -> None:
+    counts = []
+    for candidates in (1000, 4000):
+        standing = standing_of("maximize")
+        for n in range(candidates):
+            score(standing, n, 0.5)  # nothing to learn: what belief costs does not depend on luck
+
+        def work(standing: Standing = standing) -> None:
+            complete(standing, 7, 0.5)
+            standing.elites(4)
+
+        counts.append(calls_of(work))
+
+    assert abs(counts[1] - counts[0]) < 100
+
+
+def calls_of(action: Callable[[], None]) -> int:
+    """Functions of Python, and comprehensions and C functions that it calls, while `action` runs."""
+    count = 0
+
+    def note(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
