@@ -28,16 +28,16 @@ FEW: dict[str, dict[str, Any]] = {
     "concrete_adamerging": {
         "learning_rate": 0.1,
         "one_for": "column",
-        "loss": "kl",
+        "loss": "entropy",
         "inner_rate": 0.1,
-        "last_steps": 2.0,
+        "last_steps": 1.0,
         "last_rate": 0.03,
     },
     "fw_merging": {"length": 0.5, "score": "inner"},
     "fw_soft": {
         "score": "inner",
         "learning_rate": 0.05,
-        "inner_steps": 2.0,
+        "inner_steps": 1.0,
         "inner_batch": 2.0,
         "inner_loss": "likelihood",
     },
@@ -45,7 +45,7 @@ FEW: dict[str, dict[str, Any]] = {
 }
 LOSSES = {"adamerging": "entropy", "adamerging_plus_plus": "entropy", "dam": "kl", "expert_merging": "kl",
           "concrete": "kl", "fw_merging": "likelihood", "ziplora": "squares",
-          "concrete_adamerging": "kl", "fw_soft": "likelihood"}  # fmt: skip
+          "concrete_adamerging": "entropy", "fw_soft": "likelihood"}  # fmt: skip
 MATRIX, HEAD, NORM = "model.layers.1.mlp.down_proj.weight", "lm_head.weight", "model.norm.weight"
 
 
