@@ -76,7 +76,9 @@ def table(found: dict[str, list[Run]]) -> None:
         for n in SHOWN:
             rows = [run[n] for run in runs if n in run]
             test, train = ([row[key] for row in rows] for key in ("test", "train"))
-            cells.append(f"{np.mean(test):.1f} ± {np.std(test):.1f} ({np.mean(train):.1f})" if rows else "")
+            fewer = f" [{len(rows)}]" if rows and len(rows) < len(runs) else ""
+            spread = f" ± {np.std(test):.1f}" if len(rows) > 1 else ""
+            cells.append(f"{np.mean(test):.1f}{spread} ({np.mean(train):.1f}){fewer}" if rows else "")
         print(f"| {NAMES[variant]} | {len(runs)} | " + " | ".join(cells) + " |")
         if variant in PAPER:
             print("| *- the paper* | 10 | " + " | ".join(str(PAPER[variant].get(n, "")) for n in SHOWN) + " |")
