@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,15 @@ from fitness.irt.calibration import ItemReport, item_report
 from fitness.irt.contracts import Bank, Selection
 from fitness.matrix import Floats, make_matrix
 from fitness.objectives import ObjectivePlan
+from workers.drive import all_events
 from workers.registry import Registry
 from workers.report import responses_of
 from workers.setup import load_eval_sets
 
 PAGE = 500
+
+Chosen = Mapping[tuple[int, str], frozenset[str]]
+"""(generation, eval set) → items that everybody was asked because they tell most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,14 @@ def item_reports(store: Store, run: RunRow, registry: Registry) -> list[RunItems
     spec = RunSpec.model_validate(run.spec)
     plan = ObjectivePlan(spec, load_eval_sets(spec, registry))
     rows = list(_rows(store, run.id))
+    chosen = {
+        (event.data["generation"], name): frozenset(ids)
+        for event in all_events(store, run.id)
+        if event.type == "subset.chosen"
+        for name, ids in event.data["eval_sets"].items()
+    }
     with one_blas_thread():
-        return [_items_of(plan, spec, rows, *question) for question in plan.questions]
+        return [_items_of(plan, spec, rows, chosen, *question) for question in plan.questions]
 
 
 def _rows(store: Store, run: str) -> Iterator[CandidateRow]:
@@ -75,7 +85,9 @@ def _rows(store: Store, run: str) -> Iterator[CandidateRow]:
             return
 
 
-def _items_of(plan: ObjectivePlan, spec: RunSpec, rows: list[CandidateRow], eval_set: str, metric: str) -> RunItems:
+def _items_of(
+    plan: ObjectivePlan, spec: RunSpec, rows: list[CandidateRow], chosen: Chosen, eval_set: str, metric: str
+) -> RunItems:
     complete: dict[str, list[float]] = {}
     for row in rows:
         for task in ("subset", "search"):
@@ -97,7 +109,7 @@ def _items_of(plan: ObjectivePlan, spec: RunSpec, rows: list[CandidateRow], eval
             eval_set=eval_set,
             seed=spec.seed,
             numbers=sorted({10, 20, 30, 50, 100} | ({asked} if asked else set())),
-            generations=_generations(plan, rows, eval_set, metric),
+            generations=_generations(plan, rows, chosen, eval_set, metric),
         )
     except InvalidInputError as error:
         return RunItems(eval_set, metric, len(complete), asked, None, str(error))
@@ -105,7 +117,7 @@ def _items_of(plan: ObjectivePlan, spec: RunSpec, rows: list[CandidateRow], eval
 
 
 def _generations(
-    plan: ObjectivePlan, rows: list[CandidateRow], eval_set: str, metric: str
+    plan: ObjectivePlan, rows: list[CandidateRow], chosen: Chosen, eval_set: str, metric: str
 ) -> list[tuple[int, Selection, Floats]]:
     """What candidates of each generation answered, as far as they answered the same items."""
     place = {item.id: k for k, item in enumerate(plan.items_by_id(eval_set))}
@@ -121,6 +133,7 @@ def _generations(
     for generation in sorted(asked):
         ids, answers = max(asked[generation].items(), key=lambda pair: (len(pair[0]), pair[0]))
         places = np.array([place[i] for i in ids], dtype=np.intp)
-        drawn = np.ones(len(ids), dtype=np.bool_)
+        certain = chosen.get((plan.draws.number(generation), eval_set), frozenset())
+        drawn = np.array([i not in certain for i in ids], dtype=np.bool_)
         result.append((generation, Selection(places, places * 0, {0: len(place)}, drawn), np.array(answers)))
     return result

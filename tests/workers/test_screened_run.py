@@ -12,6 +12,7 @@ import pytest
 from evomerge.run.spec import RunSpec
 from evomerge.storage.store import Store
 from tests.workers.tiny_run import drive, drive_until, events_of, run_spec, whole_run
+from workers.item_reports import item_reports
 from workers.judge import Judge
 from workers.registry import Registry
 from workers.replay import replay
@@ -176,6 +177,21 @@ def test_old_events_that_name_no_policy_are_read(
 
     assert all(set(ids) <= set(search.plan.items(generation)["sums"]) for generation, ids in chosen.items())
     assert {e.data["policies"]["sums"] for e in events if e.type == "subset.chosen"} == {"hybrid"}
+
+
+def test_chosen_items_say_whether_the_bank_still_fits_the_drawn_ones(registry: Registry, tmp_path: Path) -> None:
+    objective = {"name": "skill", "eval_sets": ["sums"], "metric": "choice_probability", "items": 12}
+    store, run = whole_run(tmp_path, registry, spec() | {"objectives": [objective]})
+    row = store.run(run)
+    assert row is not None
+    (found,) = item_reports(store, row, registry)
+    chosen = chosen_of(store, run)
+    store.close()
+
+    assert found.report is not None, found.why
+    assert chosen
+    assert {one.generation for one in found.report.drift} == set(chosen)
+    assert {one.items for one in found.report.drift} == {5}
 
 
 def test_a_resumed_run_draws_in_the_strata_of_the_bank_that_it_began_with(
