@@ -163,11 +163,12 @@ def main() -> None:
     table = load_table(most=options.merges)
     everything = json.loads(file_of(len(table.merges)).read_text(encoding="utf-8"))["rows"]
     judged = set(table.names(split))
-    rows = [row for row in everything if all(row[k]["name"] in judged for k in KINDS if k in row)]
+    judged_rows = {kind: [row for row in everything if kind in row and row[kind]["name"] in judged] for kind in KINDS}
+    rows = judged_rows["chosen"]
     print(f"{len(rows)} of {len(everything)} searches: the others' merges have no answers to the {split} items\n")
     baselines(table, split)
     for kind in KINDS:
-        found = by_policy(rows, kind)
+        found = by_policy(judged_rows[kind], kind)
         print(f"\n**{kind}**, {split} items\n")
         show(table, found, kind, split)
         for counted in ("items", "all_items"):

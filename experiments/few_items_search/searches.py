@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,14 +35,22 @@ BUDGETS = (160, 320, 640, 1280, 2560)
 FULL = (1200, 2400, 4800, 9600, 19200)
 """Of full evaluation, 300 items a candidate."""
 PLAIN = {"policy": "stratified", "race": [], "elites": None, "screening": "unbiased"}
-PRODUCT: dict[str, tuple[int | None, dict[str, Any]]] = {
-    "all items": (None, PLAIN),
-    "fixed items, mean": (ITEMS, PLAIN | {"policy": "random", "rotate": False}),
-    "rotating items": (ITEMS, PLAIN),
-    "rotating items, racing and elites": (ITEMS, {"policy": "stratified", "screening": "unbiased"}),
-    "as shipped": (ITEMS, {}),
+CATCMA, THOMPSON = "catcma", "thompson"
+PRODUCT: dict[str, tuple[int | None, dict[str, Any], str]] = {
+    "all items": (None, PLAIN, CATCMA),
+    "fixed items, mean": (ITEMS, PLAIN | {"policy": "random", "rotate": False}, CATCMA),
+    "rotating items": (ITEMS, PLAIN, CATCMA),
+    "rotating items, racing and elites": (ITEMS, {"policy": "stratified", "screening": "unbiased"}, CATCMA),
+    "catcma": (ITEMS, {}, CATCMA),
+    "thompson": (ITEMS, {}, THOMPSON),
+    "thompson, 10 items a candidate": (10, {}, THOMPSON),
+    "thompson, 5 items a candidate": (5, {}, THOMPSON),
+    "thompson, all items": (None, {}, THOMPSON),
 }
-"""Searches by the product: items of a candidate, and what is made of them."""
+"""Searches by the product: items of a candidate, what is made of them, and who proposes; the first five by `catcma`."""
+MOST_CANDIDATES = 128
+"""Searches of more candidates that answer less than `ITEMS` each are left out: they take long, and have found the best
+merge before."""
 GRID = 125
 """Merges of the grid that is searched; the table has a larger one, too."""
 MERGES = 24
@@ -74,22 +82,22 @@ LOOPS = {
     "rotating 10 items, difference, pooled": Way(DIFFERENCE, n=10, pool=True),
     "rotating 5 items, difference, pooled": Way(DIFFERENCE, n=5, pool=True),
 }
-OPTIMIZER = "auto"
 
 Row = dict[str, Any]
 
 
-def product_runs(table: Table, seed: int) -> Iterator[Row]:
-    """Every policy and budget through the controller."""
+def product_runs(table: Table, seed: int, only: Sequence[str]) -> Iterator[Row]:
+    """Every policy, or `only` some, and every budget, through the controller."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         registry = make_registry(table, folder)
-        for policy, (items, subset) in PRODUCT.items():
-            for budget in FULL if items is None else BUDGETS:
+        for policy, (items, subset, optimizer) in PRODUCT.items():
+            budgets = FULL if items is None else [b for b in BUDGETS if items == ITEMS or b // items <= MOST_CANDIDATES]
+            for budget in budgets if not only or policy in only else ():
                 objective = {"name": "ja_math", "eval_sets": ["ja_math"], "metric": METRIC, "items": items}
                 spec = {
                     "objectives": [objective],
-                    "optimizer": {"name": OPTIMIZER},
+                    "optimizer": {"name": optimizer},
                     "budget": {"candidates": max(1, 2 * budget // (items or 300)), "items": budget},
                     "subset": subset,
                     "seed": seed,
@@ -115,17 +123,17 @@ def loop_runs(table: Table, seed: int) -> Iterator[Row]:
             loop.__dict__["fits"] = shared[way.merges].fits  # what is learnt of a bank is learnt once
         shared[way.merges] = loop
         for budget in BUDGETS:
-            ended = loop.run(OPTIMIZER, budget, seed)
+            ended = loop.run(CATCMA, budget, seed)
             yield {
                 "policy": policy, "budget": budget, "seed": seed, "chosen": asdict(ended.chosen),
                 "items": ended.items, "all_items": ended.items + 300 * len(bank), "candidates": ended.candidates,
             }  # fmt: skip
 
 
-def of_seed(seed: int, merges: int, part: str) -> list[Row]:
+def of_seed(seed: int, merges: int, part: str, only: Sequence[str]) -> list[Row]:
     """Everything, or one part."""
     table, begun = load_table(most=merges), time.process_time()
-    rows = [*product_runs(table, seed)] if part != "loops" else []
+    rows = [*product_runs(table, seed, only)] if part != "loops" else []
     rows += [*loop_runs(table, seed)] if part != "product" else []
     print(f"seed {seed}: {len(rows)} searches, {time.process_time() - begun:.0f} CPU s", flush=True)
     return rows
@@ -143,13 +151,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--merges", type=int, default=GRID, help="of the grid")
     parser.add_argument("--part", choices=("all", "product", "loops"), default="all")
+    parser.add_argument("--only", nargs="*", default=[], choices=PRODUCT, help="of the product's policies")
     options = parser.parse_args()
     table = load_table(most=options.merges)
-    work = partial(of_seed, merges=len(table.merges), part=options.part)
+    work = partial(of_seed, merges=len(table.merges), part=options.part, only=options.only)
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
         rows = [row for rows in pool.map(work, range(options.seeds)) for row in rows]
     setting = {
-        "levels": table.stage.levels, "most": table.stage.most, "metric": METRIC, "items": ITEMS, "optimizer": OPTIMIZER
+        "levels": table.stage.levels, "most": table.stage.most, "metric": METRIC, "items": ITEMS
     }  # fmt: skip
     place, made = file_of(len(table.merges)), {row["policy"] for row in rows}
     before = json.loads(place.read_text(encoding="utf-8"))["rows"] if place.exists() else []

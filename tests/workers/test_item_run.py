@@ -74,7 +74,9 @@ def test_a_resumed_search_asks_and_believes_the_same_and_follows_from_its_answer
 
 def test_where_all_items_are_asked_there_is_nothing_to_pool(registry: Registry, tmp_path: Path) -> None:
     objectives = [{"name": "skill", "eval_sets": ["sums"], "metric": "choice_probability"}]
-    store, run = whole_run(tmp_path, registry, spec(objectives=objectives, budget={"candidates": 8}))
+    store, run = whole_run(
+        tmp_path, registry, spec(objectives=objectives, optimizer={"name": "thompson"}, budget={"candidates": 8})
+    )
 
     assert all("answers" not in data for data in scored(events_of(store, run)))
     row = store.run(run)

@@ -37,6 +37,7 @@ class TestContract(LearningOptimizerContract):
         (Problem(BITS, 2, 200), "nsga2"),
         (Problem(BITS, 3, 200), "nsga2"),
         (Problem(LEVELS, 1, 200), "thompson"),
+        (Problem(LEVELS, 1, 23), "catcma"),
         (Problem(LEVELS, 1, 2000), "catcma"),
         (Problem(LEVELS, 1), "catcma"),
         (Problem(LEVELS, 2, 200), "nsga2"),
