@@ -33,10 +33,43 @@ HERE = Path(__file__).parent
 ZOO = HERE.parent / "zoo"
 SOURCES = ("math", "ja", "es", "geo")
 SPACES: dict[str, dict[str, Any]] = {
-    "blocks": {"kind": "data_flow", "encoding": "blocks", "scales": None},
-    "indicator": {"kind": "data_flow", "encoding": "indicator", "repeats": 2},
-    "hybrid": {"kind": "hybrid", "path": {"encoding": "blocks", "models": ["merged", "math", "ja"], "scales": None}},
-}
+    "blocks": {"kind": "data_flow", "host": "math", "models": ["math", "ja"], "encoding": "blocks", "scales": None},
+    "indicator": {
+        "kind": "data_flow", "host": "math", "models": ["math", "ja"], "encoding": "indicator", "repeats": 2,
+        "scales": None,
+    },
+    "hybrid": {
+        "kind": "hybrid",
+        "path": {"encoding": "blocks", "models": ["merged", "math", "ja"], "scales": [0.8, 1.25]},
+    },
+}  # fmt: skip
+"""`blocks` and `indicator` begin with the best source, `hybrid` with the plain average."""
+LAYERS = 30
+CHANGES = (15, 18, 21, 24)
+"""Adapters begin at layer 12: a change before changes nothing."""
+
+
+def seeds_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Paths that change once from one source to the other, and the host with three layers twice: what the paper's
+    evolved path looks like, and passthrough merges by hand."""
+    space = SPACES[arguments.space]
+    host = space.get("host", "merged")
+    walks = [
+        [(first if n < change else second, n) for n in range(LAYERS)]
+        for first, second in (("ja", "math"), ("math", "ja"))
+        for change in CHANGES
+    ]
+    walks.append([(host, n) for n in (*range(18), *range(15, LAYERS))])
+    recipes = []
+    for walk in walks:
+        ends = [(host, 0), *walk[1:-1], (host, LAYERS - 1)]
+        layers = [{"model": model, "layer": layer} for model, layer in ends]
+        sources = {name: {"location": name} for name in arguments.sources}
+        merge = {"merge": {"method": "task_arithmetic"}} if space["kind"] == "hybrid" else {}
+        recipes.append(
+            {"base": {"location": "base"}, "sources": sources, "path": {"host": host, "layers": layers}, **merge}
+        )
+    return recipes
 
 
 def items(out: Path, number: int) -> None:
@@ -57,10 +90,11 @@ def spec_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "space": SPACES[arguments.space],
         "objectives": [objective],
         "constraints": [{"name": "depth", "metric": "layers", "max": arguments.layers}],
-        "budget": {"candidates": arguments.candidates},
+        "budget": {"candidates": arguments.candidates, "hours": arguments.hours},
+        "seeds": seeds_of(arguments),
         "verify": {"top": arguments.top, "metrics": ["accuracy"]},
         "workers": {"pool": "local"},
-        "dtype": "float32",
+        "dtype": arguments.dtype,
         "seed": arguments.seed,
     }
 
@@ -117,6 +151,8 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=60, help="items of each split, of the demo's 300")
     parser.add_argument("--top", type=int, default=2, help="candidates that answer all search items at the end")
     parser.add_argument("--layers", type=int, default=36, help="most layers of a path")
+    parser.add_argument("--hours", type=float, help="of search, at most")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     disable_progress_bar()  # type: ignore[no-untyped-call]
