@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from threadpoolctl import threadpool_limits
 
-
 YOUNG = 20_000
 """Objects that are made between two looks at the young ones, some 10 MB; 700 is Python's number. Most garbage has no
 cycles and goes without a look."""
