@@ -27,7 +27,7 @@ class TestContractWhileTheDesignLasts(OptimizerContract):
 @pytest.mark.slow
 class TestContract(MixedOptimizerContract):
     def make(self, problem: Problem, *, seed: int) -> ThompsonSearch:
-        return ThompsonSearch(problem, seed=seed, most=32, pool=64)
+        return ThompsonSearch(problem, seed=seed, most=48, pool=48)
 
 
 LEVELS = Problem(Domain((0.3, 0.3), (GeneKind(choices=5, ordered=True),) * 2), budget=80)
