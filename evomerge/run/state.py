@@ -203,7 +203,8 @@ class RunMachine:
         """Why a running search should propose no more, if it should not."""
         if self.phase != "running":
             return None
-        return reason_to_stop(self.spec, Progress(self.items, elapsed_s / 3600, workers, self.unchanged, self.best()))
+        best = self.best_believed if self.standing.noisy else self.best()
+        return reason_to_stop(self.spec, Progress(self.items, elapsed_s / 3600, workers, self.unchanged, best))
 
     def front_event(self, before: tuple[int, ...], best_before: dict[str, Any]) -> list[Event]:
         """`front.updated` if the front or a best candidate is another one than before."""

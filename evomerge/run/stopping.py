@@ -19,7 +19,8 @@ class Progress:
         hours: time in which the search was worked on; pauses do not count.
         workers: candidates that can be evaluated at the same time.
         unchanged: search candidates scored since the front last changed.
-        best: objective → {mean, se, …} of the best feasible candidate.
+        best: objective → {mean, se, …} of the best feasible candidate; where scores have errors, of that of which most
+            is believed: the best of many noisy scores is too good by more than its error.
     """
 
     items: int
@@ -49,7 +50,7 @@ def reason_to_stop(spec: RunSpec, progress: Progress) -> str | None:
 
 
 def _reached(spec: RunSpec, best: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """All targets, each a standard error below its estimate: the best of many noisy estimates is too good."""
+    """All targets, each a standard error below what is known or believed."""
     wanted = spec.budget.target
     for objective in spec.objectives:
         if objective.name in wanted:

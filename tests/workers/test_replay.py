@@ -109,7 +109,7 @@ def test_what_is_no_recipe_or_of_other_models_is_refused(whole: tuple[Store, str
     [
         ({"candidates": 50, "items": 40}, "items", 6),
         ({"candidates": 50, "hours": 1e-9}, "hours", 1),
-        ({"candidates": 50, "target": {"skill": 0.0}}, "target", 2),
+        ({"candidates": 50, "target": {"skill": 0.0}}, "target", 10),
         ({"candidates": 50, "stagnation": 3}, "nothing got better", 40),
     ],
 )

@@ -348,3 +348,25 @@ def test_exact_scores_are_not_reviewed() -> None:
         driver.put(Event("candidate.scored", {"number": number, "generation": 0, "scores": scores, "violation": 0.0}))
 
     assert driver.machine.review() == []
+
+
+def test_a_lucky_score_does_not_reach_the_target_what_is_believed_of_it_does() -> None:
+    """All are as good as each other; their scores scatter by more than the error of one."""
+    scatter = iter([0.0, 0.1, -0.1, 0.1, -0.1, 0.0, 0.1, -0.1, 0.2, -0.2, 0.15, -0.15, 0.1, -0.1, 0.0, 0.05] * 2)
+    driver = Driver(spec_of(budget={"candidates": 20, "target": {"skill": 0.09}}), lambda genome: (next(scatter),))
+    driver.begin()
+    driver.run(20)
+    machine = driver.machine
+    best, believed = machine.best()["skill"], machine.best_believed["skill"]
+
+    assert best["mean"] - best["se"] >= 0.09
+    assert believed["mean"] - believed["se"] < 0.09
+    assert machine.stop_reason(1.0, 1) is None
+
+
+def test_what_is_believed_reaches_the_target() -> None:
+    driver = Driver(spec_of(budget={"candidates": 20, "target": {"skill": 0.5}}), lambda genome: (0.9,))
+    driver.begin()
+    driver.run(20)
+
+    assert "target" in str(driver.machine.stop_reason(1.0, 1))
