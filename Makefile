@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UI_SOURCES := $(shell find api/ui -type f -not -path '*/node_modules/*' 2>/dev/null)
 export OMP_NUM_THREADS ?= 1
+# Two processes, a test file at a time and in their order: the long ones of faults/ and e2e/ come first, doctests fill the end.
+PYTEST := $(BIN)/pytest -n $(or $(TESTS_AT_ONCE),2) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install ui browser demo demo-front zoo zoo-table serve methods fmt lint types test test-all ci lock clean
@@ -66,10 +68,10 @@ types: install ## mypy --strict
 	$(BIN)/mypy
 
 test: lint types ui browser ## everything that CI runs: lint, types, import contracts, tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: lint types ui browser ## the long tests too
-	$(BIN)/pytest -m ""
+	$(PYTEST) -m ""
 
 ci: test ## what CI runs
 
