@@ -23,7 +23,7 @@ from search_spaces.parameter import MAX_GENES
 from search_spaces.paths import Paths
 from search_spaces.scale import Scale
 from search_spaces.setting import Setting
-from search_spaces.slots import LAYOUTS
+from search_spaces.slots import Slot, blocks, indicators
 from search_spaces.template import differences
 
 REPEATS = {"indicator": 3, "blocks": 1}
@@ -41,6 +41,7 @@ class DataFlowSpec(BaseModel):
         encoding: `indicator`: all layers of all models one after another, several times over, each on or off.
             `blocks`: for each depth a choice: which model's layer, none (skip), or the layer before again (back).
         repeats: rounds, or choices for each depth; null: 3 rounds, or 1 choice.
+        back: whether `blocks` has the layer before again among its choices.
         scales: range of the scale of each hop's input; null searches none.
         semantics: what a scale scales, as in a recipe's path.
         min_hops, max_hops: fewest and most layers on a path; null allows twice the host's.
@@ -53,6 +54,7 @@ class DataFlowSpec(BaseModel):
     models: tuple[str, ...] | None = Field(default=None, min_length=1)
     encoding: Literal["indicator", "blocks"] = "indicator"
     repeats: int | None = Field(default=None, ge=1, le=100)
+    back: bool = True
     scales: tuple[float, float] | None = (0.5, 1.5)
     semantics: Literal["stream", "delta"] = "stream"
     min_hops: int = Field(default=2, ge=2, le=MAX_HOPS)
@@ -89,11 +91,20 @@ def paths_of(spec: DataFlowSpec, setting: Setting, known: Sequence[str]) -> Path
     if spec.min_hops > min(num_layers, most):
         allowed = f"2 to {min(num_layers, most)}: neither more than max_hops nor than the host's layers"
         raise InvalidInputError("min_hops", spec.min_hops, allowed)
-    slots = tuple(LAYOUTS[spec.encoding](models, spec.host, num_layers, spec.repeats or REPEATS[spec.encoding]))
+    slots = _slots(spec, models, num_layers)
     paths = Paths(spec.host, models, spec.semantics, num_layers, slots, _scale(spec), spec.min_hops, most)
     if not 1 <= paths.dim <= MAX_GENES:
         raise InvalidInputError("repeats", spec.repeats, f"1 to {MAX_GENES} genes; there are {paths.dim}")
     return paths
+
+
+def _slots(spec: DataFlowSpec, models: Sequence[str], num_layers: int) -> tuple[Slot, ...]:
+    repeats = spec.repeats or REPEATS[spec.encoding]
+    if spec.encoding == "blocks":
+        return tuple(blocks(models, spec.host, num_layers, repeats, back=spec.back))
+    if not spec.back:
+        raise InvalidInputError("back", spec.back, "true, or encoding blocks: the other one has no such choice")
+    return tuple(indicators(models, spec.host, num_layers, repeats))
 
 
 def _models(spec: DataFlowSpec, setting: Setting, known: Sequence[str]) -> tuple[str, ...]:

@@ -62,9 +62,9 @@ def indicators(models: Sequence[str], host: str, num_layers: int, repeats: int) 
                     yield Slot(f"round {turn}/{name}" if repeats > 1 else name, (None, (model, layer)), int(own))
 
 
-def blocks(models: Sequence[str], host: str, num_layers: int, repeats: int) -> Iterator[Slot]:
+def blocks(models: Sequence[str], host: str, num_layers: int, repeats: int, *, back: bool = True) -> Iterator[Slot]:
     """`repeats` slots for each depth: there the layer of that depth of one of the models is visited, or none (skip), or
-    the layer before once more (back).
+    the layer before once more (back, unless there is no such choice).
 
     The first slot of the first depth and one of the last are none: there the host's layers are visited in any case. At
     the start the first slot of each depth visits the host's layer, the others none.
@@ -73,12 +73,9 @@ def blocks(models: Sequence[str], host: str, num_layers: int, repeats: int) -> I
     back by a layer; here every gene stands at its depth, so that one gene changes the path in one place.
     """
     for layer in range(num_layers):
-        choices: tuple[Choice, ...] = (*((model, layer) for model in models), None, BACK)
+        choices: tuple[Choice, ...] = (*((model, layer) for model in models), None, *((BACK,) if back else ()))
         skip, own = choices.index(None), choices.index((host, layer))
         for visit in range(1, repeats + 1):
             if visit > 1 or layer not in (0, num_layers - 1):
                 name = f"layer {layer}"
                 yield Slot(f"{name}/visit {visit}" if repeats > 1 else name, choices, own if visit == 1 else skip)
-
-
-LAYOUTS = {"indicator": indicators, "blocks": blocks}

@@ -27,6 +27,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "signed": {"scales": [-2, 3], "max_hops": 40},
     "delta": {"scales": [0, 1.5], "semantics": "delta", "host": "a", "models": ["a", "base"]},
     "blocks": {"encoding": "blocks"},
+    "no layer left out": {"encoding": "blocks", "back": False, "scales": None, "min_hops": 4},
     "blocks twice": {"encoding": "blocks", "repeats": 2, "min_hops": 3, "scales": None, "models": ["base", "a", "b"]},
 }
 SOME = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -128,6 +129,21 @@ def test_a_slot_that_is_on_visits_its_layer_in_its_place(make: Any) -> None:
     )
 
     assert path_of(space.recipe(genome)) == ["base0", "base1", "a3", "base1", "base3"]
+
+
+def test_blocks_without_back_and_with_all_hops_choose_whose_layer_each_is(make: Any) -> None:
+    space = space_of(make, {"models": ["base", "a"], **SPECS["no layer left out"]})
+    found = {tuple(path_of(space.recipe((one, two)))) for one in (0.1, 0.5, 0.9) for two in (0.1, 0.5, 0.9)}
+
+    assert found == {("base0", f"{x}1", f"{y}2", "base3") for x in ("base", "a") for y in ("base", "a")}
+
+
+def test_indicators_have_no_layer_before_again_to_leave_out(make: Any) -> None:
+    with pytest.raises(InvalidInputError) as error:
+        space_of(make, {"encoding": "indicator", "back": False})
+
+    assert (error.value.field, error.value.value) == ("space.back", False)
+    assert "encoding blocks" in error.value.allowed
 
 
 def test_one_path_has_one_genome(make: Any) -> None:
