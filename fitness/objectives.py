@@ -22,6 +22,7 @@ from fitness.estimate import (
     paired,
 )
 from fitness.evaluator import Metric, Responses, Slopes
+from fitness.irt.estimators import ESTIMATORS
 from fitness.items import EvalSet, Item, Split
 from fitness.measure import Control, Measure, answers_by_id, answers_to
 from fitness.metrics import MetricInfo, metric
@@ -63,7 +64,7 @@ class ObjectivePlan:
         self._asked = asked(self._targets.values())
         self.draws = Draws(self.eval_sets, self._asked, spec.subset, spec.seed)
         baselines = 2 + len(spec.models.sources)
-        needed = spec.subset.policy in INFORMED
+        needed = spec.subset.policy in INFORMED or spec.subset.screening in ESTIMATORS
         affordable = {
             name: spec.budget.candidates * n / len(self.draws.population(name))  # complete rows
             for name, n in self._asked.items()

@@ -7,6 +7,8 @@ an optimizer is told a combination of the unbiased score u and the model's score
 moved by the mean of u − m over the latest candidates, for models are wrong together about candidates that are better
 than everything in the bank (Zhang, Dorner and Hardt 2025); by less where that mean may be noise (James and Stein 1961).
 Candidates of one generation share their items, so that its noise is told by the means of generations.
+
+A run may ask for a published estimator instead, to compare with what its authors' tools do: its score is told as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,6 +26,7 @@ from evomerge.seeds import derive
 from fitness.estimate import combine
 from fitness.evaluator import Metric, Responses
 from fitness.irt.contracts import Bank, Rule, Selection
+from fitness.irt.estimators import ESTIMATORS
 from fitness.irt.fits import Fits
 from fitness.irt.gate import ITERATIONS, Gate, gate
 from fitness.irt.model_based import Blup, Eap, Model
@@ -106,10 +109,11 @@ class Screening:
         plan: the run's.
         policy: of the run's items.
         exposure: share of the latest ten generations in which an item may be asked because it was chosen.
+        published: the estimator that is believed whatever cross-validation says of it, as the run's spec names it.
     """
 
-    def __init__(self, plan: ObjectivePlan, policy: str, exposure: float) -> None:
-        self._plan, self._policy, self._exposure = plan, policy, exposure
+    def __init__(self, plan: ObjectivePlan, policy: str, exposure: float, published: str | None = None) -> None:
+        self._plan, self._policy, self._exposure, self._published = plan, policy, exposure, published
         self._rows: dict[Question, dict[str, Floats]] = {}
         self._roles: dict[str, Role] = {}
         self._fits: dict[Question, Fits] = {}
@@ -297,11 +301,15 @@ class Screening:
                 measure = self._plan.measure(objective.name, name, generation, fidelity, control)
                 unbiased = measure.estimate(responses)
                 policy = self._policies.get((name, self._plan.draws.number(generation)), "random")
-                found = self._modelled((name, measure.metric), measure.subset, responses, policy)
+                asked = ((name, measure.metric), measure.subset, responses, policy)
+                if self._published is not None:
+                    parts.append(replace(unbiased, mean=self._as_published(unbiased.mean, *asked)))
+                    continue
+                found = self._modelled(*asked)
                 if found is not None:
                     differences.setdefault(objective.name, {})[name] = unbiased.mean - found[0]
                 parts.append(self._combined((objective.name, name), unbiased, found))
-            if objective.name in differences:
+            if self._published is not None or objective.name in differences:
                 scores[objective.name] = combine(parts)
         return Told(scores, differences)
 
@@ -325,6 +333,20 @@ class Screening:
         selection, error = self._errors[key]
         values = answers_to(responses, *question, subset.ids)
         return float(model.estimate(selection, np.array([values])).means[0]), error
+
+    def _as_published(
+        self, unbiased: float, question: Question, subset: Subset, responses: Mapping[str, Responses], policy: str
+    ) -> float:
+        """The published estimator's score; the unbiased one while the bank is too small to fit it."""
+        assert self._published is not None, "who asks has one"
+        info, bank = ESTIMATORS[self._published], self._settled_bank(question)
+        if len(bank.matrix.subjects) < info.rows or (info.parents and not bank.parents):
+            return unbiased
+        fits = self._fitted(question)
+        estimator = fits.remember(info.name, lambda: info.make(fits))
+        selection = self._selection(question[0], subset, policy)
+        values = answers_to(responses, *question, subset.ids)
+        return float(estimator.estimate(selection, np.array([values])).means[0])
 
     def _combined(self, place: tuple[str, str], unbiased: Estimate, found: tuple[float, float] | None) -> Estimate:
         """(1 − w) u + w (m + mean of u − m), w = var u / (var u + mse m + that mean's variance)."""

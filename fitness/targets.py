@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from evomerge.errors import InvalidInputError
-from evomerge.run.spec import COSTS, Constraint, RunSpec
+from evomerge.run.spec import COSTS, Constraint, Objective, RunSpec
+from fitness.irt.estimators import ESTIMATORS
 from fitness.items import EvalSet
 from fitness.label_free import owner
 from fitness.metrics import HARNESS, METRICS, Kind, MetricInfo, common_kind, is_metric, metric
@@ -66,12 +67,23 @@ def check_spec(spec: RunSpec, eval_sets: Mapping[str, EvalSet]) -> None:
         info = METRICS.get(objective.metric)
         if info is not None and info.label_free and objective.direction == "maximize" and not info.higher_is_better:
             raise InvalidInputError(f"objectives.{i}.direction", "maximize", f"minimize: less {info.name} is better")
+        _check_screening(spec.subset.screening, objective)
     for i, guard in enumerate(spec.constraints):
         if guard.eval_set is not None:
             _check(f"constraints.{i}", "eval_set", guard.eval_set, guard.metric, eval_sets, spec.verify.holdout)
             _check_owners(
                 f"constraints.{i}.metric", guard.metric, eval_sets[guard.eval_set], tuple(spec.models.sources)
             )
+
+
+def _check_screening(name: str, objective: Objective) -> None:
+    if name not in ESTIMATORS or objective.is_cost or not ESTIMATORS[name].bounded:
+        return
+    if metric(objective.metric).bounds != (0.0, 1.0):
+        allowed = (
+            f"auto, unbiased, ridge, aipw, anchor_correctness: {objective.name}'s {objective.metric} is not in [0, 1]"
+        )
+        raise InvalidInputError("subset.screening", name, allowed)
 
 
 def _check(where: str, key: str, name: str, metric_name: str, eval_sets: Mapping[str, EvalSet], holdout: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from evomerge.storage.store import CandidateRow, Event
 from fitness.evaluator import Responses
+from fitness.irt.estimators import ESTIMATORS
 from fitness.items import Split
 from fitness.measure import Control
 from fitness.screening import Chosen, Role, Screening, Verdict
@@ -44,7 +45,8 @@ class Judge:
         self._complete: set[str] = set()
         self.control: Control | None = None
         self._policy = search.spec.subset
-        self._screening = Screening(search.plan, self._policy.policy, self._policy.exposure)
+        published = self._policy.screening if self._policy.screening in ESTIMATORS else None
+        self._screening = Screening(search.plan, self._policy.policy, self._policy.exposure, published)
         # Generation 0 is asked before anything is known, unless all are asked the same.
         self._chosen_for = -1 if self._plan.draws.fixed_by_answers else 0
 
@@ -121,7 +123,7 @@ class Judge:
         violation = plan.violation(answers, self._base, row.generation, fidelity)
         scores = {name: asdict(estimate) for name, estimate in found.items()}
         told: dict[str, Any] = {}
-        if whole and row.kind == "search" and self._policy.screening == "auto":
+        if whole and row.kind == "search" and self._policy.screening != "unbiased":
             screened = self._screening.told(answers, row.generation, fidelity, self.control)
             if screened.differences:
                 told["differences"] = screened.differences

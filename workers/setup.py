@@ -14,7 +14,7 @@ from evomerge.models.architecture import architecture_of
 from evomerge.models.checkpoint import open_checkpoint
 from evomerge.optimizers import OPTIMIZERS, make
 from evomerge.optimizers.domain import Problem
-from evomerge.optimizers.optimizer import Optimizer, mixes_sources, uses_gradients
+from evomerge.optimizers.optimizer import Optimizer, mixes_sources, uses_gradients, uses_items
 from evomerge.recipe.calibration import Calibration, FileRef
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
 from evomerge.run.spec import RunSpec
@@ -207,6 +207,11 @@ def optimizer_of(spec: RunSpec, space: SearchSpace) -> Optimizer:
     domain = replace(space.domain, seeds=tuple(dict.fromkeys((*seeds, *space.domain.seeds, *alone))))
     problem = Problem(domain, len(spec.objectives), spec.budget.candidates, spec.workers.count or 1)
     optimizer = make(spec.optimizer.name, problem, seed=derive(spec.seed, "optimizer"), **spec.optimizer.options)
+    if uses_items(optimizer) and spec.subset.screening not in ("auto", "unbiased"):
+        allowed = (
+            f"auto or unbiased: {spec.optimizer.name} reads the answers to single items, not what a score says of them"
+        )
+        raise InvalidInputError("subset.screening", spec.subset.screening, allowed)
     for number, objective in enumerate(spec.objectives):
         if objective.is_cost and optimizer.uses_responses:
             allowed = f"a metric of answers to items: {spec.optimizer.name} compares candidates item by item"

@@ -113,6 +113,10 @@ DrawPolicy = Literal["random", "stratified"]
 """How items are drawn; whatever else a policy does, it draws in one of these ways."""
 
 
+Published = Literal["p_irt", "gp_irt", "mp_irt", "gmp_irt", "anchor_correctness", "anchor_irt", "ridge", "aipw"]
+"""Estimators of full scores that others published, as they published them (`fitness.irt.published`)."""
+
+
 class Subset(_Frozen):
     """How the items of a generation are drawn from the search split, and what is made of the answers.
 
@@ -128,8 +132,8 @@ class Subset(_Frozen):
             answers all of its items.
         elites: after so many scored candidates the best answer all search items; null: only at the end.
         elites_share: of the search candidates' answers, what elites may cost besides.
-        screening: what optimizers are told: `unbiased` estimates, or `auto`: what cross-validation on the item bank
-            finds closest to the full score.
+        screening: what optimizers are told: `unbiased` estimates; `auto`: what cross-validation on the item bank
+            finds closest to the full score; or a published estimator's numbers, whatever the bank says of them.
         bank: whether answers that earlier runs gave to the same items are used.
     """
 
@@ -139,7 +143,7 @@ class Subset(_Frozen):
     race: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5)
     elites: int | None = Field(default=25, ge=1)
     elites_share: float = Field(default=0.25, gt=0, le=10)
-    screening: Literal["auto", "unbiased"] = "auto"
+    screening: Literal["auto", "unbiased"] | Published = "auto"
     bank: bool = True
 
     @model_validator(mode="after")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from evomerge.run.spec import RunSpec
+from evomerge.errors import InvalidInputError
+from evomerge.run.spec import Published, RunSpec
 from fitness.evaluator import Responses
 from fitness.irt.contracts import Rule, Selection
+from fitness.irt.estimators import ESTIMATORS, make_estimator
 from fitness.irt.fits import Fits
 from fitness.irt.gate import ITERATIONS
 from fitness.items import Item, make_eval_set
@@ -22,13 +25,15 @@ EASINESS, SHARPNESS = RNG.normal(0, 1.5, N), RNG.lognormal(0.3, 0.3, N)
 SET = make_eval_set("s", [Item(f"i{n:03}", f"c{n}", (" a", " b"), 0, group="xy"[n % 2]) for n in range(N)])
 
 
-def plan_of(policy: str = "auto", metric: str = "accuracy", *, rotate: bool = True) -> ObjectivePlan:
+def plan_of(
+    policy: str = "auto", metric: str = "accuracy", *, rotate: bool = True, screening: str = "auto"
+) -> ObjectivePlan:
     spec = RunSpec.model_validate(
         {
             "models": {"base": "b", "sources": {"a": "a"}},
             "space": {"kind": "parameter"},
             "objectives": [{"name": "skill", "eval_sets": ["s"], "metric": metric, "items": ASKED}],
-            "subset": {"policy": policy, "rotate": rotate},
+            "subset": {"policy": policy, "rotate": rotate, "screening": screening},
             "verify": {"holdout": False},
             "seed": 4,
         }
@@ -274,3 +279,49 @@ def test_answers_that_are_not_right_or_wrong_are_stratified_by_how_hard_they_wer
 
     assert screening.deviations() == {}
     assert len(set(plan.draws.subset("s", 1).strata)) > 3
+
+
+def test_a_published_estimator_is_told_as_it_is_and_from_the_first_generation_on() -> None:
+    plan, rng = plan_of("random"), np.random.default_rng(2)
+    screening = Screening(plan, "random", 0.5, "gmp_irt")
+    responses = answers(subject(0.2, rng), plan.items(1)["s"])
+    before = screening.told(responses, 1, 1.0, None).scores["skill"]
+    for name, ability in (("p0", -0.5), ("p1", 0.4), ("p2", 0.8)):
+        screening.learn(name, answers(subject(ability, rng), plan.search_items()["s"]), "parent")
+    told = screening.told(responses, 1, 1.0, None)
+    bank = screening.bank(("s", "accuracy"))
+    places = np.array([bank.matrix.items.index(i) for i in responses["s"].item_ids])
+    everything = Selection(places, np.zeros_like(places), {0: N}, np.ones(ASKED, dtype=np.bool_))
+    values = np.array([responses["s"].values["accuracy"]])
+    expected = make_estimator("gmp_irt", Fits(bank, iterations=ITERATIONS)).estimate(everything, values).means[0]
+    shown = plan.scores(responses, 1)["skill"]
+
+    assert before == shown, "there is no parent yet"
+    assert told.scores["skill"].mean == pytest.approx(expected)
+    assert told.scores["skill"].mean != shown.mean
+    assert told.scores["skill"].se == shown.se
+    assert told.differences == {}
+
+
+def test_a_published_estimator_is_not_asked_about_who_answered_everything() -> None:
+    plan, rng = plan_of("random"), np.random.default_rng(2)
+    screening, everything = Screening(plan, "random", 0.5, "p_irt"), plan.search_items()["s"]
+    for k in range(3):
+        screening.learn(f"p{k}", answers(subject(rng.normal(), rng), everything), "parent")
+    of = subject(1.0, rng)
+
+    assert screening.told(answers(of, everything), 1, 1.0, None).scores["skill"].mean == pytest.approx(
+        np.mean(list(of.values()))
+    )
+
+
+def test_a_spec_names_every_published_estimator_and_no_other() -> None:
+    assert set(get_args(Published)) == {name for name, info in ESTIMATORS.items() if info.published}
+
+
+def test_a_published_estimator_of_right_and_wrong_answers_is_refused_for_others() -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"subset.screening.*gmp_irt.*skill's log_likelihood is not in \[0, 1\]"
+    ):
+        plan_of("random", "log_likelihood", screening="gmp_irt")
+    plan_of("random", "log_likelihood", screening="ridge")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from evomerge.errors import InvalidInputError
 from evomerge.run.spec import RunSpec
 from evomerge.storage.store import Store
 from tests.workers.tiny_run import drive, drive_until, events_of, run_spec, whole_run
@@ -91,6 +92,41 @@ def test_unbiased_screening_tells_what_is_reported(registry: Registry, tmp_path:
     assert told_of(store, run) == {}
     assert chosen_of(store, run) == {}
     store.close()
+
+
+def test_a_run_may_be_told_what_merge3_tells_and_still_reports_what_the_sample_says(
+    registry: Registry, tmp_path: Path
+) -> None:
+    objective = {"name": "skill", "eval_sets": ["sums"], "metric": "accuracy", "items": 8}
+    asked = spec(screening="gmp_irt", policy="random", rotate=False, bank=False, elites=None)
+    asked |= {"objectives": [objective], "budget": {"candidates": 12}}
+    store, run = whole_run(tmp_path, registry, asked)
+    again = store.create_run(asked, "tiny")[0].id
+    drive_until(store, registry, tmp_path / "cache", again, 50)
+    drive(store, registry, tmp_path / "cache", again)
+    told = told_of(store, run)
+    rows = [store.candidate(run, number) for number in told]
+
+    assert len(told) >= 10
+    assert {row.kind for row in rows if row is not None} == {"search"}
+    assert all(told[row.number]["skill"]["se"] == row.scores["skill"]["se"] for row in rows if row is not None)
+    assert told_of(store, again) == told
+    assert replay(store, run, registry).state == "succeeded"
+    store.close()
+
+
+def test_an_optimizer_that_reads_single_answers_has_no_use_for_a_published_score(
+    registry: Registry, tmp_path: Path
+) -> None:
+    asked = spec(screening="gmp_irt", policy="random") | {
+        "objectives": [{"name": "skill", "eval_sets": ["sums"], "metric": "accuracy", "items": 8}],
+        "space": {"kind": "parameter", "method": "task_arithmetic", "search": {"weight": [0.0, 0.5, 1.0]}},
+        "optimizer": {"name": "thompson"},
+    }
+    search = prepare(RunSpec.model_validate(asked), registry, tmp_path / "cache")
+
+    with pytest.raises(InvalidInputError, match=r"subset.screening.*gmp_irt.*auto or unbiased: thompson"):
+        search.optimizer()
 
 
 def test_a_second_run_begins_with_the_bank_of_the_first(
