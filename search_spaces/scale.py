@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.recipe.parameters import Scalar
@@ -33,12 +33,14 @@ class Scale:
     high: float
     log: bool = False
     whole: bool = False
+    _digits: int = field(init=False, repr=False, compare=False)  # decimals of a value on a linear scale
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError("[low, high] with low < high")
         if self.log and self.low <= 0:
             raise ValueError("[low, high] with low > 0, for a logarithmic scale")
+        object.__setattr__(self, "_digits", DIGITS - math.floor(math.log10(self.high - self.low)))
 
     def value(self, gene: float) -> float:
         """The value of a gene; genes outside [0, 1] count as the nearer end."""
@@ -74,9 +76,7 @@ class Scale:
         return float(round(value)) if self.whole else round(value, self._decimals(value))
 
     def _decimals(self, value: float) -> int:
-        if self.log:
-            return DIGITS - 1 - math.floor(math.log10(value))
-        return DIGITS - math.floor(math.log10(self.high - self.low))
+        return DIGITS - 1 - math.floor(math.log10(value)) if self.log else self._digits
 
 
 @dataclass(frozen=True, slots=True)

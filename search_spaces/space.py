@@ -8,6 +8,7 @@ from typing import Protocol, cast
 from evomerge.candidate import Descent, Genome, Proposal
 from evomerge.optimizers.domain import Domain
 from evomerge.recipe.schema import Recipe
+from evomerge.recipe.written import Written, written
 from search_spaces.template import TemplateSpace
 
 
@@ -79,19 +80,15 @@ def recipe_of(space: SearchSpace, proposal: Proposal, recipe_of_trial: Callable[
     Args:
         recipe_of_trial: the recipe of an earlier proposal.
     """
-    return made_of(space, proposal, recipe_of_trial)[0]
-
-
-def made_of(space: SearchSpace, proposal: Proposal, recipe_of_trial: Callable[[int], Recipe]) -> tuple[Recipe, str]:
-    """The recipe of a proposal as `recipe_of`, and its digest, which some spaces know without looking at the recipe."""
-    if proposal.descent is None and isinstance(space, TemplateSpace):
-        return space.made(proposal.genome)
-    recipe = _descended(space, proposal, recipe_of_trial)
-    return recipe, recipe.digest
-
-
-def _descended(space: SearchSpace, proposal: Proposal, recipe_of_trial: Callable[[int], Recipe]) -> Recipe:
     if proposal.descent is None:
         return space.recipe(proposal.genome)
     parents = [recipe_of_trial(trial) for trial in proposal.descent.parents or ()]
     return cast(LineageSpace, space).descend(proposal.descent, parents, proposal.trial)
+
+
+def made_of(space: SearchSpace, proposal: Proposal, recipe_of_trial: Callable[[int], Recipe]) -> tuple[Written, str]:
+    """The recipe of a proposal as it is stored, and its digest, which some spaces know without making a recipe."""
+    if proposal.descent is None and isinstance(space, TemplateSpace):
+        return space.made(proposal.genome)
+    recipe = recipe_of(space, proposal, recipe_of_trial)
+    return written(recipe), recipe.digest

@@ -7,7 +7,6 @@ from functools import lru_cache
 
 from evomerge.candidate import Estimate
 from evomerge.optimizers.optimizer import uses_items
-from evomerge.recipe.schema import Recipe
 from evomerge.run.ranking import sign
 from evomerge.run.spec import RunSpec
 from evomerge.run.state import RunMachine, Task
@@ -20,11 +19,9 @@ from workers.setup import CONTROL, Search
 Items = dict[str, tuple[str, ...]]
 
 
-def job_of(
-    search: Search, machine: RunMachine, row: CandidateRow, recipe: Recipe, task: Task, control: Control | None
-) -> Job:
+def job_of(search: Search, machine: RunMachine, row: CandidateRow, task: Task, control: Control | None) -> Job:
     """The job of one candidate's task."""
-    items = _items(search, machine, row, task)
+    recipe, items = row.recipe, _items(search, machine, row, task)
     deadline = search.spec.workers.deadline_s
     if task != "subset" or row.kind != "search":
         return Job(row.number, recipe, items, deadline)

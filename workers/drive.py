@@ -21,6 +21,7 @@ from evomerge.errors import Failure, FailureReason
 from evomerge.optimizers import restore
 from evomerge.optimizers.optimizer import explanation_of, uses_items
 from evomerge.recipe.schema import Recipe
+from evomerge.recipe.written import Written, written
 from evomerge.run.spec import RunSpec
 from evomerge.run.state import ReplayError, RunMachine, Task, proposed
 from evomerge.storage.blocks import AnswerBlock
@@ -92,7 +93,6 @@ class Drive:
             search_items=self.search.plan.num_search_items,
         )
         self.submitted: dict[int, Task] = {}
-        self.fresh: dict[int, Recipe] = {}  # of candidates that are about to be handed out
         self.digests: dict[tuple[str, int, float], int] = {}
         self.judge = Judge(self.search)
         self.turns, self.began, self.listened = Turns(), time.monotonic(), -math.inf
@@ -203,7 +203,7 @@ class Drive:
     def _advance(self) -> None:
         if self.machine.phase == "queued":
             rows = [
-                new_row(number, "baseline", label, recipe, 0, ())
+                new_row(number, "baseline", label, written(recipe), recipe.digest, 0, ())
                 for number, (label, recipe) in enumerate(self.search.baselines.items())
             ]
             note = explanation_of(self.machine.optimizer)
@@ -251,28 +251,25 @@ class Drive:
         recipe, digest = self._recipe(proposal)
         asked = (digest, proposal.generation, proposal.fidelity)
         twin = self.digests.get(asked)
-        row = new_row(number, "search", "", recipe, proposal.generation, proposal.genome, digest=digest)
+        row = new_row(number, "search", "", recipe, digest, proposal.generation, proposal.genome)
         self.digests.setdefault(asked, number)
-        self.fresh[number] = recipe
         self.ledger.put([proposed_event(row, proposed(proposal))], [row])
         if twin is not None and twin in self.machine.scores:
-            del self.fresh[number]
             row = answered_like(row, self.ledger.row(twin))
             self._score(row, stopped=self.machine.stopped.get(twin), cached=True)
         return number
 
-    def _recipe(self, proposal: Proposal) -> tuple[Recipe, str]:
+    def _recipe(self, proposal: Proposal) -> tuple[Written, str]:
         first = len(self.search.baselines)
         return made_of(self.search.space, proposal, lambda t: Recipe.model_validate(self.ledger.row(first + t).recipe))
 
     def _job(self, number: int, task: Task) -> Job:
         row = self.ledger.row(number)
-        recipe = self.fresh.pop(number, None) or Recipe.model_validate(row.recipe)
         attempt = self.machine.open[number, task] + 1
         row = replace(row, attempts=attempt, state=_running(row))
         self.ledger.put([Event("candidate.started", {"number": number, "task": task, "attempt": attempt})], [row])
         self.submitted[number] = task
-        job = job_of(self.search, self.machine, row, recipe, task, self.judge.control)
+        job = job_of(self.search, self.machine, row, task, self.judge.control)
         if not self.memory.has(row):
             return job
         latest = self.ledger.answers_of(self.memory.subject(row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from evomerge.errors import Failure
 from evomerge.recipe.schema import Recipe
@@ -45,6 +45,7 @@ class Job:
 
     Attributes:
         number: the candidate's number in its run.
+        recipe: or its data, as they are stored: a controller has them at hand, and text travels fastest.
         items: eval set name → ids of the items to score.
         deadline_s: seconds after which the pool gives the job up as `timeout`.
         slopes: for optimizers that follow gradients, what to differentiate, one an objective.
@@ -53,7 +54,7 @@ class Job:
     """
 
     number: int
-    recipe: Recipe
+    recipe: Recipe | dict[str, Any]
     items: dict[str, tuple[str, ...]]
     deadline_s: float = 3600.0
     slopes: tuple[Slopes, ...] = ()

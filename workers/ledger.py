@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from evomerge.candidate import CandidateState, Genome
 from evomerge.errors import LeaseLostError, StoreError
-from evomerge.recipe.schema import Recipe
+from evomerge.recipe.written import Written
 from evomerge.run.state import RunMachine
 from evomerge.storage.blocks import AnswerBlock
 from evomerge.storage.store import CandidateKind, CandidateRow, Commit, Event, Lease, Store
@@ -142,16 +142,15 @@ def new_row(
     number: int,
     kind: CandidateKind,
     label: str,
-    recipe: Recipe,
+    recipe: Written,
+    digest: str,
     generation: int,
     genome: Genome,
-    *,
-    digest: str | None = None,
 ) -> CandidateRow:
     """A candidate that nobody has looked at yet."""
     return CandidateRow(
         number=number, kind=kind, label=label, state=CandidateState.PROPOSED, generation=generation, genome=genome,
-        digest=digest or recipe.digest, recipe=recipe.model_dump(mode="json", by_alias=True),
+        digest=digest, recipe=recipe,
     )  # fmt: skip
 
 

@@ -12,7 +12,9 @@ from typing import Any
 from sqlalchemy import BigInteger, DateTime, Dialect, Double, ForeignKey, Index, Integer, MetaData, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-_ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+from evomerge.recipe.written import Written, encode
+
+_EMPTY: dict[type, str] = {dict: "{}", list: "[]", tuple: "[]"}
 
 
 class Json(TypeDecorator[Any]):
@@ -22,7 +24,11 @@ class Json(TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else _ENCODE(value)
+        if value is None:
+            return None
+        if not value and type(value) in _EMPTY:  # much of a candidate is empty for long
+            return _EMPTY[type(value)]
+        return value.text if isinstance(value, Written) else encode(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)

@@ -54,7 +54,7 @@ class SimulatedPool:
     def _end(self, number: int, job: Job) -> JobResult:
         if self._rng.random() < self._failures:
             return JobResult(number, failure=Failure(FailureReason.OUT_OF_MEMORY, "simulated"))
-        return JobResult(number, self._answer(job.recipe, job.items), worker="simulated")
+        return JobResult(number, self._answer(Recipe.model_validate(job.recipe), job.items), worker="simulated")
 
     def cancel(self) -> None:
         """Nothing comes of what is running."""

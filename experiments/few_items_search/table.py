@@ -139,7 +139,7 @@ class TablePool:
 
     def submit(self, job: Job) -> None:
         """Answer a job; a merge that the table lacks is a bad recipe."""
-        name = name_of(job.recipe, self._table.stage)
+        name = name_of(Recipe.model_validate(job.recipe), self._table.stage)
         found: dict[str, Responses] = {}
         for skill, ids in job.items.items():
             split: Split = "search" if ids[0] in self._table.places["search"][skill] else "holdout"

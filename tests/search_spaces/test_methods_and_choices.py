@@ -13,6 +13,7 @@ from evomerge.merge.methods import METHODS
 from evomerge.merge.parameters import check
 from evomerge.optimizers import make as make_optimizer
 from evomerge.optimizers.domain import GeneKind, Problem
+from evomerge.recipe.written import written
 from search_spaces import SearchSpace
 
 METHODS_SPEC = {
@@ -175,10 +176,11 @@ def test_optimizers_of_mixed_genes_search_all_of_it(make: Any, name: str) -> Non
 
 
 @pytest.mark.parametrize("spec", [METHODS_SPEC, MIXED])
-def test_the_digest_of_choices_and_orders_is_that_of_the_recipe(make: Any, spec: Any) -> None:
+def test_what_is_made_of_choices_and_orders_is_the_recipe(make: Any, spec: Any) -> None:
     space = make(spec, "abc" if "order" in spec else "ab")
     rng = np.random.default_rng(0)
     for genome in rng.random((30, space.dim)).tolist():
-        recipe, digest = space.made(tuple(genome))
+        document, digest = space.made(tuple(genome))
+        recipe = space.recipe(tuple(genome))
 
-        assert digest == recipe.digest
+        assert (document, document.text, digest) == (written(recipe), written(recipe).text, recipe.digest)

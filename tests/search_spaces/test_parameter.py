@@ -11,6 +11,7 @@ from evomerge.merge.methods import METHODS
 from evomerge.merge.parameters import check, resolve
 from evomerge.models.architecture import Architecture
 from evomerge.recipe.schema import Merge, Rule
+from evomerge.recipe.written import written
 from search_spaces import KINDS, SearchSpace
 from search_spaces.testing import SearchSpaceContract, genomes
 
@@ -40,6 +41,7 @@ SPECS: dict[str, tuple[dict[str, Any], str]] = {
         },
         "ab",
     ),
+    "many knots": ({"knots": 10, "roles": ROLES, "density": [0.1, 0.9], "method": "ties"}, "abc"),
     "whole numbers": ({"method": "karcher", "search": {"max_iter": [2, 6]}}, "ab"),
     "many whole numbers": ({"method": "cabs", "search": {"group": [32, 512]}}, "ab"),
     "order": ({"method": "wma", "order": True}, "abcd"),
@@ -103,11 +105,13 @@ def test_every_recipe_is_one_that_its_method_takes(make: Any, name: str, data: s
 @pytest.mark.parametrize("name", SPECS)
 @settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_the_digest_is_that_of_the_recipe(make: Any, name: str, data: st.DataObject) -> None:
+def test_what_is_made_from_pieces_is_the_recipe(make: Any, name: str, data: st.DataObject) -> None:
     space = make(*SPECS[name])
-    recipe, digest = space.made(data.draw(genomes(space.dim)))
+    genome = data.draw(genomes(space.dim))
+    document, digest = space.made(genome)
+    recipe = space.recipe(genome)
 
-    assert digest == recipe.digest
+    assert (document, document.text, digest) == (written(recipe), written(recipe).text, recipe.digest)
 
 
 def test_each_gene_reaches_its_tensors_and_no_other(make: Any, architecture: Architecture) -> None:
