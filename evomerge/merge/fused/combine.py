@@ -139,7 +139,7 @@ def combined_rows(plan: Plan, work: TensorWork) -> CombinedRows | None:
 
 def coefficients_of(plan: Plan, work: TensorWork, steps: Callable[[Span], Iterable[Span]]) -> Mapping[str, float]:
     """What the method measures of a tensor."""
-    from evomerge.merge.fused import vectors
+    from evomerge.merge.fused import grams
 
     of = plan.method.combination
     assert of is not None, "asked of combinations only"
@@ -147,7 +147,11 @@ def coefficients_of(plan: Plan, work: TensorWork, steps: Callable[[Span], Iterab
     gram = Gram(len(rows.names))
     for begin, end in steps((0, work.base.numel())):
         at, base_at = rows.at(begin, end)
-        vectors.gram(at, base_at, rows.from_base, end - begin, begin % LANES, gram.lanes)
+        if len(at) <= grams.MOST:
+            base = base_at if rows.from_base else None
+            grams.gram(tuple(at), base, end - begin, begin % LANES, gram.lanes)
+        else:
+            grams.gram_of_many(at, base_at, rows.from_base, end - begin, begin % LANES, gram.lanes)
     products = gram.products
     if not np.isfinite(products).all():  # finite bfloat16 entries have finite products
         look(work, 0, work.base.numel())

@@ -1,10 +1,10 @@
-"""Compiled loops for combinations of whole tensors: their inner products, and the sum, each in one pass.
+"""Compiled loops for combinations of whole tensors: the sum, and inner products of rows; see `grams` for whole ones.
 
 As in `kernels`, every operation is that of the torch path, in its order. Vectors are given by their addresses, so that
 resident ones are read where they lie.
 """
 
-# K vectors, T entries of a tile, P pairs, L lanes
+# K vectors, T entries of a tile
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ import numpy as np
 from numba import carray
 
 from evomerge.merge.fused.kernels import F0, HALF, ONE, TILE, U16, compiled, entries_at, wide_of
-from evomerge.merge.primitives.gram import LANES, ROW_LANES
+from evomerge.merge.primitives.gram import ROW_LANES
 
-_UNROLLED = 4
-_GRAM_TILE = _UNROLLED * LANES
 _EXPONENT = np.uint16(0x7F80)
 
 
@@ -126,52 +124,6 @@ def _combination(
             out[i] = rounded
             worst = max(worst, np.uint16(rounded & _EXPONENT))
     return worst
-
-
-@compiled
-def gram(
-    at_K: Any, base_at: Any, from_base: bool, size: int, skipped: int, lanes_PL: Any
-) -> None:  # pragma: no cover  # compiled
-    """Add the entries' products to the lanes of every pair, as `primitives.gram.Gram`.
-
-    Args:
-        size: number of entries.
-        skipped: the lane of the first.
-    """
-    base_N = carray(entries_at(base_at), size)
-    wide_KT = np.empty((len(at_K), _GRAM_TILE), np.float64)
-    begin = 0
-    while begin < size:
-        first = (skipped + begin) % LANES
-        number = min(_GRAM_TILE - first, size - begin)
-        for k in range(len(at_K)):
-            raw, wide = carray(entries_at(at_K[k]), size)[begin : begin + number], wide_KT[k]
-            if from_base:
-                raw_base = base_N[begin : begin + number]
-                for i in range(number):
-                    wide[i] = np.float64(wide_of(raw[i]) - wide_of(raw_base[i]))
-            else:
-                for i in range(number):
-                    wide[i] = np.float64(wide_of(raw[i]))
-        pair = 0
-        for j in range(len(at_K)):
-            for k in range(j + 1):
-                _add_products(wide_KT[j], wide_KT[k], number, first, lanes_PL[pair])
-                pair += 1
-        begin += number
-
-
-@compiled
-def _add_products(a_T: Any, b_T: Any, number: int, first: int, lanes: Any) -> None:  # pragma: no cover  # compiled
-    if number == _GRAM_TILE:
-        for lane in range(LANES):
-            sum_ = lanes[lane] + a_T[lane] * b_T[lane]
-            sum_ += a_T[LANES + lane] * b_T[LANES + lane]
-            sum_ += a_T[2 * LANES + lane] * b_T[2 * LANES + lane]
-            lanes[lane] = sum_ + a_T[3 * LANES + lane] * b_T[3 * LANES + lane]
-    else:
-        for i in range(number):
-            lanes[(first + i) % LANES] += a_T[i] * b_T[i]
 
 
 @compiled
