@@ -20,7 +20,7 @@ from evomerge.merge.fused.takeover import takes_over
 from evomerge.merge.method import Block, Blocks
 from evomerge.merge.plan import Plan, TensorJob, columns_of
 from evomerge.models.factors import Factors
-from evomerge.models.finite import are_finite, check_finite, is_finite
+from evomerge.models.finite import check_finite, is_finite
 from evomerge.models.weights import Place
 
 BLOCK = 1 << 17
@@ -33,17 +33,17 @@ DEVICE_BLOCK = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A tensor in a file that nobody has looked at for NaN and infinity: every block is, while it is in the cache.
+    """A tensor that nobody has looked at for NaN and infinity: every block is, while it is in the cache.
 
     Attributes:
         name: as the file's owner calls it, for an error.
         whose: "source 'math' (/models/math)", likewise; None for what may hold anything (a buffer).
-        place: where its bytes lie.
+        place: where its bytes lie in a file, to be read from there; None: they are in memory.
     """
 
     name: str
     whose: str | None
-    place: Place
+    place: Place | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,39 +95,39 @@ def _stored(tensor: Tensor, begin: int, end: int, fresh: Fresh | None) -> Tensor
     if fresh is None:
         return tensor.view(-1)[begin:end]
     item = tensor.element_size()
-    part = _buffer((end - begin) * item)
-    fresh.place.read(begin * item, part.numpy().data)
-    entries = part.view(tensor.dtype)
+    if fresh.place is None:
+        entries = tensor.view(-1)[begin:end]
+    else:
+        part = _buffer((end - begin) * item)
+        fresh.place.read(begin * item, part.numpy().data)
+        entries = part.view(tensor.dtype)
     if fresh.whose is not None and not is_finite(entries):
         check_finite(tensor, fresh.name, fresh.whose)
     return entries
 
 
 def _held(plan: Plan, work: TensorWork) -> TensorWork:
-    """A tensor that is read more than once: in memory of this thread, if it is small and not there yet; θ0 stays where
-    it is if nobody reads it."""
+    """A tensor that is read more than once: in memory of this thread, if it is small and not there yet, and still fresh;
+    θ0 stays where it is if nobody reads it."""
     base_fresh = work.fresh if _needs_base(plan, work) else None
     parts = [(work.base, base_fresh), *((operand.tensor, operand.fresh) for operand in work.operands.values())]
-    sizes = [fresh.place.length for _, fresh in parts if fresh is not None]
+    sizes = [fresh.place.length for _, fresh in parts if fresh is not None and fresh.place is not None]
     if not sizes or sum(sizes) > HELD_BYTES:
         return work
     free = memory("held", sum(sizes) + 64 * len(sizes), np.uint8)
 
-    def taken(tensor: Tensor, fresh: Fresh | None) -> Tensor:
+    def taken(tensor: Tensor, fresh: Fresh | None) -> tuple[Tensor, Fresh | None]:
         nonlocal free
-        if fresh is None:
-            return tensor
+        if fresh is None or fresh.place is None:
+            return tensor, fresh
         number = fresh.place.length
         part, free = free[:number], free[-(-number // 64) * 64 :]
         fresh.place.read(0, part.data)
-        found = torch.from_numpy(part).view(tensor.dtype).view(tensor.shape)
-        if fresh.whose is not None and not are_finite(part, tensor.dtype):
-            check_finite(tensor, fresh.name, fresh.whose)
-        return found
+        return torch.from_numpy(part).view(tensor.dtype).view(tensor.shape), Fresh(fresh.name, fresh.whose, None)
 
-    operands = {s: replace(o, tensor=taken(o.tensor, o.fresh), fresh=None) for s, o in work.operands.items()}
-    base = taken(work.base, base_fresh)
-    return replace(work, base=base, operands=operands, fresh=None if base_fresh is not None else work.fresh)
+    operands = {s: Operand(o.kind, *taken(o.tensor, o.fresh)) for s, o in work.operands.items()}
+    base, fresh = taken(work.base, base_fresh)
+    return replace(work, base=base, operands=operands, fresh=fresh if base_fresh is not None else work.fresh)
 
 
 def _buffer(num_bytes: int) -> Tensor:
@@ -376,7 +376,7 @@ def _copied(
 ) -> Iterator[tuple[int, Tensor]]:
     for begin, end in _steps(span, device):
         piece = place(begin, end)
-        if fresh is not None and device.type == "cpu" and piece.dtype == tensor.dtype:
+        if fresh is not None and fresh.place is not None and device.type == "cpu" and piece.dtype == tensor.dtype:
             fresh.place.read(begin * piece.element_size(), piece.view(torch.uint8).numpy().data)
             if fresh.whose is not None and not is_finite(piece):
                 check_finite(tensor, fresh.name, fresh.whose)

@@ -29,6 +29,7 @@ class _Vectors:
         needs_base = self.from_base or any(name not in work.operands for name in self.names)
         tensors = [(operand.tensor, operand.fresh) for operand in work.operands.values()]
         self._rows = Rows([*tensors, (work.base, work.fresh)] if needs_base else tensors)
+        self.in_memory = self._rows.in_memory
         places = {name: place for place, name in enumerate(work.operands)}
         self._base = len(places) if needs_base else 0
         self._places = np.array([places.get(name, self._base) for name in self.names])
@@ -145,7 +146,8 @@ def coefficients_of(plan: Plan, work: TensorWork, steps: Callable[[Span], Iterab
     assert of is not None, "asked of combinations only"
     rows = _Vectors(of, work)
     gram = Gram(len(rows.names))
-    for begin, end in steps((0, work.base.numel())):
+    whole = (0, work.base.numel())
+    for begin, end in [whole] if rows.in_memory else steps(whole):
         at, base_at = rows.at(begin, end)
         if len(at) <= grams.MOST:
             base = base_at if rows.from_base else None

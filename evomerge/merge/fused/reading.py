@@ -15,6 +15,7 @@ from evomerge.models.finite import check_finite
 
 if TYPE_CHECKING:
     from evomerge.merge.blocks import Fresh, TensorWork
+    from evomerge.models.weights import Place
 
 Raw = npt.NDArray[np.uint16]
 Addresses = npt.NDArray[np.uint64]
@@ -53,7 +54,7 @@ def address(row: npt.NDArray[Any]) -> int:
 def stored(tensor: Tensor, fresh: Fresh | None, begin: int, end: int, name: str) -> Raw:
     """Entries where they lie; fresh ones in memory of this thread that the next call of this name uses again. Nobody
     has looked at those for NaN."""
-    if fresh is None:
+    if fresh is None or fresh.place is None:
         return bits_of(tensor.view(-1)[begin:end])
     row: Raw = memory(f"row of {name}", end - begin, np.uint16)
     fresh.place.read(2 * begin, row.data.cast("B"))
@@ -66,16 +67,20 @@ class Rows:
 
     Args:
         tensors: each with where it lies, if that is a file.
+
+    Attributes:
+        in_memory: whether none is read from a file.
     """
 
     def __init__(self, tensors: Sequence[tuple[Tensor, Fresh | None]]) -> None:
         from evomerge.merge.fused import files
 
         self._files, self._tensors = files, tensors
-        handles = [-1 if fresh is None else fresh.place.handle for _, fresh in tensors]
-        starts = [tensor.data_ptr() if fresh is None else fresh.place.offset for tensor, fresh in tensors]
+        places = [None if fresh is None else fresh.place for _, fresh in tensors]
+        handles = [-1 if place is None else place.handle for place in places]
+        starts = [t.data_ptr() if place is None else place.offset for (t, _), place in zip(tensors, places, strict=True)]
         self._handles, self._starts = np.array(handles, np.int32), np.array(starts, np.int64)
-        self._in_files = any(fresh is not None for _, fresh in tensors)
+        self.in_memory = all(place is None for place in places)
 
     def at(self, begin: int, end: int) -> Addresses:
         """Where the entries of every tensor lie: [K]; until this thread asks for the next.
@@ -83,10 +88,12 @@ class Rows:
         Raises:
             CheckpointError: a file has become shorter.
         """
+        if self.in_memory:
+            return (self._starts + 2 * begin).view(np.uint64)
         found = np.empty(len(self._tensors), np.uint64)
         line = self._files.LINE
         stride = -(-2 * (end - begin) // line) * line
-        room, room_at = _room(stride * len(self._tensors) if self._in_files else 0)
+        room, room_at = _room(stride * len(self._tensors))
         if self._files.rows(self._handles, self._starts, begin, end - begin, room_at, found) != self._files.WHOLE:
             self._one_by_one(begin, end, room, stride, found, room_at)
         return found
@@ -94,21 +101,21 @@ class Rows:
     def _one_by_one(self, begin: int, end: int, room: Bytes, stride: int, at: Addresses, room_at: int) -> None:
         """The same again, where something came between; what is wrong with a file is said."""
         for k, (tensor, fresh) in enumerate(self._tensors):
-            if fresh is None:
+            if fresh is None or fresh.place is None:
                 at[k] = tensor.data_ptr() + 2 * begin
             else:
                 fresh.place.read(2 * begin, room[k * stride : k * stride + 2 * (end - begin)].data)
                 at[k] = room_at + k * stride
 
 
-def chunks(fresh: Fresh, at: npt.NDArray[np.int64], length: int) -> Raw:
+def chunks(place: Place, at: npt.NDArray[np.int64], length: int) -> Raw:
     """Chunks of a tensor's entries that begin at given ones, one after the other."""
     from evomerge.merge.fused import files
 
     taken = np.empty((len(at), length), np.uint16)
-    if not files.chunks(np.int32(fresh.place.handle), fresh.place.offset, at, length, address(taken)):
+    if not files.chunks(np.int32(place.handle), place.offset, at, length, address(taken)):
         for row, begin in zip(taken, at.tolist(), strict=True):
-            fresh.place.read(2 * begin, row.data.cast("B"))
+            place.read(2 * begin, row.data.cast("B"))
     return taken.reshape(-1)
 
 

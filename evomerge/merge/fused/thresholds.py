@@ -247,6 +247,6 @@ def _chunks(
     tensor: Tensor, fresh: Fresh | None, at: npt.NDArray[np.int64], length: int
 ) -> tuple[Raw, npt.NDArray[np.int64]]:
     """Bits, and where among them each chunk begins: what is in memory stays where it is."""
-    if fresh is None:
+    if fresh is None or fresh.place is None:
         return bits_of(tensor.view(-1)), at
-    return chunks(fresh, at, length), np.arange(len(at)) * length
+    return chunks(fresh.place, at, length), np.arange(len(at)) * length
