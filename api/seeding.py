@@ -77,9 +77,14 @@ def _over(spec: RunSpec, recipe: Recipe, registry: Registry, what: str) -> Recip
 
 def _renamed(recipe: Recipe, names: Mapping[str, str]) -> dict[str, Any]:
     data = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
-    for mapping in (data, data["merge"]):
+    carry, path = data.get("carry", {"sources": {}}), data.get("path", {"layers": []})
+    for mapping in (data, data["merge"], carry):
         mapping["sources"] = {names[name]: value for name, value in mapping["sources"].items()}
-    for rule in data["merge"]["rules"]:
-        if "source" in rule:
-            rule["source"] = names[rule["source"]]
+    if "align" in data:
+        data["align"] = {names[name]: how for name, how in data["align"].items()}
+    said = [(rule, "source") for rule in data["merge"]["rules"]] + [(hop, "model") for hop in path["layers"]]
+    said += [(rule, "model") for rule in data.get("tokens", {}).values()]
+    for mapping, key in (*said, (carry, "host"), (path, "host"), (data, "tokenizer")):
+        if key in mapping:
+            mapping[key] = names.get(mapping[key], mapping[key])
     return data

@@ -16,6 +16,7 @@ from api.problems import FieldError, Problem, at, field_error, invalid, pointer
 from api.schemas import Checked
 from evomerge.errors import EvomergeError, InvalidInputError
 from evomerge.recipe.schema import WrongFieldError
+from evomerge.recipe.shared import Shared
 from evomerge.recipe.text import load_yaml
 from evomerge.run.spec import RunSpec
 from fitness.items import EvalSet, Split, load_eval_set
@@ -150,7 +151,8 @@ def _deciding(place: str) -> Iterator[None]:
 def _pointer_of(field: str) -> str | None:
     """A pointer for an error's dotted path, when that is a path into the spec (`objectives.0.metric`)."""
     path = field.split(".")
-    return pointer(path) if path[0] in RunSpec.model_fields and len(path) > 1 else None
+    known = path[0] in RunSpec.model_fields and (len(path) > 1 or path[0] in Shared.model_fields)
+    return pointer(path) if known else None
 
 
 def _aliases(spec: RunSpec, registry: Registry, errors: list[FieldError]) -> None:
@@ -199,19 +201,28 @@ def _wanted(spec: RunSpec, registry: Registry, errors: list[FieldError], *, allo
 
 def _sources(spec: RunSpec, registry: Registry, errors: list[FieldError]) -> None:
     """Whether every source fits the base: names and shapes, no weights. Recipes as sources are merged later."""
+    from evomerge.merge.align.names import open_named_source
     from evomerge.models.checkpoint import open_checkpoint
     from evomerge.models.source import open_source
+    from evomerge.recipe.align import AlignByNames
+    from workers.setup import pinned_models
 
     place = registry.model(spec.models.base)
     if not place.is_dir():
         return
     with _deciding("/models/base"):
         base = open_checkpoint(place)
+        align = pinned_models(spec, registry, check_hashes=False).align or {}
+    own_rows = spec.tokenizer != "same"
     try:
         for name, alias in spec.models.sources.items():
             with _placed(pointer(["models", "sources", name]), errors):
-                if registry.model(alias).is_dir():
-                    open_source(name, registry.model(alias), base).close()
+                if not (source := registry.model(alias)).is_dir():
+                    continue
+                if isinstance(how := align.get(name), AlignByNames):
+                    open_named_source(name, source, base, how, own_vocabulary=own_rows).close()
+                else:
+                    open_source(name, source, base, own_vocabulary=own_rows).close()
     finally:
         base.close()
 

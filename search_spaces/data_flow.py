@@ -188,7 +188,12 @@ class DataFlowSpace:
 def unmerged(setting: Setting) -> Recipe:
     """The models of a search, before a path takes its way through them."""
     return Recipe(
-        base=setting.base, sources=dict(setting.sources), merge=NO_MERGE, dtype=setting.dtype, seed=setting.seed
+        base=setting.base,
+        sources=dict(setting.sources),
+        merge=NO_MERGE,
+        dtype=setting.dtype,
+        seed=setting.seed,
+        **setting.shared,
     )
 
 

@@ -16,6 +16,7 @@ from search_spaces.data_flow import DataFlowSpec, data_flow_space
 from search_spaces.hybrid import HybridSpec, hybrid_space
 from search_spaces.lineage import LineageSpec, lineage_space
 from search_spaces.parameter import ParameterSpec, parameter_space
+from search_spaces.room import check_room
 from search_spaces.setting import Setting
 from search_spaces.space import SearchSpace
 
@@ -70,6 +71,7 @@ def make_space(
     calibration: Calibration | None = None,
     tensors: Mapping[str, TensorInfo] | None = None,
     cache: Path | None = None,
+    shared: Mapping[str, Any] | None = None,
 ) -> SearchSpace:
     """The search space that a run asks for.
 
@@ -81,16 +83,30 @@ def make_space(
         calibration: goes into every recipe; methods that read statistics of the models need it.
         tensors: of the base, by name; spaces that look into tensors need them.
         cache: a folder for what is read of the models once.
+        shared: what every recipe says beside models and merge (`evomerge.recipe.shared.shared_fields`).
 
     Raises:
-        InvalidInputError: the spec asks for something that is not there; `field` begins with `space`.
+        InvalidInputError: the spec asks for something that is not there; `field` begins with `space`, or is the one of
+            `shared` that such a space has no room for.
     """
-    setting = Setting(base, dict(sorted(sources.items())), architecture, dtype, seed, calibration, tensors or {}, cache)
+    setting = Setting(
+        base=base,
+        sources=dict(sorted(sources.items())),
+        architecture=architecture,
+        dtype=dtype,
+        seed=seed,
+        calibration=calibration,
+        tensors=tensors or {},
+        cache=cache,
+        shared=shared or {},
+    )
     kind = spec.get("kind", "parameter")
     if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidInputError("space.kind", kind, f"one of {', '.join(KINDS)}")
     try:
-        return KINDS[kind].make(spec, setting)
+        space = KINDS[kind].make(spec, setting)
     except InvalidInputError as error:
         field = "space" if error.field == "document" else f"space.{error.field}"
         raise InvalidInputError(field, error.value, error.allowed) from error
+    check_room(space, setting)
+    return space

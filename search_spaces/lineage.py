@@ -203,6 +203,7 @@ class CrossingSpace:
             merge=Merge(method="linear"),
             dtype=setting.dtype,
             seed=setting.seed,
+            **setting.shared,
         )
 
     def _said(self, individual: Individual) -> Recipe:
@@ -228,4 +229,4 @@ class CrossingSpace:
 def _meaning(recipe: Recipe) -> dict[str, object]:
     """What recipes of one space share; models count by their content, wherever they lie."""
     models = {name: ref.sha256 or ref.location for name, ref in {"base": recipe.base, **recipe.sources}.items()}
-    return {"sources": models, "dtype": recipe.dtype, "seed": recipe.seed}
+    return {"sources": models, "dtype": recipe.dtype, "seed": recipe.seed, "align": recipe.canonical().get("align")}

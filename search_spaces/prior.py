@@ -36,7 +36,7 @@ def with_steps(genes: Sequence[Gene], setting: Setting) -> tuple[Gene, ...]:
     Raises:
         CheckpointError, ArchitectureError, NonFiniteError: the models cannot be read, do not fit together or hold NaN.
     """
-    norms = task_vector_norms(setting.base, setting.sources, setting.cache)
+    norms = task_vector_norms(setting.base, setting.sources, setting.cache, setting.shared)
     sizes = {gene.name: relative_size(gene, norms, setting) for gene in genes if gene.parameter == "weight"}
     logs = [math.log(size) for size in sizes.values() if size]
     mean = math.exp(math.fsum(logs) / len(logs)) if logs else 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import TensorInfo
@@ -22,6 +23,7 @@ class Setting:
         calibration: what methods that read statistics of the models may look at.
         tensors: of the base, by name.
         cache: a folder for what is read of the models once; None keeps nothing.
+        shared: what every recipe says beside models and merge (`evomerge.recipe.shared.shared_fields`).
     """
 
     base: ModelRef
@@ -32,3 +34,4 @@ class Setting:
     calibration: Calibration | None = None
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
     cache: Path | None = None
+    shared: Mapping[str, Any] = field(default_factory=dict)

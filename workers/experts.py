@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from evomerge.errors import Failure, FailureReason, NonFiniteError
 from evomerge.merge.resident import Resident
-from evomerge.recipe.schema import Merge, ModelRef, Recipe
+from evomerge.recipe.carry import Carry
+from evomerge.recipe.schema import Merge, ModelRef, Parameters, Recipe
+from evomerge.recipe.shared import keeps_vocabulary, shared_fields
 from fitness.evaluator import Reference
 from fitness.items import EvalSet, Item
 from fitness.label_free import owner
@@ -15,10 +17,28 @@ from fitness.scorer import ItemScorer
 
 
 def alone(recipe: Recipe, name: str, ref: ModelRef) -> Recipe:
-    """One source as it is, aligned as the recipe says."""
+    """One source (or, under another name, the base) as it is, aligned, and with what it carries, as the recipe says.
+
+    In a vocabulary other than the base's the other sources stay, with weight 0: rows of tokens that this one lacks may
+    be theirs.
+    """
+    if not keeps_vocabulary(shared_fields(recipe)):
+        return recipe.model_copy(update={"merge": _one_of(recipe, name), "calibration": None})
     only = {"sources": {name: ref}, "merge": Merge(method="passthrough"), "calibration": None}
     aligned = {n: how for n, how in (recipe.align or {}).items() if n == name} or None
-    return recipe.model_copy(update=only | {"align": aligned})
+    return recipe.model_copy(update=only | {"align": aligned, "carry": _carry_of(recipe, name)})
+
+
+def _one_of(recipe: Recipe, name: str) -> Merge:
+    weights: dict[str, Parameters] = {source: {"weight": float(source == name)} for source in recipe.sources}
+    return Merge(method="linear" if name in recipe.sources else "task_arithmetic", sources=weights)
+
+
+def _carry_of(recipe: Recipe, name: str) -> Carry | None:
+    if recipe.carry is None or name not in recipe.carry.sources:
+        return None
+    host = name if recipe.carry.host == name else None
+    return Carry(host=host, sources={name: recipe.carry.sources[name]})
 
 
 def references(

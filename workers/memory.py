@@ -15,6 +15,7 @@ from pathlib import Path
 from evomerge.merge.methods import method_of
 from evomerge.models.content import content_hash
 from evomerge.recipe.schema import Recipe
+from evomerge.recipe.shared import VOCABULARY, keeps_vocabulary, shared_fields
 from evomerge.storage.blocks import AnswerBlock, together
 from evomerge.storage.store import CandidateRow, Store
 from fitness.evaluator import Responses
@@ -51,6 +52,7 @@ def evaluator_of(worker: WorkerSpec, device: str, metrics: Sequence[str]) -> Eva
     if any(metric(name).expert for name in metrics):  # answers are compared with those of the run's sources
         sources = {name: ref.sha256 or ref.location for name, ref in worker.recipe.sources.items()}
         settings.append(("experts", json.dumps(sources, sort_keys=True)))
+    settings += _reading(worker.recipe)
     hashes = Path(worker.cache) / "hashes" if worker.cache else None
     for name, judge in worker.judges.items():
         if name in metrics:
@@ -64,6 +66,16 @@ def evaluator_of(worker: WorkerSpec, device: str, metrics: Sequence[str]) -> Eva
     )
 
 
+def _reading(recipe: Recipe) -> list[tuple[str, str]]:
+    """Whose tokens the models of a run read, where these are not the base's."""
+    host = None if recipe.carry is None else recipe.carry.host
+    said = {name: value for name, value in shared_fields(recipe).items() if name in VOCABULARY}
+    if host is None and keeps_vocabulary(said):
+        return []
+    models = {name: ref.sha256 or ref.location for name, ref in recipe.sources.items()}
+    return [("vocabulary", json.dumps({**said, "host": host, "models": models}, sort_keys=True))]
+
+
 def subject_of(recipe: Recipe) -> str:
     """Whose answers those of a baseline are: the recipe's digest without what does not matter in it.
 
@@ -72,6 +84,7 @@ def subject_of(recipe: Recipe) -> str:
     method = method_of(recipe.merge)
     plain: dict[str, object] = {} if method.stochastic else {"seed": 0}
     plain |= {} if method.requires else {"calibration": None}
+    plain |= {"carry": None, "chat_template": None}  # workers ask the language model, in the items' own words
     if recipe.merge.method == "passthrough" and len(recipe.sources) == 1:
         ((name, ref),) = recipe.sources.items()
         aligned = (recipe.align or {}).get(name)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from evomerge.candidate import Genome
 from evomerge.errors import InvalidInputError
+from evomerge.merge.carried import with_carried
 from evomerge.merge.methods import METHODS
 from evomerge.merge.resolve import pin
 from evomerge.models.adapter import is_adapter
-from evomerge.models.architecture import architecture_of
-from evomerge.models.checkpoint import open_checkpoint
+from evomerge.models.architecture import Architecture, architecture_of
+from evomerge.models.checkpoint import Checkpoint, open_checkpoint
 from evomerge.optimizers import OPTIMIZERS, make
 from evomerge.optimizers.domain import Problem
 from evomerge.optimizers.optimizer import Optimizer, mixes_sources, uses_gradients, uses_items
 from evomerge.recipe.calibration import Calibration, FileRef
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
+from evomerge.recipe.shared import shared_fields
 from evomerge.run.spec import RunSpec
 from evomerge.seeds import derive
 from fitness.items import EvalSet, load_eval_set
@@ -110,6 +113,7 @@ def pinned_models(
         calibration=_calibration(spec, registry),
         dtype=spec.dtype,
         seed=spec.seed,
+        **_shared(spec, registry),
     )
     return pin(recipe, Path("/"), hashes) if check_hashes else recipe
 
@@ -142,6 +146,22 @@ def _calibration(spec: RunSpec, registry: Registry) -> Calibration | None:
     return asked.model_copy(update={"items": items, "sources": sources})
 
 
+def _shared(spec: RunSpec, registry: Registry) -> dict[str, Any]:
+    """What the spec says for all recipes alike, with the files of the eval sets that alignments read.
+
+    Raises:
+        InvalidInputError: an unknown eval set.
+    """
+    said = shared_fields(spec)
+    for name, how in said.get("align", {}).items():
+        if (items := how.get("items")) is not None:
+            try:
+                items["location"] = str(registry.eval_set(items["location"]))
+            except InvalidInputError as error:
+                raise InvalidInputError(f"align.{name}.items.location", error.value, error.allowed) from error
+    return said
+
+
 def space_of(spec: RunSpec, recipe: Recipe, cache: Path | None = None) -> SearchSpace:
     """The search space over a recipe's models.
 
@@ -149,11 +169,14 @@ def space_of(spec: RunSpec, recipe: Recipe, cache: Path | None = None) -> Search
         cache: a folder for what the space reads of the models once.
 
     Raises:
-        InvalidInputError: the space is not valid, or its method needs of the models or of the items what they lack.
+        InvalidInputError: the space is not valid, or its method needs of the models or of the items what they lack; an
+            adapter is to be aligned; a source has nothing to carry over.
+        ArchitectureError: a host's language model is not the base's.
     """
     _check_adapters(spec, recipe)
     base = open_checkpoint(Path(recipe.base.location))
     architecture = architecture_of(base.config, base.tensors)
+    _check_shared(recipe, base, architecture)
     return make_space(
         spec.space,
         base=recipe.base,
@@ -164,6 +187,7 @@ def space_of(spec: RunSpec, recipe: Recipe, cache: Path | None = None) -> Search
         calibration=recipe.calibration,
         tensors=base.tensors,
         cache=cache,
+        shared=shared_fields(recipe),
     )
 
 
@@ -191,6 +215,16 @@ def _check_adapters(spec: RunSpec, recipe: Recipe) -> None:
         if not is_adapter(Path(ref.location)):
             allowed = f"a LoRA adapter: {factored[0]} works on LoRA factors"
             raise InvalidInputError(f"models.sources.{name}", spec.models.sources[name], allowed)
+
+
+def _check_shared(recipe: Recipe, base: Checkpoint, architecture: Architecture) -> None:
+    """No adapter is aligned, and what is carried over is there. Sources that are recipes show it when built."""
+    places = {name: Path(ref.location) for name, ref in recipe.sources.items()}
+    for name, how in (recipe.align or {}).items():
+        if places[name].is_dir() and is_adapter(places[name]):
+            raise InvalidInputError(f"align.{name}", how.method, "none: an adapter has the units of its base")
+    if recipe.carry is not None and all(places[name].is_dir() for name in recipe.carry.sources):
+        with_carried(recipe, base, architecture, places)[0].close()
 
 
 def optimizer_of(spec: RunSpec, space: SearchSpace) -> Optimizer:

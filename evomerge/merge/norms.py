@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from evomerge.merge.plan import Plan, plan
 from evomerge.merge.primitives.gram import Gram
 from evomerge.merge.resolve import pin
 from evomerge.recipe.schema import Merge, ModelRef, Recipe
+from evomerge.recipe.shared import VOCABULARY
 
 Norms = Mapping[str, tuple[float, Mapping[str, float]]]
 """Tensor → ‖θ0‖², and source → ‖δ‖²; of tensors that are merged."""
@@ -28,7 +30,12 @@ _VERSION = 1
 _CPU = torch.device("cpu")
 
 
-def task_vector_norms(base: ModelRef, sources: Mapping[str, ModelRef], cache: Path | None = None) -> Norms:
+def task_vector_norms(
+    base: ModelRef,
+    sources: Mapping[str, ModelRef],
+    cache: Path | None = None,
+    shared: Mapping[str, Any] | None = None,
+) -> Norms:
     """Squared norms of every tensor that is merged, in one pass over the models, block by block.
 
     Sums are in float64 in one fixed order: the same on every machine with the same models.
@@ -36,14 +43,16 @@ def task_vector_norms(base: ModelRef, sources: Mapping[str, ModelRef], cache: Pa
     Args:
         base, sources: with absolute locations.
         cache: a directory that keeps the numbers under the models' content hashes; None reads the models every time.
+        shared: what the recipes in question say of how sources are aligned and rows matched
+            (`evomerge.recipe.shared.shared_fields`).
 
     Raises:
         CheckpointError, ArchitectureError, NonFiniteError: the models cannot be read, do not fit together or hold NaN.
         InvalidInputError: a source is a recipe.
     """
-    recipe = Recipe(base=base, sources=dict(sources), merge=Merge(method="task_arithmetic"))
+    recipe = Recipe(base=base, sources=dict(sources), merge=Merge(method="task_arithmetic"), **(shared or {}))
     if cache is None:
-        return _measure(recipe)
+        return _measure(recipe, None)
     if any(ref.sha256 is None for ref in (base, *sources.values())):
         recipe = pin(recipe, Path("/"))
     path = cache / f"norms-v{_VERSION}-{_digest(recipe)}.json"
@@ -52,7 +61,7 @@ def task_vector_norms(base: ModelRef, sources: Mapping[str, ModelRef], cache: Pa
         with exclusive(path.with_suffix(".lock")):
             if not path.exists():
                 part = path.with_suffix(".part")
-                part.write_text(json.dumps(_measure(recipe)), encoding="utf-8")
+                part.write_text(json.dumps(_measure(recipe, cache)), encoding="utf-8")
                 part.replace(path)
             found: Norms = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -62,11 +71,14 @@ def task_vector_norms(base: ModelRef, sources: Mapping[str, ModelRef], cache: Pa
 
 def _digest(recipe: Recipe) -> str:
     models = [recipe.base.sha256, *((name, ref.sha256) for name, ref in recipe.sources.items())]
-    return hashlib.sha256(json.dumps([_VERSION, models]).encode()).hexdigest()
+    canonical = recipe.canonical()
+    how = {name: canonical[name] for name in ("align", *VOCABULARY) if name in canonical}
+    said = [] if how == {"tokenizer": "base"} else [how]
+    return hashlib.sha256(json.dumps([_VERSION, models, *said], sort_keys=True).encode()).hexdigest()
 
 
-def _measure(recipe: Recipe) -> Norms:
-    with open_inputs(recipe, Path("/"), _refuse) as inputs:
+def _measure(recipe: Recipe, cache: Path | None) -> Norms:
+    with open_inputs(recipe, Path("/"), _refuse, cache) as inputs:
         todo = plan(recipe, inputs.base.tensors, inputs.architecture, inputs.changed)
         works = (work for work in inputs.works(todo) if not work.job.buffer)
         with one_thread_a_kernel(), kept_memory(), ThreadPoolExecutor(usable_cores(), "norms") as pool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from evomerge.errors import ArchitectureError, InvalidInputError
 from evomerge.merge.blocks import Operand, TensorWork, measure_model, merge_into
@@ -34,14 +34,17 @@ from evomerge.merge.inputs import open_inputs
 from evomerge.merge.plan import DTYPES, Plan, TensorJob, plan
 from evomerge.merge.projection import Projection
 from evomerge.merge.resolve import pin
+from evomerge.merge.sidecar import of_vocabulary, write_tokenizer
 from evomerge.merge.slices import sliced_config
-from evomerge.merge.vocabularies import keeps_vocabulary
+from evomerge.merge.vocabularies import SAME
+from evomerge.merge.vocabulary import BASE
 from evomerge.models.checkpoint import Checkpoint, content_hash
 from evomerge.models.family import BUFFER
 from evomerge.models.finite import check_finite
 from evomerge.models.source import AdapterSource, Source
 from evomerge.models.weights import read_json
 from evomerge.recipe.schema import ModelRef, Recipe
+from evomerge.recipe.shared import VOCABULARY
 from evomerge.recipe.slices import Slice
 from evomerge.recipe.text import load_recipe
 
@@ -77,8 +80,20 @@ class Resident:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The base's tokenizer, from transformers."""
-        return AutoTokenizer.from_pretrained(self._inputs.base.path, local_files_only=True)
+        """The tokenizer of what the recipes give, from transformers."""
+        if self._inputs.vocabulary is None and self._host is None:
+            return AutoTokenizer.from_pretrained(self._inputs.base.path, local_files_only=True)
+        out = self._scratch()
+        write_tokenizer(self._recipe, self._places, self._inputs.vocabulary, None, out)
+        return AutoTokenizer.from_pretrained(out, local_files_only=True)
+
+    @property
+    def _host(self) -> str | None:
+        return None if self._recipe.carry is None else self._recipe.carry.host
+
+    @property
+    def _places(self) -> dict[str, Path]:
+        return {BASE: self._inputs.base.path, **{name: source.path for name, source in self._inputs.sources.items()}}
 
     def materialize(self, recipe: Recipe) -> None:
         """Make the live model that of a recipe; nothing of earlier ones is left.
@@ -228,8 +243,9 @@ class Resident:
             raise InvalidInputError("base", recipe.base.location, f"the resident base {self._recipe.base.location}")
         if recipe.dtype != self._recipe.dtype:
             raise InvalidInputError("dtype", recipe.dtype, f"the resident model's {self._recipe.dtype}")
-        if not keeps_vocabulary(recipe):
-            raise InvalidInputError("tokenizer", recipe.tokenizer, "the base's vocabulary in a search (same or base)")
+        for field, resident in _vocabulary(self._recipe).items():
+            if (found := _vocabulary(recipe)[field]) != resident:
+                raise InvalidInputError(field, found, f"{resident!r}, as in the resident model")
         return {name: self._resident_name(name, ref, recipe) for name, ref in recipe.sources.items()}
 
     def _resident_name(self, name: str, ref: ModelRef, recipe: Recipe) -> str | None:
@@ -263,9 +279,23 @@ class Resident:
     def _load_model(self) -> Any:
         dtype = DTYPES[self._recipe.dtype]
         model: Any = AutoModelForCausalLM.from_pretrained(self._inputs.base.path, dtype=dtype, local_files_only=True)
+        self._adapt(model)
         model.requires_grad_(False)
         model.train(False)
         return model.to(self._device)
+
+    def _adapt(self, model: Any) -> None:
+        """To the vocabulary of what the recipes give: its rows, which the first one fills, and its special tokens."""
+        vocabulary = self._inputs.vocabulary
+        donor = self._host if vocabulary is None else vocabulary.donor
+        if vocabulary is not None:
+            model.resize_token_embeddings(vocabulary.num_rows, mean_resizing=False)
+        if donor not in (None, BASE):
+            place = self._places[donor]
+            for key, value in of_vocabulary(vocabulary, place).items():
+                setattr(model.config, key, value)
+            if (place / "generation_config.json").exists():
+                model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
 
     def _live_tensors(self) -> dict[str, Tensor]:
         """The base's tensor name → the live tensor that it is in the model.
@@ -304,6 +334,12 @@ class Resident:
             if not out.exists():
                 merge_to_directory(recipe, out, root=path.parent, check_hashes=False)
         return out
+
+
+def _vocabulary(recipe: Recipe) -> dict[str, Any]:
+    """What decides the rows of embedding and head."""
+    said = {name: getattr(recipe, name) for name in VOCABULARY}
+    return {**said, "tokenizer": BASE if recipe.tokenizer == SAME else recipe.tokenizer}
 
 
 def _same(a: ModelRef, b: ModelRef) -> bool:

@@ -63,17 +63,12 @@ def write_sidecar(
     try:
         if carry is not None:
             config = carried_config(carry, config, sources, recipe.dtype)
-            donor = sources[carry.host] if carry.host is not None and vocabulary is None else donor
-        donor = donor or {BASE: base, **sources}[vocabulary.donor if vocabulary else BASE]
-        for path in sorted({path for pattern in COPIED for path in donor.glob(pattern) if path.is_file()}):
-            shutil.copyfile(path, out / path.name)
-        if vocabulary is not None and vocabulary.added:
-            write_union(vocabulary, {BASE: base, **sources}, out)
+        donor = write_tokenizer(recipe, {BASE: base, **sources}, vocabulary, donor, out)
         if recipe.chat_template is not None:
             write_template(recipe.chat_template, (base, *sources.values()), out)
         if carry is not None:
             copy_processors(carry, sources, out)
-        config = _with_vocabulary(sliced_config(config, recipe.slices), _of_vocabulary(vocabulary, donor))
+        config = _with_vocabulary(sliced_config(config, recipe.slices), of_vocabulary(vocabulary, donor))
         text = json.dumps({**config, **_dtypes(config, recipe.dtype)}, indent=2, ensure_ascii=False) + "\n"
         (out / "config.json").write_text(text, encoding="utf-8")
         (out / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
@@ -85,6 +80,30 @@ def write_sidecar(
         raise CheckpointError(f"{error.filename}: cannot be written beside the weights: {error.strerror}") from error
 
 
+def write_tokenizer(
+    recipe: Recipe, places: Mapping[str, Path], vocabulary: Merged | None, donor: Path | None, out: Path
+) -> Path:
+    """Write the tokenizer of a merged model, and its generation config; whose they are.
+
+    Args:
+        places: `base` or source → its directory.
+        vocabulary, donor, out: as for `write_sidecar`.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        CheckpointError, InvalidInputError: as `write_union`.
+    """
+    host = None if recipe.carry is None else recipe.carry.host
+    if host is not None and vocabulary is None:
+        donor = places[host]
+    donor = donor or places[vocabulary.donor if vocabulary else BASE]
+    for path in sorted({path for pattern in COPIED for path in donor.glob(pattern) if path.is_file()}):
+        shutil.copyfile(path, out / path.name)
+    if vocabulary is not None and vocabulary.added:
+        write_union(vocabulary, places, out)
+    return donor
+
+
 def _with_vocabulary(config: dict[str, Any], vocabulary: dict[str, Any]) -> dict[str, Any]:
     """What is said of a vocabulary stands where the config says it: of a multimodal model, with the language model."""
     text = config.get("text_config")
@@ -94,7 +113,7 @@ def _with_vocabulary(config: dict[str, Any], vocabulary: dict[str, Any]) -> dict
     return {**config, **{k: v for k, v in vocabulary.items() if k in config}, "text_config": {**text, **own}}
 
 
-def _of_vocabulary(vocabulary: Merged | None, donor: Path) -> dict[str, Any]:
+def of_vocabulary(vocabulary: Merged | None, donor: Path) -> dict[str, Any]:
     """What a config says about the vocabulary: its size, and which tokens begin and end a text."""
     if vocabulary is None:
         return {}

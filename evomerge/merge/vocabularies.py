@@ -27,6 +27,7 @@ from evomerge.models.finite import check_finite
 from evomerge.models.source import VOCABULARY, AdapterSource, CheckpointSource, Source
 from evomerge.models.weights import TensorInfo
 from evomerge.recipe.schema import Recipe
+from evomerge.recipe.shared import keeps_vocabulary, shared_fields
 
 SAME = "same"
 
@@ -45,7 +46,7 @@ def in_one_vocabulary(
     own = {name: source for name, source in sources.items() if _has_tables(source, architecture)}
     differing = {n: s for n, s in own.items() if not same_files(base.path, s.path)}
     asked = recipe.tokenizer != SAME
-    if not differing and keeps_vocabulary(recipe):
+    if not differing and keeps_vocabulary(shared_fields(recipe)):
         return base, dict(sources), None
     known = {BASE: vocabulary_of(base.path), **{n: vocabulary_of(s.path) for n, s in differing.items()}}
     if not asked:
@@ -58,11 +59,6 @@ def in_one_vocabulary(
         allowed = "models of one vocabulary, where statistics of them are collected"
         raise InvalidInputError("tokenizer", recipe.tokenizer, allowed)
     return _Vocabularies(recipe, base, sources, own, _all_known(known, sources, asked=asked), architecture).applied()
-
-
-def keeps_vocabulary(recipe: Recipe) -> bool:
-    """Whether the merged model has the base's rows, one by one."""
-    return recipe.tokenizer in (SAME, BASE) and not recipe.tokens and not recipe.pad_to_multiple_of
 
 
 def _has_tables(source: Source, architecture: Architecture) -> bool:

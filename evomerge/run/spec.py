@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.schema import Dtype, Name, Recipe, SourceName, WrongFieldError
+from evomerge.recipe.shared import Shared, check_shared
 
 COSTS = {
     "layers": "layers that a token goes through",
@@ -229,10 +230,12 @@ class Judge(_Frozen):
         return self
 
 
-class RunSpec(_Frozen):
-    """A search. `space` is read by `search_spaces.make_space`.
+class RunSpec(Shared):
+    """A search. `space` is read by `search_spaces.make_space`; the fields of `Shared` go into every candidate's recipe.
 
     Attributes:
+        align, carry, tokenizer, tokens, pad_to_multiple_of, chat_template: as in a recipe; the location of items that
+            an alignment reads is the name of an eval set.
         calibration: for methods that read statistics of the models; the locations of its items are names of eval sets
             (of which only search items are read).
         judge: for the metric `judge`.
@@ -260,6 +263,11 @@ class RunSpec(_Frozen):
     max_failed_share: float = Field(default=0.5, gt=0, le=1)
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _fits_its_sources(self) -> RunSpec:
+        check_shared(self, self.models.sources)
+        return self
 
     @model_validator(mode="after")
     def _unique_names(self) -> RunSpec:
