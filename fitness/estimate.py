@@ -20,6 +20,8 @@ from fitness.subset import CERTAIN, Subset
 from fitness.survey import Design, Floats, difference_mean, stratified_mean, wilson
 
 UNBOUNDED: Bounds = (None, None)
+Estimates = dict[str, dict[str, Estimate]]
+"""Objective or constraint → eval set → estimate of its mean."""
 
 
 def estimate_mean(
@@ -124,6 +126,11 @@ def combine(estimates: Sequence[Estimate]) -> Estimate:
     k = len(estimates)
     se = math.sqrt(sum(e.se**2 for e in estimates)) / k
     return Estimate(sum(e.mean for e in estimates) / k, se, sum(e.n for e in estimates))
+
+
+def overall(estimates: Estimates) -> dict[str, Estimate]:
+    """Of every objective and constraint, from its eval sets."""
+    return {name: combine(list(parts.values())) for name, parts in estimates.items()}
 
 
 def interval(estimate: Estimate, level: float = 0.95, *, bounds: Bounds = UNBOUNDED) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evomerge.candidate import Estimate
 from fitness.estimate import estimate_difference, estimate_mean
@@ -24,13 +24,19 @@ class Control:
 
     answers: Mapping[str, Mapping[Metric, Mapping[str, float]]]
     means: Mapping[str, Mapping[Metric, float]]
+    _besides: dict[tuple[str, Metric, Subset], tuple[tuple[float, ...], float]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def beside(self, eval_set: str, metric: Metric, subset: Subset) -> tuple[tuple[float, ...], float] | None:
         """Its answers to a subset's items and its mean over everything; None if it did not answer them."""
         if eval_set not in self.answers:
             return None
-        by_id = self.answers[eval_set][metric]
-        return tuple(by_id[i] for i in subset.ids), self.means[eval_set][metric]
+        key = (eval_set, metric, subset)
+        if key not in self._besides:  # once for all who answer these
+            by_id = self.answers[eval_set][metric]
+            self._besides[key] = tuple(by_id[i] for i in subset.ids), self.means[eval_set][metric]
+        return self._besides[key]
 
 
 @dataclass(frozen=True, slots=True)

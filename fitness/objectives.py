@@ -14,11 +14,13 @@ from evomerge.candidate import Estimate, ItemAnswers
 from evomerge.run.spec import Objective, RunSpec
 from fitness.draws import INFORMED, Draws
 from fitness.estimate import (
+    Estimates,
     PairedDifference,
     combine,
     combine_paired,
     estimate_mean,
     interval,
+    overall,
     paired,
 )
 from fitness.evaluator import Metric, Responses, Slopes
@@ -182,9 +184,15 @@ class ObjectivePlan:
         Raises:
             ValueError: a response to one of the generation's items is missing (more than those may be there).
         """
+        return overall(self.estimates(responses, generation, control, fidelity))
+
+    def estimates(
+        self, responses: Mapping[str, Responses], generation: int, control: Control | None, fidelity: float
+    ) -> Estimates:
+        """The same for each eval set of an objective or constraint."""
         subsets = {name: self.draws.subset(name, generation, fidelity) for name in self._asked}
         return {
-            name: combine([self._from(target, e, responses, subsets[e], control) for e in target.eval_sets])
+            name: {e: self._from(target, e, responses, subsets[e], control) for e in target.eval_sets}
             for name, target in self._targets.items()
         }
 
@@ -312,21 +320,11 @@ class ObjectivePlan:
         """Answers to `items_by_id`; None unless all were given."""
         if eval_set not in responses or metric_name not in responses[eval_set].values:
             return None
-        by_id = answers_by_id(responses, eval_set, metric_name)
         ids = self.draws.everything(eval_set, "search").ids
+        if len(responses[eval_set].item_ids) < len(ids):
+            return None
+        by_id = answers_by_id(responses, eval_set, metric_name)
         return [by_id[i] for i in ids] if len(by_id) >= len(ids) and by_id.keys() >= set(ids) else None
-
-    def measure(
-        self, objective: str, eval_set: str, generation: int, fidelity: float, control: Control | None
-    ) -> Measure:
-        """What is made of a generation's answers to one eval set of an objective."""
-        subset = self.draws.subset(eval_set, generation, fidelity)
-        return self._measure(self._targets[objective], eval_set, subset, control=control)
-
-    def exact(self, objective: str, eval_set: str, responses: Mapping[str, Responses]) -> Estimate:
-        """From the answers to all search items."""
-        everything = self.draws.everything(eval_set, "search")
-        return self._measure(self._targets[objective], eval_set, everything).estimate(responses)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

@@ -17,13 +17,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
 from evomerge.candidate import Estimate
 from evomerge.seeds import derive
-from fitness.estimate import combine
+from fitness.estimate import Estimates, combine
 from fitness.evaluator import Metric, Responses
 from fitness.irt.contracts import Bank, Rule, Selection
 from fitness.irt.estimators import ESTIMATORS
@@ -283,25 +284,32 @@ class Screening:
     # -- what is told -------------------------------------------------------------------------------------------
 
     def told(
-        self, responses: Mapping[str, Responses], generation: int, fidelity: float, control: Control | None
+        self,
+        responses: Mapping[str, Responses],
+        generation: int,
+        fidelity: float,
+        control: Control | None,
+        estimates: Estimates | None = None,
     ) -> Told:
         """What to tell of a candidate that answered all items of its generation and fidelity.
 
         Args:
             control: as for `ObjectivePlan.scores`.
+            estimates: what `ObjectivePlan.estimates` says of these, where that is known.
         """
+        known = estimates or self._plan.estimates(responses, generation, control, fidelity)
         scores: dict[str, Estimate] = {}
         differences: Differences = {}
         for objective in self._plan.objectives:
             parts: list[Estimate] = []
             for name in objective.eval_sets:
+                unbiased = known[objective.name][name]
                 if self._plan.complete_row(responses, name, objective.metric) is not None:
-                    parts.append(self._plan.exact(objective.name, name, responses))
+                    parts.append(unbiased)  # which is exact
                     continue
-                measure = self._plan.measure(objective.name, name, generation, fidelity, control)
-                unbiased = measure.estimate(responses)
                 policy = self._policies.get((name, self._plan.draws.number(generation)), "random")
-                asked = ((name, measure.metric), measure.subset, responses, policy)
+                subset = self._plan.draws.subset(name, generation, fidelity)
+                asked = ((name, objective.metric), subset, responses, policy)
                 if self._published is not None:
                     parts.append(replace(unbiased, mean=self._as_published(unbiased.mean, *asked)))
                     continue
@@ -332,7 +340,7 @@ class Screening:
             self._errors[key] = asked, float((model.residuals(asked) ** 2).mean())
         selection, error = self._errors[key]
         values = answers_to(responses, *question, subset.ids)
-        return float(model.estimate(selection, np.array([values])).means[0]), error
+        return float(model.means(selection, np.array([values]))[0]), error
 
     def _as_published(
         self, unbiased: float, question: Question, subset: Subset, responses: Mapping[str, Responses], policy: str
@@ -362,11 +370,12 @@ class Screening:
 
     def _offset(self, place: tuple[str, str]) -> tuple[float, float] | None:
         """The mean of u − m, drawn to 0 as far as it may be noise, and its variance; None while too little is known."""
-        seen = self._seen.get(place, ())
-        generations = {g for g, _ in seen}
+        seen, generations = self._seen.get(place, ()), dict[int, list[float]]()
+        for generation, difference in seen:
+            generations.setdefault(generation, []).append(difference)
         if len(seen) < LEAST or len(generations) < LEAST_GENERATIONS:
             return None
-        means = [np.mean([d for g, d in seen if g == one]) for one in sorted(generations)]
+        means = [_mean(tuple(generations[one])) for one in sorted(generations)]
         mean, variance = float(np.mean(means)), float(np.var(means, ddof=1)) / len(means)
         share = max(0.0, 1 - variance / mean**2) if mean else 0.0
         return share * mean, variance
@@ -382,3 +391,9 @@ class Screening:
         random = np.array([stratum != CERTAIN for stratum in subset.strata], dtype=np.bool_)
         rule: Rule = "adaptive" if policy == "adaptive" else "greedy"
         return Selection(places, np.zeros_like(places), {0: len(place)}, random, rule=rule)
+
+
+@lru_cache(maxsize=256)
+def _mean(differences: tuple[float, ...]) -> float:
+    """Of one generation: most of the latest ones are as they were a candidate before."""
+    return sum(differences) / len(differences) if len(differences) < 3 else float(np.mean(differences))

@@ -9,7 +9,9 @@ Sampling Techniques, ch. 2, 5, 6).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +23,9 @@ PSEUDO_FREEDOM = 2.0
 answers: a stratum of three items says little about its variance, and of one nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Design:
-    """Items asked and what they stand for.
+    """Items asked and what they stand for. What follows from these is worked out once for all who answer them.
 
     Attributes:
         weights: [n] of the items, relative.
@@ -43,12 +45,42 @@ class Design:
     separate: bool = False
     deviations: Floats | None = None
 
-    @property
+    def __getstate__(self) -> dict[str, Any]:
+        return {part.name: getattr(self, part.name) for part in fields(self)}  # what follows does not travel
+
+    @cached_property
     def asked(self) -> Floats:
         """[H] items asked in each stratum."""
         return np.bincount(self.strata, minlength=len(self.sizes)).astype(np.float64)
 
-    @property
+    @cached_property
+    def members(self) -> Floats:
+        """[n, H] 1 where an item is in a stratum."""
+        return np.asarray(self.strata[:, None] == np.arange(len(self.sizes)), dtype=np.float64)
+
+    @cached_property
+    def inside(self) -> Floats:
+        """[n, H] what each answer counts in its stratum's mean."""
+        weighted = self.members * self.weights[:, None]
+        return np.asarray(weighted / weighted.sum(axis=0))
+
+    @cached_property
+    def relative(self) -> Floats:
+        """[n] weights, divided by the mean in their stratum."""
+        means = np.bincount(self.strata, self.weights, minlength=len(self.sizes)) / self.asked
+        return np.asarray(self.weights / means[self.strata])
+
+    def factors(self, finite: bool) -> Floats:
+        """[H] what each stratum's variance counts in that of the mean."""
+        unasked = 1 - self.asked / self.sizes if finite else np.ones(len(self.sizes))
+        return np.asarray(self.shares**2 * unasked / self.asked)
+
+    @cached_property
+    def of_variance(self) -> dict[bool, float]:
+        """Whether the population is meant → the sum of `factors`."""
+        return {finite: self.factors(finite).sum() for finite in (True, False)}
+
+    @cached_property
     def counts(self) -> Floats:
         """[n] what each answer counts in the mean; sum 1."""
         totals = np.bincount(self.strata, self.weights, minlength=len(self.sizes))
@@ -78,23 +110,20 @@ def stratified_mean(
     Returns:
         [K] means, [K] standard errors.
     """
-    means_h = _means(values, design)
-    means = np.clip(means_h @ design.shares, values.min(axis=1), values.max(axis=1))  # shares sum to 1 but for rounding
-    asked = design.asked
-    mean_weights = np.bincount(design.strata, design.weights, minlength=len(asked)) / asked
+    asked, means_h = design.asked, values @ design.inside
+    # Shares sum to 1 but for rounding.
+    means = np.minimum(np.maximum(means_h @ design.shares, values.min(axis=1)), values.max(axis=1))
     # Residuals of the ratio mean, in units of y: z_i = w_i (y_i − ȳ_h) / w̄_h.
-    z = (values - means_h[:, design.strata]) * (design.weights / mean_weights[design.strata])
+    z = (values - means_h[:, design.strata]) * design.relative
     pooled = np.maximum(_pooled_variance(z, values, means, len(asked), bounds, lattice), floor)
-    unasked = 1 - asked / design.sizes if finite else np.ones(len(asked))
-    factors = design.shares**2 * unasked / asked
     if not design.separate or len(asked) == 1:
-        return means, np.sqrt(pooled * factors.sum())
+        return means, np.sqrt(pooled * design.of_variance[finite])
     squares = np.ones(len(asked)) if design.deviations is None else design.deviations**2
     expected = (
         pooled[:, None] * squares / (asked @ squares / asked.sum())
     )  # their mean over the items is the pooled one
-    variances = (z**2 @ _members(design) + PSEUDO_FREEDOM * expected) / (asked - 1 + PSEUDO_FREEDOM)
-    return means, np.sqrt(variances @ factors)
+    variances = (z**2 @ design.members + PSEUDO_FREEDOM * expected) / (asked - 1 + PSEUDO_FREEDOM)
+    return means, np.sqrt(variances @ design.factors(finite))
 
 
 def difference_mean(
@@ -122,7 +151,7 @@ def difference_mean(
     if low is None or high is None or not ((control == low) | (control == high)).all():
         means, errors = stratified_mean(values - control, design, floor=floor)
     else:
-        on_bounds = np.isin(values, (low, high)).all(axis=1)
+        on_bounds = _among(values, (low, high)).all(axis=1)
         means, errors = np.empty(len(values)), np.empty(len(values))
         reach = high - low
         for rows, reaches in ((on_bounds, (-reach, reach)), (~on_bounds, (None, None))):
@@ -152,15 +181,9 @@ def wilson(p: Floats, error: Floats, n: int, quantile: float) -> tuple[Floats, F
     return np.asarray(np.maximum(0.0, centre - half)), np.asarray(np.minimum(1.0, centre + half))
 
 
-def _members(design: Design) -> Floats:
-    """[n, H] 1 where an item is in a stratum."""
-    return np.asarray(design.strata[:, None] == np.arange(len(design.sizes)), dtype=np.float64)
-
-
-def _means(values: Floats, design: Design) -> Floats:
-    """[K, H] weighted means within strata."""
-    weighted = _members(design) * design.weights[:, None]
-    return np.asarray(values @ (weighted / weighted.sum(axis=0)))
+def _among(values: Floats, few: Sequence[float]) -> NDArray[np.bool_]:
+    """[K, n] which are one of a few values; `np.isin` sorts both first."""
+    return np.asarray(np.logical_or.reduce([values == one for one in few]))
 
 
 def _pooled_variance(
@@ -178,15 +201,18 @@ def _pooled_variance(
     """
     low, high = bounds
     squares, freedom = np.sum(z**2, axis=1), z.shape[1] - num_strata
-    # Equal values, or a single one: half of the range if it is known, else the size of the value itself.
-    scale = np.maximum(np.abs(means), 1e-3) if low is None or high is None else np.full(len(y), (high - low) / 2)
-    between = np.var(y, axis=1, ddof=1) if y.shape[1] > 1 else np.zeros(len(y))
-    # One item a stratum: the spread between strata bounds the one within, on average.
-    found = np.where(between > 0, between, scale**2)
-    if freedom > 0:
-        found = np.where(squares > 0, squares / freedom, found)
+    if freedom > 0 and squares.all():  # nearly always
+        found = squares / freedom
+    else:
+        # Equal values, or a single one: half of the range if it is known, else the size of the value itself.
+        scale = np.maximum(np.abs(means), 1e-3) if low is None or high is None else np.full(len(y), (high - low) / 2)
+        between = np.var(y, axis=1, ddof=1) if y.shape[1] > 1 else np.zeros(len(y))
+        # One item a stratum: the spread between strata bounds the one within, on average.
+        found = np.where(between > 0, between, scale**2)
+        if freedom > 0:
+            found = np.where(squares > 0, squares / freedom, found)
     if low is None or high is None:
         return np.asarray(found)
-    graded = np.isin(y, lattice or (low, high)).all(axis=1)
+    graded = _among(y, lattice or (low, high)).all(axis=1)
     imagined = (squares + (low - means) ** 2 + (high - means) ** 2) / (freedom + 2)
     return np.asarray(np.where(graded, imagined, found))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evomerge.storage.store import CandidateRow, Event
+from fitness.estimate import overall
 from fitness.evaluator import Responses
 from fitness.irt.estimators import ESTIMATORS
 from fitness.items import Split
@@ -119,12 +120,13 @@ class Judge:
             whole: whether that is all it was asked, or a race ended before.
         """
         plan, costs = self._plan, self._search.costs.scores(row.recipe)
-        found = plan.scores(answers, row.generation, self.control, fidelity) | costs
+        estimates = plan.estimates(answers, row.generation, self.control, fidelity)
+        found = overall(estimates) | costs
         violation = plan.violation(answers, self._base, row.generation, fidelity)
         scores = {name: asdict(estimate) for name, estimate in found.items()}
         told: dict[str, Any] = {}
         if whole and row.kind == "search" and self._policy.screening != "unbiased":
-            screened = self._screening.told(answers, row.generation, fidelity, self.control)
+            screened = self._screening.told(answers, row.generation, fidelity, self.control, estimates)
             if screened.differences:
                 told["differences"] = screened.differences
                 self._screening.note(row.generation, screened.differences)

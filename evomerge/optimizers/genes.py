@@ -46,6 +46,8 @@ class Genes:
         Reals are clipped to [0, 1], choice i of n stands at (i + ½)/n, genes behind a closed gate at the start's value.
         """
         result = np.clip(genomes, 0.0, 1.0)
+        if not self.chosen.size and not self._gates:
+            return result
         result[:, self.chosen] = (self.choices(result) + 0.5) / self.counts
         for _ in self._gates:  # a gate may itself stand behind a gate, in any order
             before = result.copy()

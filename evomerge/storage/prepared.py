@@ -19,15 +19,13 @@ class Prepared:
 
     Attributes:
         text: with its places for values.
-        names: of these, in their order.
-        encoders: by name, of values that the driver does not take as they are.
+        places: names of these, in their order, each with what makes a value one that the driver takes, if need be.
         constants: values of places that the statement fills itself.
         positional: the driver takes values by their order, not by name.
     """
 
     text: str
-    names: tuple[str, ...]
-    encoders: Mapping[str, Encode]
+    places: tuple[tuple[str, Encode | None], ...]
     constants: Mapping[str, Any]
     positional: bool
 
@@ -41,10 +39,9 @@ class Prepared:
         return connection.exec_driver_sql(self.text, filled if len(filled) > 1 else filled[0])
 
     def _fill(self, row: Mapping[str, Any]) -> Any:
-        values = {**self.constants, **row}
-        for name, encode in self.encoders.items():
-            values[name] = encode(values[name])
-        return tuple([values[name] for name in self.names]) if self.positional else values
+        values = {**self.constants, **row} if self.constants else row
+        found = [values[name] if encode is None else encode(values[name]) for name, encode in self.places]
+        return tuple(found) if self.positional else dict(zip((name for name, _ in self.places), found, strict=True))
 
 
 def prepare(statement: Executable, dialect: Dialect, columns: Sequence[str] | None = None) -> Prepared:
@@ -58,8 +55,7 @@ def prepare(statement: Executable, dialect: Dialect, columns: Sequence[str] | No
     encoders = {name: kind.dialect_impl(dialect).bind_processor(dialect) for name, kind in types.items()}
     return Prepared(
         text=str(compiled),
-        names=tuple(compiled.positiontup or types),
-        encoders={name: encode for name, encode in encoders.items() if encode is not None},
+        places=tuple((name, encoders[name]) for name in compiled.positiontup or types),
         constants={name: value for name, value in compiled.params.items() if value is not None},
         positional=bool(compiled.positional),
     )

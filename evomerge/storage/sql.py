@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, get_args
@@ -248,7 +247,7 @@ class SqlStore:
             if last_seq is None:
                 raise _lost(connection, lease)
             first = last_seq - len(change.events) + 1
-            events = [replace(e, seq=seq, at=e.at or at) for seq, e in enumerate(change.events, start=first)]
+            events = [Event(e.type, e.data, seq, e.at or at) for seq, e in enumerate(change.events, start=first)]
             _append(connection, lease.run, events)
             answers.write(connection, change.answers, at, self._questions)
             candidates.write(connection, lease.run, change.candidates, change.changed)

@@ -10,6 +10,7 @@ Wolf 2004, J. Multivariate Analysis 88 (ρ).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,7 +22,7 @@ LEAST_VARIANCE = 1e-8
 """Variance that is never divided by, and never left out: of one answer, in units of the metric squared."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LinearModel:
     """Means and covariances of a bank's answers.
 
@@ -46,13 +47,18 @@ class LinearModel:
         found[rows[:, None] == columns] += self.shrinkage * self.scale
         return np.asarray(found)
 
-    @property
+    @cached_property
     def with_score(self) -> Floats:
         """[N] covariance of every item with the full score."""
         common = self.centred.T @ (self.centred @ self.weights) * ((1 - self.shrinkage) / len(self.centred))
         return np.asarray(common + self.shrinkage * self.scale * self.weights)
 
-    @property
+    @cached_property
+    def prior(self) -> tuple[float, float]:
+        """Mean and variance of the full score before any answer."""
+        return float(self.mean @ self.weights), float(self.with_score @ self.weights)
+
+    @cached_property
     def variances(self) -> Floats:
         """[N] of every item."""
         common = np.einsum("mn,mn->n", self.centred, self.centred) * ((1 - self.shrinkage) / len(self.centred))
@@ -62,8 +68,8 @@ class LinearModel:
         """Full scores [K] from answers [K, n], and the variance that is left, the same for all."""
         cross = self.with_score[places]
         gains = np.linalg.solve(self.covariance(places, places), cross)
-        prior = float(self.with_score @ self.weights)
-        means = self.mean @ self.weights + (answers - self.mean[places]) @ gains
+        mean, prior = self.prior
+        means = mean + (answers - self.mean[places]) @ gains
         return np.asarray(means), max(prior - float(cross @ gains), 0.0)
 
     def greedy(self, number: int, among: Places | None = None, given: Places | None = None) -> Places:

@@ -22,6 +22,10 @@ from fitness.matrix import Floats
 class Model(Estimator, Protocol):
     """An estimator that can say how wrong it would have been about the bank."""
 
+    def means(self, selection: Selection, answers: Floats) -> Floats:
+        """[K] full scores, without their errors: those take cross-validation, as `residuals` does."""
+        ...
+
     def residuals(self, selection: Selection) -> Floats:
         """[M] estimates of the bank's full scores from these items less the truth, each without its own row."""
         ...
@@ -37,11 +41,18 @@ class Eap:
 
     def estimate(self, selection: Selection, answers: Floats) -> Scores:
         """See `Estimator`."""
-        fits, places = self.fits, selection.places
+        means, variances = self._expected(selection, answers)
+        return Scores(means, np.sqrt(variances + self.fits.eap_misfit(selection)), False)
+
+    def means(self, selection: Selection, answers: Floats) -> Floats:
+        """See `Model`."""
+        return self._expected(selection, answers)[0]
+
+    def _expected(self, selection: Selection, answers: Floats) -> tuple[Floats, Floats]:
+        fits = self.fits
         y = check_answers(selection, answers, len(fits.matrix.weights))
         check_bounded(y)
-        means, variances = eap_scores(fits.items, fits.probabilities, fits.matrix.weights, places, y)
-        return Scores(means, np.sqrt(variances + fits.eap_misfit(selection)), False)
+        return eap_scores(fits.items, fits.probabilities, fits.matrix.weights, selection.places, y)
 
     def residuals(self, selection: Selection) -> Floats:
         """See `Model`."""
@@ -64,6 +75,11 @@ class Blup:
         residuals = self.residuals(selection)
         variance = max(variance, float((residuals**2).mean()) if len(residuals) else 0.0)
         return Scores(means, np.full(len(y), np.sqrt(variance)), False)
+
+    def means(self, selection: Selection, answers: Floats) -> Floats:
+        """See `Model`."""
+        y = check_answers(selection, answers, len(self.fits.matrix.weights))
+        return self.fits.linear.predict(selection.places, y)[0]
 
     def residuals(self, selection: Selection) -> Floats:
         """See `Model`."""
