@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evomerge.errors import ArchitectureError
 from evomerge.models.family import BUFFER, Family, families, fill_numbers, split_numbers
+from evomerge.models.inferred import TEXT, inferred
 from evomerge.models.weights import some
 
 
@@ -33,19 +34,24 @@ class Architecture:
     """One model's tensors and their parts.
 
     Attributes:
-        family: the config's `model_type`.
+        kind: the family: names and what they mean.
         num_layers: the config's number of layers; every one is there.
         num_experts: of each layer that is a mixture of experts; 0 where there is none.
         parts: tensor name, as the checkpoint spells it → its part.
         tied: head → embedding, where one tensor is both. The head's name may or may not be among `parts`.
     """
 
-    family: str
+    kind: Family
     num_layers: int
     parts: Mapping[str, Part]
     tied: Mapping[str, str]
     _names: Mapping[str, str] = field(repr=False)
     num_experts: int = 0
+
+    @property
+    def family(self) -> str:
+        """The config's `model_type`."""
+        return self.kind.name
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -55,7 +61,7 @@ class Architecture:
     @property
     def transposed(self) -> frozenset[str]:
         """Roles whose matrices this family stores as (in × out)."""
-        return families()[self.family].transposed
+        return self.kind.transposed
 
     def find(self, name: str) -> str | None:
         """This checkpoint's name of a tensor that may be spelled in another of the family's ways.
@@ -63,7 +69,7 @@ class Architecture:
         Other checkpoints leave a prefix off; live models call GPT-NeoX's `embed_out` `lm_head`; a tied head is the
         embedding. None where there is no such tensor here.
         """
-        canonical = families()[self.family].canonical(name)
+        canonical = self.kind.canonical(name)
         if canonical is None:
             return None
         found = self._names.get(canonical)
@@ -75,7 +81,7 @@ class Architecture:
         One tensor, but for the stacks that transformers makes of the experts of a layer: those hold a matrix, or two
         under each other, of every expert. Empty where the checkpoint has nothing of it.
         """
-        family = families()[self.family]
+        family = self.kind
         template, layer, _ = split_numbers(name if name.startswith(family.prefix) else family.prefix + name)
         if template not in family.fused:
             at = self.find(name)
@@ -97,9 +103,14 @@ def architecture_of(config: Mapping[str, Any], names: Iterable[str]) -> Architec
         names: the checkpoint's tensor names.
 
     Raises:
-        ArchitectureError: the family is unknown, a tensor has no role in it, a layer or one of its tensors is missing.
+        ArchitectureError: a tensor has no role in its family, a layer or one of its tensors is missing; of a family
+            that nobody described, as `inferred`.
     """
-    family = _family_of(config)
+    names = list(names)
+    kind = config.get("model_type")
+    family = families().get(kind) if isinstance(kind, str) else None
+    if family is None:
+        return _inferred(config, names)
     num_layers = _num_layers(family, config)
     stored = _canonical_names(family, names)
     parts = {at: _part(family, canonical) for canonical, at in stored.items()}
@@ -107,16 +118,23 @@ def architecture_of(config: Mapping[str, Any], names: Iterable[str]) -> Architec
     _check_complete(family, num_layers, stored)
     _check_experts(num_experts, stored)
     tied = _tied(family, config, stored)
-    return Architecture(family.name, num_layers, parts, tied, stored, num_experts)
+    return Architecture(family, num_layers, parts, tied, stored, num_experts)
 
 
-def _family_of(config: Mapping[str, Any]) -> Family:
-    kind = config.get("model_type")
-    family = families().get(kind) if isinstance(kind, str) else None
-    if family is None:
-        known = ", ".join(f"{name} ({f.title})" for name, f in families().items())
-        raise ArchitectureError(f"config.json: model_type {kind!r} is not a known family; known: {known}")
-    return family
+def _inferred(config: Mapping[str, Any], names: list[str]) -> Architecture:
+    """Of a family that nobody described."""
+    family, num_layers = inferred(config, names)
+    stored = _canonical_names(family, names)
+    parts = {at: _inferred_part(family, canonical, num_layers) for canonical, at in stored.items()}
+    return Architecture(family, num_layers, parts, _tied(family, config, stored), stored)
+
+
+def _inferred_part(family: Family, canonical: str, num_layers: int) -> Part:
+    part = _part(family, canonical)
+    inside = part.layer is not None and any(canonical.startswith(f"{stack}{part.layer}.") for stack in family.stacks)
+    if inside and part.layer is not None and part.layer < num_layers:
+        return Part(part.role, part.layer)
+    return Part(f"other.{part.role}" if inside else part.role, None)
 
 
 def _num_layers(family: Family, config: Mapping[str, Any]) -> int:
@@ -186,10 +204,21 @@ def _check_experts(num_experts: int, stored: Mapping[str, str]) -> None:
 
 
 def _tied(family: Family, config: Mapping[str, Any], stored: Mapping[str, str]) -> dict[str, str]:
-    says = config.get("tie_word_embeddings")
     has_head = family.head in stored
+    if family.inferred:
+        return _tied_by_config(family, config, stored)
+    says = config.get("tie_word_embeddings")
     if says or (says is None and (family.tied_by_default or not has_head)):
         return {stored.get(family.head, family.head): stored[family.embedding]}
     if not has_head:
         raise ArchitectureError(f"the checkpoint lacks the head {family.head!r}, and config.json does not tie it")
     return {}
+
+
+def _tied_by_config(family: Family, config: Mapping[str, Any], stored: Mapping[str, str]) -> dict[str, str]:
+    """Of a family that nobody described: a head that is stored is merged as it is, whatever the config says of it."""
+    if family.embedding not in stored or family.head in stored:
+        return {}
+    sections = [config, *(config[key] for key in TEXT if isinstance(config.get(key), Mapping))]
+    says = next((found for section in sections if (found := section.get("tie_word_embeddings")) is not None), None)
+    return {} if says is False else {family.head: stored[family.embedding]}

@@ -45,7 +45,12 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One entry of `families.json`, complete."""
+    """One entry of `families.json`, complete; or what `evomerge.models.inferred` read off one model.
+
+    Attributes:
+        tensors: templates of whole names → role, of tensors that are neither a weight nor a bias.
+        stacks: of an inferred family: what stands before the number of a layer, where other modules have numbers, too.
+    """
 
     name: str
     title: str
@@ -62,6 +67,8 @@ class Family:
     experts: tuple[str, ...] = ()
     alternatives: tuple[tuple[str, ...], ...] = ()
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    stacks: tuple[str, ...] = ()
 
     @property
     def layer_flow(self) -> Flow:
@@ -73,6 +80,11 @@ class Family:
         if isinstance(self.flow, str):
             raise ArchitectureError(f"layers of {self.title} ({self.name}) cannot be put on a path: {self.flow}")
         return self.flow
+
+    @property
+    def inferred(self) -> bool:
+        """Whether nobody described it: of its structure only what names say is known."""
+        return bool(self.stacks)
 
     def canonical(self, name: str) -> str | None:
         """A tensor's full name in this family's own spelling; None where the family has no such tensor."""
@@ -88,6 +100,8 @@ class Family:
         template, *_ = split_numbers(name)
         if template in self.buffers:
             return BUFFER
+        if template in self.tensors:
+            return self.tensors[template]
         module, _, kind = template.rpartition(".")
         return self.modules.get(module) if kind in KINDS else None
 

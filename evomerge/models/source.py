@@ -15,7 +15,7 @@ from evomerge.models.adapter import Adapter, is_adapter, open_adapter
 from evomerge.models.architecture import Architecture, architecture_of
 from evomerge.models.checkpoint import Checkpoint, is_merged, open_checkpoint
 from evomerge.models.factors import Factors
-from evomerge.models.family import BUFFER, families
+from evomerge.models.family import BUFFER
 from evomerge.models.finite import check_finite
 from evomerge.models.weights import Place, some
 
@@ -239,7 +239,7 @@ def _check_config(
     mine, theirs = architecture.family, other.family
     if mine != theirs:
         raise ArchitectureError(f"source {name!r} is of the family {theirs!r}, the base model is {mine!r}")
-    for key in (families()[mine].layers, "num_attention_heads", "num_key_value_heads", "n_head", "head_dim"):
+    for key in (architecture.kind.layers, "num_attention_heads", "num_key_value_heads", "n_head", "head_dim"):
         expected, got = base.config.get(key), source.config.get(key)
         if expected is not None and got is not None and expected != got:
             raise ArchitectureError(f"source {name!r} has {key} {got}, the base model has {expected}")
@@ -250,7 +250,7 @@ def _check_extra(name: str, source: Checkpoint, architecture: Architecture, othe
     extra = [
         at for at, part in other.parts.items()
         if part.role != BUFFER and at not in other.tied
-        and (architecture.find(at) is None or (part.role == "head" and architecture.tied))
+        and (architecture.find(at) is None or (architecture.tied and other.kind.canonical(at) == other.kind.head))
     ]  # fmt: skip
     if extra:
         raise ArchitectureError(f"source {name!r} ({source.path}) has {some(extra)}, which the base model has not")

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evomerge.errors import ArchitectureError
 from evomerge.models.architecture import Architecture, Part
 from evomerge.models.family import BUFFER
+from evomerge.models.inferred import REASON
 
 # U units, S sub-units of a unit, K entries of a sub-unit
 
@@ -67,7 +69,12 @@ def groups_of(
     Args:
         config: config.json, for the number of heads.
         shapes: of all tensors.
+
+    Raises:
+        ArchitectureError: nobody described the family, and which units belong together its tensors' names do not say.
     """
+    if architecture.kind.inferred:
+        raise ArchitectureError(f"units of {architecture.family} cannot change places: {REASON}")
     found: list[Group] = []
     if "residual" in kinds:
         found.append(_residual(architecture, shapes))

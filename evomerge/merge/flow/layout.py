@@ -12,7 +12,7 @@ from evomerge.merge.methods.passthrough import PASSTHROUGH
 from evomerge.merge.plan import DTYPES, Origin, Plan, TensorJob
 from evomerge.merge.slices import per_layer
 from evomerge.models.architecture import Part
-from evomerge.models.family import BUFFER, families, fill_numbers, split_numbers
+from evomerge.models.family import BUFFER, fill_numbers, split_numbers
 from evomerge.recipe.path import LayerPath
 from evomerge.recipe.schema import Recipe
 
@@ -28,7 +28,7 @@ def path_plan(recipe: Recipe, visited: AllVisited) -> Plan:
         ArchitectureError: layers of this family cannot be put on a path.
     """
     assert recipe.path is not None, "only a path has a plan of this kind"
-    family = families()[visited.host.architecture.family]
+    family = visited.host.architecture.kind
     folded = fold(recipe.path, family.layer_flow)
     jobs = [
         *_outside(visited.host, folded, recipe, after=False),
@@ -40,7 +40,7 @@ def path_plan(recipe: Recipe, visited: AllVisited) -> Plan:
 
 def _outside(host: Visited, folded: Fold, recipe: Recipe, *, after: bool) -> Iterator[TensorJob]:
     """The host's own tensors: the embedding before the layers; final norm and head after them."""
-    family, architecture = families()[host.architecture.family], host.architecture
+    family, architecture = host.architecture.kind, host.architecture
     tied = dict(architecture.tied)
     for tensor, part in architecture.parts.items():
         if part.layer is None and part.role != BUFFER and tensor not in tied and (part.role != "embedding") == after:
@@ -87,7 +87,7 @@ def path_config(path: LayerPath, visited: AllVisited) -> dict[str, Any]:
         ArchitectureError: a visited model does not say layer by layer what the host does.
     """
     host = visited.host.checkpoint.config
-    family = families()[visited.host.architecture.family]
+    family = visited.host.architecture.kind
     lists = {name: per_layer(model.checkpoint.config, family.layers) for name, model in visited.models.items()}
     found: dict[str, Any] = {**host, family.layers: len(path.layers)}
     for key in lists[path.host]:

@@ -14,7 +14,6 @@ from evomerge.merge.flow.visited import differences
 from evomerge.merge.slices import per_layer
 from evomerge.models.architecture import Architecture
 from evomerge.models.dataflow import DataFlow, Stack, Visit, built_on, stack_of
-from evomerge.models.family import families
 from evomerge.recipe.path import MERGED, LayerPath
 
 Weights = Callable[[str | None, str], Tensor]
@@ -42,7 +41,7 @@ class LivePaths:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        _ = families()[architecture.family].layer_flow  # or the family is refused
+        _ = architecture.kind.layer_flow  # or the family is refused
         self._flow = DataFlow(model)
         self._architecture, self._configs, self._weights = architecture, configs, weights
         self._dtype, self._device = dtype, device
@@ -83,7 +82,7 @@ class LivePaths:
     def _config(self, at: str | None) -> Any:
         """The base's config with the kinds of the source's layers: in a checkpoint, too, there is but one."""
         base = dict(self._configs[None])
-        own = per_layer(self._configs.get(at, base), families()[self._architecture.family].layers)
+        own = per_layer(self._configs.get(at, base), self._architecture.kind.layers)
         return AutoConfig.for_model(**{**base, **own})
 
     def _filled(self, at: str | None, name: str, empty: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from evomerge.merge.plan import TensorJob
 from evomerge.models.adapter import is_adapter
 from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import Checkpoint, is_merged, open_checkpoint
-from evomerge.models.family import BUFFER, families, fill_numbers, split_numbers
+from evomerge.models.family import BUFFER, fill_numbers, split_numbers
 from evomerge.models.hub import locate
 from evomerge.models.source import AdapterSource, architecture_of_checkpoint, open_source
 from evomerge.models.weights import Place
@@ -80,7 +80,7 @@ class Visited:
     @property
     def templates(self) -> tuple[str, ...]:
         """Of all weights in the layers; those of experts one by one."""
-        family = families()[self.architecture.family]
+        family = self.architecture.kind
         found: dict[str, None] = {}
         for name, part in self.architecture.parts.items():
             if part.layer == 0 and part.role != BUFFER and is_merged(self.checkpoint.tensors[name]):
@@ -205,7 +205,7 @@ def check_visited(path: LayerPath, models: Mapping[str, Visited]) -> None:
         ArchitectureError, InvalidInputError: as `open_visited`.
     """
     host = models[path.host]
-    _ = families()[host.architecture.family].layer_flow  # or the family is refused
+    _ = host.architecture.kind.layer_flow  # or the family is refused
     for model in models.values():
         _check_config(model, host)
     shapes: dict[tuple[str, int], Shapes] = {}

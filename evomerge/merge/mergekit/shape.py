@@ -65,7 +65,7 @@ def shape_at(path: Path) -> Shape:
 
 def _of_names(config: Mapping[str, Any], names: list[str]) -> Shape:
     architecture = architecture_of(config, names)
-    family = families()[architecture.family]
+    family = architecture.kind
     templates: dict[str, str] = {}
     for name, part in architecture.parts.items():
         if part.role == BUFFER or name in architecture.tied:

@@ -24,7 +24,6 @@ from evomerge.merge.structure.expansion import Child, expand, with_children
 from evomerge.merge.structure.gates import cheap_rows, child_row, hidden_rows, warn_alike
 from evomerge.merge.structure.targets import mixture_entries, shared_shapes
 from evomerge.models.checkpoint import open_checkpoint
-from evomerge.models.family import families
 from evomerge.models.finite import check_finite
 from evomerge.models.layout import Entry, lay_out
 from evomerge.models.partial import Partial
@@ -108,7 +107,7 @@ class _Told:
 
 def _trunk(whole: Plan, inputs: Inputs) -> Plan:
     """What is merged: all but the MLPs, in the names that the family spells out."""
-    family = families()[inputs.architecture.family]
+    family = inputs.architecture.kind
     jobs = [job for job in whole.jobs if job.part.role not in DENSE]
     return replace(whole, jobs=tuple(_spelled(job, family.canonical(job.name) or job.name, whole) for job in jobs))
 

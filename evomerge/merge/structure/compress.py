@@ -30,7 +30,6 @@ from evomerge.merge.structure.need import Need, of_experts, of_layers
 from evomerge.merge.structure.usage import Usage, watch
 from evomerge.models.architecture import Architecture
 from evomerge.models.checkpoint import Checkpoint, open_checkpoint
-from evomerge.models.family import families
 from evomerge.models.finite import check_finite
 from evomerge.models.layout import Entry
 from evomerge.models.source import architecture_of_checkpoint
@@ -275,4 +274,4 @@ def _entries(
 
 def _with_experts(config: Mapping[str, Any], architecture: Architecture, number: int) -> dict[str, Any]:
     """config.json with another number of experts, under each key that says it."""
-    return {**config, **{key: number for key in families()[architecture.family].experts if key in config}}
+    return {**config, **{key: number for key in architecture.kind.experts if key in config}}

@@ -36,6 +36,7 @@ from evomerge.merge.resident import Resident
 from evomerge.merge.stages import STAGES
 from evomerge.models.architecture import Architecture, Part, architecture_of
 from evomerge.models.checkpoint import open_checkpoint
+from evomerge.models.family import families
 from evomerge.recipe.schema import Merge, Recipe, Rule
 from evomerge.testing.merging import MethodContract, Tensors, merge_tensors
 
@@ -292,7 +293,7 @@ def test_a_model_without_mlps_of_its_own_is_refused(herd: Any) -> None:
         name: Part("mlp.expert" + part.role.removeprefix("mlp"), part.layer, 0) if "mlp." in part.role else part
         for name, part in architecture.parts.items()
     }
-    mixture = Architecture("llama", 2, routed, {}, {name: name for name in routed})
+    mixture = Architecture(families()["llama"], 2, routed, {}, {name: name for name in routed})
 
     with pytest.raises(ArchitectureError, match="no layer has an MLP of its own"):
         mlps_of(herd.root / "base", mixture)
