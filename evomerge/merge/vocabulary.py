@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CheckpointError, InvalidInputError
+from evomerge.merge.structure.approximate import matching_pursuit
 from evomerge.recipe.tokens import TokenRule
 
 BASE = "base"
 SHOWN = 5
+PURSUED = 64
+"""Rows in a combination of `fill: omp`, as in `evomerge transplant`."""
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 """One of these holds a vocabulary."""
 
@@ -228,7 +231,10 @@ def merged_tables(merged: Merged, tables: Mapping[str, Table]) -> dict[str, Tens
     mean = (total / count.clamp(min=1)[:, None]).to(dtype).float()
     filled = torch.where(base_has[:, None], base, mean)
     results = {name: torch.where(has[:, None], values, filled) for name, (values, has) in gathered.items()}
+    _pursue([merged.ids[t] for t, rule in merged.rules.items() if rule.fill == "omp"], gathered, results, dtype)
     for token, rule in merged.rules.items():
+        if rule.fill == "omp":
+            continue
         row = merged.ids[token]
         given = _given(merged, tables, token, rule, mean[row])
         given = None if given is None else given.to(dtype).float()
@@ -236,6 +242,35 @@ def merged_tables(merged: Merged, tables: Mapping[str, Table]) -> dict[str, Tens
             if given is not None and (rule.force or not has[row]):
                 results[name][row] = given
     return results
+
+
+def _pursue(
+    wanted: Sequence[int],
+    gathered: Mapping[str, tuple[Tensor, Tensor]],
+    results: Mapping[str, Tensor],
+    dtype: torch.dtype,
+) -> None:
+    """Rows that a model lacks: as the first model that has one writes it in its rows of tokens that both have, the same
+    combination of the model's own rows.
+
+    Args:
+        wanted: merged rows.
+        gathered: model → its rows, and which there are.
+        results: model → its rows in the merged vocabulary; written to.
+
+    Source: Goddard and Fernandes Neto 2025, arXiv:2506.06607.
+    """
+    for name, (own, has) in gathered.items():
+        lacking = [row for row in wanted if not has[row]]
+        for theirs, known in gathered.values():
+            rows = [row for row in lacking if known[row]]
+            both = (has & known).nonzero()[:, 0]
+            if not rows or not len(both):
+                continue
+            k = min(PURSUED, len(both), theirs.shape[1])
+            found = matching_pursuit(theirs[rows], theirs[both], k)
+            results[name][rows] = found.of(own[both]).to(dtype).float()
+            lacking = [row for row in lacking if row not in rows]
 
 
 def _given(merged: Merged, tables: Mapping[str, Table], token: str, rule: TokenRule, mean: Tensor) -> Tensor | None:

@@ -14,7 +14,8 @@ class TokenRule(BaseModel):
         model: `base` or a source's name: its row of this token, or of `token` or `token_id`, is what every model gets
             that lacks the token.
         token, token_id: another token of `model`, by its text or its number.
-        fill: `zero`, or the `mean` of the models that have the token.
+        fill: `zero`; the `mean` of the models that have the token; or `omp`: the first of them writes its row in few of
+            its rows of common tokens, and the same combination of a model's own rows is what that model gets.
         force: also models that have the token get that row.
     """
 
@@ -23,7 +24,7 @@ class TokenRule(BaseModel):
     model: str | None = None
     token: str | None = None
     token_id: int | None = Field(default=None, ge=0)
-    fill: Literal["zero", "mean"] | None = None
+    fill: Literal["zero", "mean", "omp"] | None = None
     force: bool = False
 
     @model_validator(mode="after")
@@ -34,4 +35,6 @@ class TokenRule(BaseModel):
             raise ValueError("`token` and `token_id` only with the `model` whose they are")
         if self.token is not None and self.token_id is not None:
             raise ValueError("`token` or `token_id`, not both")
+        if self.fill == "omp" and self.force:
+            raise ValueError("`fill: omp` without `force`: it says what models get that lack the token")
         return self

@@ -121,7 +121,7 @@ class _Writer:
     def _token(self, token: str) -> dict[str, Any]:
         assert self.recipe.tokens is not None, "it is one of them"
         rule = self.recipe.tokens[token]
-        if rule.fill == "mean":
+        if rule.fill in ("mean", "omp"):
             allowed = "zero, or a model's row: mergekit averages by itself where no rule says otherwise"
             raise InvalidInputError(f"tokens.{token}.fill", rule.fill, allowed)
         source: Any = {"kind": "zero"} if rule.fill == "zero" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,33 @@ def test_rows_are_matched_by_token_and_what_is_missing_changes_nothing() -> None
     assert tables["es"].tolist() == [11.0, 2.0, 10.0]  # b: the base's row
     assert tables["ja"].tolist() == [1.0, 20.0, 22.0]  # a: the base's row
     assert tables["base"].tolist() == [1.0, 2.0, 16.0]  # x: the mean of the two that have it
+
+
+def test_a_row_is_pursued_from_one_models_space_into_anothers() -> None:
+    """The source's rows are the base's after a rotation; so is the row that it lacks."""
+    torch.manual_seed(0)
+    rows, rotation = torch.randn(13, 4), torch.linalg.qr(torch.randn(4, 4)).Q
+    words = [f"w{n}" for n in range(12)]
+    known = {"base": vocabulary(*words, "new"), "turned": vocabulary(*words)}
+    rules = {"new": TokenRule(fill="omp")}
+    merged = merged_vocabulary("base", known, {"base": 13, "turned": 12}, rules, None)
+    tables = {
+        "base": Table(rows, merged.rows_of("base", 13)),
+        "turned": Table(rows[:12] @ rotation, merged.rows_of("turned", 12)),
+    }
+    found, plain = merged_tables(merged, tables), merged_tables(replace(merged, rules={}), tables)
+
+    torch.testing.assert_close(found["turned"], rows @ rotation, rtol=1e-4, atol=1e-5)
+    assert found["base"].equal(rows)
+    assert plain["turned"][12].equal(rows[12])
+
+
+def test_only_tokens_that_a_model_has_are_pursued_and_only_where_they_lack() -> None:
+    known = {"base": vocabulary("a"), "other": vocabulary("a")}
+    with pytest.raises(InvalidInputError, match="fill: zero"):
+        merged_vocabulary("base", known, {"base": 1, "other": 1}, {"new": TokenRule(fill="omp")}, None)
+    with pytest.raises(ValueError, match="without `force`"):
+        TokenRule(fill="omp", force=True)
 
 
 @pytest.mark.parametrize(
