@@ -9,7 +9,8 @@ from evomerge.candidate import Estimate
 from evomerge.optimizers.optimizer import uses_items
 from evomerge.run.ranking import sign
 from evomerge.run.spec import RunSpec
-from evomerge.run.state import RunMachine, Task
+from evomerge.run.state import RunMachine
+from evomerge.run.verification import Task
 from evomerge.storage.store import CandidateRow
 from fitness.measure import Control
 from fitness.racing import MIN_FIELD, Race, Rivals
@@ -26,7 +27,7 @@ def job_of(search: Search, machine: RunMachine, row: CandidateRow, task: Task, c
     if task != "subset" or row.kind != "search":
         return Job(row.number, recipe, items, deadline)
     if search.linear is not None:
-        slopes = search.plan.slopes(row.generation, machine.fidelity(row.number))
+        slopes = search.plan.slopes(row.generation, machine.dialogue.fidelity(row.number))
         return Job(row.number, recipe, items, deadline, slopes)
     return Job(row.number, recipe, items, deadline, race=_race(search, machine, row, control))
 
@@ -35,7 +36,7 @@ def _items(search: Search, machine: RunMachine, row: CandidateRow, task: Task) -
     plan = search.plan
     if task != "subset":
         return plan.split_items(task)
-    asked = plan.items(row.generation, machine.fidelity(row.number))
+    asked = plan.items(row.generation, machine.dialogue.fidelity(row.number))
     if row.kind == "baseline":
         asked |= plan.bank_items()
     # Guards compare every later generation with the base's answers, estimates with the control's.
@@ -49,10 +50,10 @@ def _items(search: Search, machine: RunMachine, row: CandidateRow, task: Task) -
 def _race(search: Search, machine: RunMachine, row: CandidateRow, control: Control | None) -> Race | None:
     """Whom a candidate runs against; None where all of its answers are wanted whatever they are."""
     shares = search.spec.subset.race
-    whole = machine.optimizer.uses_responses or uses_items(machine.optimizer)
+    whole = machine.dialogue.optimizer.uses_responses or uses_items(machine.dialogue.optimizer)
     if whole or len(machine.latest) < MIN_FIELD or not shares:
         return None
-    laps = search.plan.laps(row.generation, machine.fidelity(row.number), shares, control)
+    laps = search.plan.laps(row.generation, machine.dialogue.fidelity(row.number), shares, control)
     if len(laps) == 1:
         return None
     own = _signed_costs(search.spec, search.costs.scores(row.recipe))

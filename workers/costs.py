@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.candidate import Estimate
-from evomerge.recipe.schema import Recipe
+from evomerge.recipe.written import Written, read
 from evomerge.run.spec import RunSpec
 
 
@@ -24,7 +24,7 @@ class Costs:
         self._metrics |= {c.name: c.metric for c in spec.constraints if c.is_cost}
         self._limits = {c.name: c.max for c in spec.constraints if c.max is not None}
 
-    def scores(self, recipe: Mapping[str, Any]) -> dict[str, Estimate]:
+    def scores(self, recipe: Written | Mapping[str, Any]) -> dict[str, Estimate]:
         """Name → the cost, which is exact and rests on no items.
 
         Args:
@@ -37,7 +37,7 @@ class Costs:
             return {}
         from evomerge.merge.flow.cost import cost_of  # imports transformers, which most runs' controllers do without
 
-        found = asdict(cost_of(Recipe.model_validate(recipe), self._config))
+        found = asdict(cost_of(read(recipe), self._config))
         return {name: Estimate(float(found[metric]), 0.0, 0) for name, metric in self._metrics.items()}
 
     def violation(self, scores: Mapping[str, Estimate]) -> float:

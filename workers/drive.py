@@ -20,10 +20,11 @@ from evomerge.candidate import CandidateState, Proposal
 from evomerge.errors import Failure, FailureReason
 from evomerge.optimizers import restore
 from evomerge.optimizers.optimizer import explanation_of, uses_items
-from evomerge.recipe.schema import Recipe
-from evomerge.recipe.written import Written, written
+from evomerge.recipe.written import Written, read, written
+from evomerge.run.dialogue import ReplayError, proposed
 from evomerge.run.spec import RunSpec
-from evomerge.run.state import ReplayError, RunMachine, Task, proposed
+from evomerge.run.state import RunMachine
+from evomerge.run.verification import Task
 from evomerge.storage.blocks import AnswerBlock
 from evomerge.storage.store import CandidateRow, Event, Lease, RunRow, Store
 from fitness.evaluator import Responses
@@ -139,7 +140,7 @@ class Drive:
         for event in events:
             if event.type == "candidate.proposed":
                 number = event.data["number"]
-                asked = (event.data["digest"], event.data["generation"], self.machine.fidelity(number))
+                asked = (event.data["digest"], event.data["generation"], self.machine.dialogue.fidelity(number))
                 self.digests.setdefault(asked, number)
                 self._same_baseline(event.data)
         return events
@@ -206,15 +207,15 @@ class Drive:
                 new_row(number, "baseline", label, written(recipe), recipe.digest, 0, ())
                 for number, (label, recipe) in enumerate(self.search.baselines.items())
             ]
-            note = explanation_of(self.machine.optimizer)
+            note = explanation_of(self.machine.dialogue.optimizer)
             said = [Event("run.note", {"text": note})] if note else []
             self.ledger.put(
                 [*self.machine.start(), *said, *(proposed_event(row, {"genome": []}) for row in rows)], rows
             )
         while events := self.machine.advance() or self.machine.name_elites() or self.machine.review():
             self.ledger.put(events)
-        if self.machine.phase == "verifying" and self.machine.winners and not self.machine.open:
-            if self.machine.result is None:
+        if self.machine.phase == "verifying" and self.machine.verification.winners and not self.machine.open:
+            if self.machine.verification.result is None:
                 result = result_of(self.search, self.machine, self.ledger.row)
                 self.ledger.put([Event("run.result", result)])
             self._advance()
@@ -246,7 +247,7 @@ class Drive:
             yield self._job(number, task)
 
     def _propose(self) -> int:
-        number, proposal = self.machine.propose()
+        number, proposal = self.machine.dialogue.next()
         self.ledger.put(self.judge.choose(proposal.generation))
         recipe, digest = self._recipe(proposal)
         asked = (digest, proposal.generation, proposal.fidelity)
@@ -261,7 +262,7 @@ class Drive:
 
     def _recipe(self, proposal: Proposal) -> tuple[Written, str]:
         first = len(self.search.baselines)
-        return made_of(self.search.space, proposal, lambda t: Recipe.model_validate(self.ledger.row(first + t).recipe))
+        return made_of(self.search.space, proposal, lambda t: read(self.ledger.row(first + t).recipe))
 
     def _job(self, number: int, task: Task) -> Job:
         row = self.ledger.row(number)
@@ -313,7 +314,7 @@ class Drive:
         answers = responses_of(row, "subset")
         if row.kind == "baseline":
             self._learn(row, "subset")
-        fidelity = self.machine.fidelity(row.number) if stopped is None else stopped
+        fidelity = self.machine.dialogue.fidelity(row.number) if stopped is None else stopped
         found = self.judge.judge(row, answers, fidelity, whole=stopped is None)
         scored = replace(
             row, state=CandidateState.SCORED, scores=found.scores, violation=found.violation, cached=cached
@@ -325,9 +326,9 @@ class Drive:
         } | found.told  # fmt: skip
         if stopped is not None:
             data["stopped"] = stopped
-        if self.machine.optimizer.uses_responses and row.kind == "search":
+        if self.machine.dialogue.optimizer.uses_responses and row.kind == "search":
             data["responses"] = self.search.plan.item_scores(answers, row.generation)
-        items = uses_items(self.machine.optimizer) and self.search.plan.num_search_items is not None
+        items = uses_items(self.machine.dialogue.optimizer) and self.search.plan.num_search_items is not None
         if items and (row.kind == "search" or row.label == CONTROL):
             data["answers"] = [found.dump() for found in self.search.plan.item_answers(answers)]
         if products and self.search.linear is not None:

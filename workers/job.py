@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from evomerge.errors import Failure
 from evomerge.recipe.schema import Recipe
+from evomerge.recipe.written import Written
 from fitness.evaluator import Responses, Slopes
 from fitness.judge_spec import JudgeSpec
 from fitness.racing import Race
@@ -45,7 +47,7 @@ class Job:
 
     Attributes:
         number: the candidate's number in its run.
-        recipe: or its data, as they are stored: a controller has them at hand, and text travels fastest.
+        recipe: or what is stored of it: a controller has that at hand, and text travels fastest.
         items: eval set name → ids of the items to score.
         deadline_s: seconds after which the pool gives the job up as `timeout`.
         slopes: for optimizers that follow gradients, what to differentiate, one an objective.
@@ -54,7 +56,7 @@ class Job:
     """
 
     number: int
-    recipe: Recipe | dict[str, Any]
+    recipe: Recipe | Written | Mapping[str, Any]
     items: dict[str, tuple[str, ...]]
     deadline_s: float = 3600.0
     slopes: tuple[Slopes, ...] = ()

@@ -18,8 +18,9 @@ from evomerge.storage.store import CandidateKind, CandidateRow, Commit, Event, L
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_EVERY = 25
-"""Told candidates between two optimizer snapshots: they only make a resume faster, the events alone suffice."""
+SNAPSHOT_EVERY, SNAPSHOT_SHARE = 25, 4
+"""Told candidates between two optimizer snapshots, at least; and they are no fewer than one in four of those in flight,
+which a snapshot holds all. Snapshots only make a resume faster, the events alone suffice."""
 ROWS = 5000
 """Candidates kept in memory, some 10 kB each; what is open is asked for several times."""
 TOLD = ("candidate.scored", "candidate.failed")
@@ -125,7 +126,7 @@ class Ledger:
 
     def _fold(self, events: Sequence[Event]) -> None:
         for event in events:
-            numbered = replace(event, seq=self._last_seq + len(self._events) + 1)
+            numbered = Event(event.type, event.data, self._last_seq + len(self._events) + 1, event.at)
             self._machine.apply(numbered)
             self._events.append(numbered)
             self._told += event.type in TOLD
@@ -133,9 +134,9 @@ class Ledger:
                 self._new.add(event.data["number"])
 
     def _snapshot(self) -> bytes | None:
-        if self._told < SNAPSHOT_EVERY:
+        if self._told < max(SNAPSHOT_EVERY, len(self._machine.open) // SNAPSHOT_SHARE):
             return None
-        return str(self._events[-1].seq).encode() + b"\n" + self._machine.optimizer.state()
+        return str(self._events[-1].seq).encode() + b"\n" + self._machine.dialogue.optimizer.state()
 
 
 def new_row(

@@ -8,8 +8,9 @@ from typing import Any
 
 from evomerge.candidate import Descent, Proposal
 from evomerge.recipe.schema import Recipe
+from evomerge.run.dialogue import ReplayError
 from evomerge.run.spec import RunSpec
-from evomerge.run.state import ReplayError, RunMachine
+from evomerge.run.state import RunMachine
 from evomerge.storage.store import Event, Store
 from search_spaces.space import SearchSpace, recipe_of
 from workers.drive import all_events

@@ -24,12 +24,12 @@ def result_of(search: Search, machine: RunMachine, row_of: RowOf) -> dict[str, A
         with the standard error `se`, what all search items say (`verified`), and the `difference`, believed − verified.
     """
     plan = search.report
-    winner = machine.winners[0]
-    rows = {n: row_of(n) for n in (*machine.winners, *range(len(machine.baselines)))}
+    winner = machine.verification.winners[0]
+    rows = {n: row_of(n) for n in (*machine.verification.winners, *range(len(machine.baselines)))}
     answers = {n: responses_of(row, "holdout") for n, row in rows.items()}
     return {
         "winner": winner,
-        "winners": list(machine.winners),
+        "winners": list(machine.verification.winners),
         "table": [
             {
                 "number": n,
@@ -74,8 +74,10 @@ def _inflation(search: Search, machine: RunMachine, winner: int) -> dict[str, di
     found = {}
     for objective in search.spec.objectives:
         estimate = machine.scores[winner][objective.name]
-        believed = machine.believed.get(winner, {}).get(objective.name, estimate)  # runs that ended before had none
-        verified = machine.verified["search"][winner][objective.name]["mean"]
+        believed = machine.verification.believed.get(winner, {}).get(
+            objective.name, estimate
+        )  # runs that ended before had none
+        verified = machine.verification.scores["search"][winner][objective.name]["mean"]
         found[objective.name] = {
             "estimate": estimate["mean"], "believed": believed["mean"], "se": believed["se"], "verified": verified,
             "difference": believed["mean"] - verified,

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from evomerge.errors import EvomergeError, Failure, FailureReason, NonFiniteError
 from evomerge.merge.projection import Products
 from evomerge.merge.resident import Resident
-from evomerge.recipe.schema import Recipe
+from evomerge.recipe.written import read
 from fitness.answer_metrics import Measure
 from fitness.evaluator import Reference, Responses, Slopes, joined
 from fitness.failures import failure_of
@@ -73,7 +73,7 @@ class Worker:
             loaded = self._load()
             began = time.perf_counter()
             if job.slopes or any(unknown(ids, job.known.get(name)) for name, ids in job.items.items()):
-                loaded.resident.materialize(Recipe.model_validate(job.recipe))
+                loaded.resident.materialize(read(job.recipe))
             seconds["materialize"] = time.perf_counter() - began
             began = time.perf_counter()
             if job.race is None:

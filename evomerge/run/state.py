@@ -16,7 +16,7 @@ Decisions are read off the state: `open` (evaluations that must end before the p
                  then the chosen and baselines, holdout  answer the holdout items          → succeeded
 
 The optimizer is part of the state: applying `candidate.proposed` asks it and compares, applying `candidate.scored` or
-`candidate.failed` tells it. A replay that asks another genome than the stored one is an error, never another run.
+`candidate.failed` tells it (`evomerge.run.dialogue`).
 """
 
 from __future__ import annotations
@@ -24,20 +24,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from evomerge.archive.pareto import ParetoArchive
-from evomerge.candidate import Evaluation, ItemAnswers, Proposal
-from evomerge.errors import EvomergeError
 from evomerge.optimizers.optimizer import Optimizer, uses_items
-from evomerge.run.ranking import shortlist
+from evomerge.run.dialogue import Dialogue
 from evomerge.run.spec import RunSpec
-from evomerge.run.standing import Beliefs, Place, Standing
+from evomerge.run.standing import Place, Standing
 from evomerge.run.stopping import Progress, reason_to_stop
+from evomerge.run.verification import Task, Verification
 from evomerge.storage.store import TERMINAL, Event, RunState, Verb
-
-Task = Literal["subset", "search", "holdout"]
-"""Which items a candidate answers: its generation's subset, all search items, or the holdout items."""
 
 FIELD = 24
 """Candidates that are remembered for races."""
@@ -47,25 +43,21 @@ MIN_FOR_SHARE = 8
 """Candidates that must have ended before the share of failures can pause a run: fewer say too little."""
 
 
-class ReplayError(EvomergeError):
-    """The stored events and the optimizer disagree: another version, another seed or a damaged store."""
-
-
 class RunMachine:
     """One run's state.
 
     Attributes:
         phase: the run's state.
+        dialogue: with the optimizer.
+        verification: what all items say.
         note: what the optimizer said of itself.
         open: (candidate number, task) → attempts begun, in the order in which they were opened.
         scores: number → objective or constraint name → {mean, se, n}, on the candidate's subset.
         stopped: number → fidelity at which a candidate's race was lost.
         latest: values and standard errors of the latest feasible candidates: what others run against.
-        verified: task → number → the same, on all search or holdout items.
         items: answers of search candidates, elites' included, before verification.
         elapsed_s: seconds in which the run was worked on, when the latest candidate was scored.
         unchanged: search candidates scored since the front last changed.
-        believed: number → objective → {mean, se}, in the light of all candidates, when the search ended.
         best_believed: objective → {number, mean, se} of the candidate of which most was believed, when last reviewed.
     """
 
@@ -76,7 +68,9 @@ class RunMachine:
         Args:
             search_items: how many a candidate answers when it answers all of them; None when it always does.
         """
-        self.spec, self.optimizer, self.baselines = spec, optimizer, tuple(baselines)
+        self.spec, self.baselines = spec, tuple(baselines)
+        self.dialogue = Dialogue(optimizer, len(baselines))
+        self.verification = Verification(spec, len(baselines))
         self._search_items = search_items
         self.phase: RunState = "queued"
         self.reason: str | None = None
@@ -84,10 +78,7 @@ class RunMachine:
         self.open: dict[tuple[int, Task], int] = {}
         self.scores: dict[int, dict[str, dict[str, float]]] = {}
         self.violations: dict[int, float] = {}
-        self.verified: dict[Task, dict[int, dict[str, dict[str, float]]]] = {"search": {}, "holdout": {}}
         self.failed: set[int] = set()
-        self.winners: tuple[int, ...] = ()
-        self.result: dict[str, Any] | None = None
         self.proposed = 0
         self.generation = 0
         self.items = 0
@@ -95,15 +86,10 @@ class RunMachine:
         self.unchanged = 0
         self.stopped: dict[int, float] = {}
         self.latest: deque[tuple[tuple[float, ...], tuple[float, ...]]] = deque(maxlen=FIELD)
-        self.standing = Standing(spec, self._believed_by_items)
-        self.believed: dict[int, dict[str, dict[str, float]]] = {}
+        self.standing = Standing(spec, self.dialogue.beliefs)
         self.best_believed: dict[str, dict[str, Any]] = {}
         self._num_scored = self._reviewed_at = 0
         self._elites_at = self._elites_items = 0
-        self._trials: dict[int, int] = {}
-        self._fidelities: dict[int, float] = {}
-        self._verified_violations: dict[int, float] = {}
-        self._asked: Proposal | None = None
         self._failed_before = self._scored_before = 0
         self._base_failure = ""
         self._objectives = [o.model_dump(mode="json") for o in spec.objectives]
@@ -126,16 +112,6 @@ class RunMachine:
         """Whether a further candidate fits the budget and nobody asked to stop."""
         return self.phase == "running" and self.proposed < self.spec.budget.candidates
 
-    def fidelity(self, number: int) -> float:
-        """How many times the usual number of items a candidate should answer."""
-        return self._fidelities.get(number, 1.0)
-
-    def propose(self) -> tuple[int, Proposal]:
-        """The next search candidate's number and proposal; call `apply` with its event before the next `propose`."""
-        if self._asked is None:
-            self._asked = self.optimizer.ask(1)[0]
-        return len(self.baselines) + self._asked.trial, self._asked
-
     def start(self) -> list[Event]:
         """The events that open a queued run; the caller adds the baselines' `candidate.proposed`."""
         return [Event("run.state", {"state": "starting", "reason": None})]
@@ -151,16 +127,21 @@ class RunMachine:
             return [Event("run.state", {"state": "running", "reason": None})]
         if self.phase in ("running", "stopping"):
             return [] if self.may_propose else self._leave_running()
-        if not self.winners:
-            return self._choose_winners()
-        if self.result is None:
+        if not self.verification.winners:
+            return [self.verification.go_on()]
+        if self.verification.result is None:
             return []
         return [Event("run.state", {"state": "succeeded", "reason": self.reason})]
 
     def name_elites(self) -> list[Event]:
         """`elites.chosen` when it is time that the leading candidates answer all search items; else none."""
         policy, every = self.spec.subset, self.spec.subset.elites
-        if self.phase != "running" or self._search_items is None or every is None or uses_items(self.optimizer):
+        if (
+            self.phase != "running"
+            or self._search_items is None
+            or every is None
+            or uses_items(self.dialogue.optimizer)
+        ):
             return []  # who learns from items asks the leading ones for more itself
         if self._num_scored < self._elites_at + every:
             return []
@@ -250,13 +231,12 @@ class RunMachine:
             case "belief.updated":
                 self.best_believed, self._reviewed_at = data["best"], data["scored"]
             case "verification.started":
-                self.believed |= {int(number): found for number, found in data.get("believed", {}).items()}
-                self.winners = tuple(data["winners"])
+                self.verification.started(data)
                 self.open |= {(number, data["task"]): 0 for number in data["numbers"]}
             case "candidate.verified":
                 self._verified(data)
             case "run.result":
-                self.result = data
+                self.verification.result = data
 
     def replay(self, events: Iterable[Event], snapshot: tuple[Optimizer, int] | None = None) -> None:
         """Rebuild from stored events; with a snapshot (optimizer, seq), only later events reach the optimizer.
@@ -265,7 +245,7 @@ class RunMachine:
             ReplayError: the optimizer asks another genome than the stored one.
         """
         if snapshot is not None:
-            self.optimizer = snapshot[0]
+            self.dialogue.optimizer = snapshot[0]
         for event in events:
             self.apply(event, ask_and_tell=snapshot is None or event.seq > snapshot[1])
 
@@ -282,7 +262,7 @@ class RunMachine:
             "items": self.items,
             "elapsed_s": self.elapsed_s,
             "failed": len(self.failed),
-            "complete": len(self.verified["search"]),
+            "complete": len(self.verification.scores["search"]),
             "generation": self.generation,
             "objectives": self._objectives,
             "constraints": self._constraints,
@@ -292,9 +272,9 @@ class RunMachine:
             "hypervolume": self.archive.hypervolume,
             "reference": list(self.archive.reference or ()),
             "baselines": {label: number for number, label in enumerate(self.baselines)},
-            "winners": list(self.winners),
+            "winners": list(self.verification.winners),
             "note": self.note,
-            "result": self.result,
+            "result": self.verification.result,
         }
 
     # -- inside -------------------------------------------------------------------------------------------------
@@ -321,19 +301,9 @@ class RunMachine:
         self.open[number, "subset"] = 0
         if data["kind"] == "baseline":
             return
-        self._trials[number] = number - len(self.baselines)
-        if "fidelity" in data:
-            self._fidelities[number] = data["fidelity"]
         group = data["generation"] if self.spec.subset.rotate else 0
         self.standing.proposed(number, Place(data["digest"], tuple(data["genome"]), group))
-        if ask:
-            expected, proposal = self.propose()
-            if expected != number or proposed(proposal) != {key: data.get(key) for key in proposed(proposal)}:
-                raise ReplayError(
-                    f"event {data} does not follow from the events before it: the optimizer asks for candidate "
-                    f"{expected} with {proposed(proposal)}"
-                )
-        self._asked = None
+        self.dialogue.taken(data, ask=ask)
         self.proposed += 1
         self.generation = max(self.generation, data["generation"])
 
@@ -341,10 +311,9 @@ class RunMachine:
         number = data["number"]
         del self.open[number, "subset"]
         self.scores[number], self.violations[number] = data["scores"], data["violation"]
-        answers = tuple(map(ItemAnswers.load, data["answers"])) if "answers" in data else None
-        if number not in self._trials:
-            if tell and answers is not None and uses_items(self.optimizer):
-                self.optimizer.know(answers)
+        if not self.dialogue.is_about(number):
+            if tell:
+                self.dialogue.known(data)
             return
         told = data.get("told", data["scores"])
         self._num_scored += 1
@@ -358,32 +327,13 @@ class RunMachine:
         if data["violation"] <= 0:
             self.latest.append((values, errors))
         if tell:
-            self.optimizer.tell(
-                [
-                    Evaluation(
-                        self._trials[number],
-                        values,
-                        data["violation"],
-                        errors=errors,
-                        responses=data.get("responses") and tuple(map(tuple, data["responses"])),
-                        gradients=data.get("gradients") and tuple(map(tuple, data["gradients"])),
-                        answers=answers,
-                    )
-                ]
-            )
-
-    def _believed_by_items(self) -> Beliefs | None:
-        """What the optimizer believes of genomes, if it learns from single items."""
-        return self.optimizer.believed if uses_items(self.optimizer) else None
+            self.dialogue.answered(data, values, errors)
 
     def _verified(self, data: dict[str, Any]) -> None:
         number, split = data["number"], data["split"]
         del self.open[number, split]
-        self.verified[split][number] = data["scores"]
-        if split != "search":
-            return
-        self._verified_violations[number] = data["violation"]
-        if self.phase != "verifying":  # the front stays that of the search
+        self.verification.verified(data)
+        if split == "search" and self.phase != "verifying":  # the front stays that of the search
             self.standing.completed(number, data["scores"], data["violation"])
             self.items += data.get("items", 0)
             self._elites_items += data.get("items", 0)
@@ -396,40 +346,17 @@ class RunMachine:
         self.failed.add(number)
         if number == 0:
             self._base_failure = data["message"]
-        if tell and number in self._trials:
-            self.optimizer.tell([Evaluation(self._trials[number], None)])
+        if tell and self.dialogue.is_about(number):
+            self.dialogue.failed(number)
 
     def _leave_running(self) -> list[Event]:
         if not self.scores or not self._search_scored:
             return [Event("run.state", {"state": "failed", "reason": "no candidate could be scored"})]
-        leading = self.standing.shortlist(self.spec.verify.top)
-        numbers, beliefs = [n for n in leading if n not in self.verified["search"]], self.standing.believed()
-        believed = {str(n): dict(beliefs[n]) for n in sorted({*leading, *self.verified["search"]} & beliefs.keys())}
-        asked = {"task": "search", "numbers": numbers, "winners": [], "believed": believed}
         return [
             *(self._review() if self.standing.noisy else ()),
             Event("run.state", {"state": "verifying", "reason": self.reason}),
-            Event("verification.started", asked),
+            self.verification.begin(self.standing),
         ]
 
     def _review(self) -> list[Event]:
         return [Event("belief.updated", {"scored": self._num_scored, "best": self.standing.best_believed()})]
-
-    def _choose_winners(self) -> list[Event]:
-        scored = self.verified["search"]
-        if not scored:
-            return [Event("run.state", {"state": "failed", "reason": "none of the best candidates could be verified"})]
-        top = 1 if len(self.spec.objectives) == 1 else len(scored)
-        winners = shortlist(self.spec, scored, self._verified_violations, list(scored), top)
-        numbers = [*winners, *range(len(self.baselines))] if self.spec.verify.holdout else []
-        return [Event("verification.started", {"task": "holdout", "numbers": numbers, "winners": winners})]
-
-
-def proposed(proposal: Proposal) -> dict[str, Any]:
-    """What an optimizer asked for, as `candidate.proposed` holds it, JSON-ready."""
-    data: dict[str, Any] = {"genome": list(proposal.genome)}
-    if proposal.descent is not None:
-        data["descent"] = proposal.descent.dump()
-    if proposal.fidelity != 1:
-        data["fidelity"] = proposal.fidelity
-    return data

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from evomerge.candidate import CandidateState, Genome
+from evomerge.recipe.written import Written
 from evomerge.storage.blocks import AnswerBlock, Bank, BankPage
 
 RunState = Literal[
@@ -51,6 +52,7 @@ class CandidateRow:
         answers: split or subset → eval set → keys of the blocks of answers to its items.
         responses: split or subset → eval set → {item_ids, values: metric → floats}; what those blocks hold. It is
             read, never written.
+        recipe: data, as they are read; a new candidate's may be text.
         on_front: whether it is on the run's front now.
     """
 
@@ -61,7 +63,7 @@ class CandidateRow:
     generation: int
     genome: Genome
     digest: str
-    recipe: dict[str, Any]
+    recipe: dict[str, Any] | Written
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     verified: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     answers: dict[str, dict[str, list[str]]] = field(default_factory=dict)

@@ -54,6 +54,7 @@ class CandidateContract:
         read = store.candidate(lease.run, 3)
         assert read == full
         assert read is not None
+        assert isinstance(read.recipe, dict)
         assert list(read.recipe["sources"]) == ["b", "a"]
         assert isinstance(read.state, CandidateState)
         assert store.candidate(lease.run, 4) is None

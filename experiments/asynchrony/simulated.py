@@ -10,6 +10,7 @@ import numpy as np
 
 from evomerge.errors import Failure, FailureReason
 from evomerge.recipe.schema import Recipe
+from evomerge.recipe.written import read
 from fitness.evaluator import Responses
 from workers.job import Job, JobResult
 
@@ -54,7 +55,7 @@ class SimulatedPool:
     def _end(self, number: int, job: Job) -> JobResult:
         if self._rng.random() < self._failures:
             return JobResult(number, failure=Failure(FailureReason.OUT_OF_MEMORY, "simulated"))
-        return JobResult(number, self._answer(Recipe.model_validate(job.recipe), job.items), worker="simulated")
+        return JobResult(number, self._answer(read(job.recipe), job.items), worker="simulated")
 
     def cancel(self) -> None:
         """Nothing comes of what is running."""

@@ -15,6 +15,7 @@ from grid import BASELINES, SOURCES, STAGES, Stage, Weights
 
 from evomerge.errors import Failure, FailureReason
 from evomerge.recipe.schema import Recipe
+from evomerge.recipe.written import read
 from fitness.evaluator import Responses
 from fitness.items import Item, Split
 from fitness.matrix import Floats, ResponseMatrix, make_matrix
@@ -139,7 +140,7 @@ class TablePool:
 
     def submit(self, job: Job) -> None:
         """Answer a job; a merge that the table lacks is a bad recipe."""
-        name = name_of(Recipe.model_validate(job.recipe), self._table.stage)
+        name = name_of(read(job.recipe), self._table.stage)
         found: dict[str, Responses] = {}
         for skill, ids in job.items.items():
             split: Split = "search" if ids[0] in self._table.places["search"][skill] else "holdout"

@@ -12,8 +12,8 @@ from api.seeding import with_seeds
 from evomerge.errors import InvalidInputError
 from evomerge.recipe.schema import Recipe
 from evomerge.recipe.text import dump_yaml
+from evomerge.run.dialogue import ReplayError
 from evomerge.run.spec import RunSpec
-from evomerge.run.state import ReplayError
 from evomerge.storage.store import CandidateQuery, Commit, Event, Store
 from tests.workers import tiny_run
 from tests.workers.tiny_run import run_spec

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from evomerge.optimizers import make
 from evomerge.optimizers.domain import real
+from evomerge.run.dialogue import ReplayError, proposed
 from evomerge.run.spec import RunSpec
-from evomerge.run.state import MIN_FOR_SHARE, ReplayError, RunMachine, proposed
+from evomerge.run.state import MIN_FOR_SHARE, RunMachine
 from evomerge.storage.store import Event
 
 BASELINES = ("base", "source:a", "average")
@@ -67,7 +68,7 @@ class Driver:
         self.put(*self.machine.start(), *(Event("candidate.proposed", data) for data in proposals))
 
     def propose(self) -> int:
-        number, proposal = self.machine.propose()
+        number, proposal = self.machine.dialogue.next()
         self.genomes[number] = proposal.genome
         data = _proposed(number, "search", "", proposal.generation, proposal.genome) | proposed(proposal)
         self.put(Event("candidate.proposed", data))
@@ -92,8 +93,8 @@ class Driver:
         for _ in range(turns):
             while events := self.machine.advance() or self.machine.review():
                 self.put(*events)
-            if self.machine.winners and not self.machine.open and self.machine.result is None:
-                self.put(Event("run.result", {"winner": self.machine.winners[0]}))
+            if self.machine.verification.winners and not self.machine.open and self.machine.verification.result is None:
+                self.put(Event("run.result", {"winner": self.machine.verification.winners[0]}))
                 continue
             if self.machine.done or self.machine.phase == "paused":
                 return
@@ -123,8 +124,8 @@ def test_a_run_scores_baselines_spends_its_budget_verifies_and_succeeds() -> Non
     assert states == ["starting", "running", "verifying", "succeeded"]
     assert driver.machine.proposed == 20
     assert set(driver.machine.scores) == set(range(23))
-    assert len(driver.machine.verified["search"]) == 3
-    assert set(driver.machine.verified["holdout"]) == {0, 1, 2, *driver.machine.winners}
+    assert len(driver.machine.verification.scores["search"]) == 3
+    assert set(driver.machine.verification.scores["holdout"]) == {0, 1, 2, *driver.machine.verification.winners}
 
 
 def test_the_first_candidate_is_the_start() -> None:
@@ -136,8 +137,8 @@ def test_the_first_candidate_is_the_start() -> None:
 def test_the_winner_is_the_best_of_the_verified() -> None:
     driver = finished()
 
-    best = max(driver.machine.verified["search"].items(), key=lambda kv: kv[1]["skill"]["mean"])[0]
-    assert driver.machine.winners == (best,)
+    best = max(driver.machine.verification.scores["search"].items(), key=lambda kv: kv[1]["skill"]["mean"])[0]
+    assert driver.machine.verification.winners == (best,)
 
 
 def test_nothing_is_proposed_before_the_baselines_are_scored() -> None:
@@ -176,13 +177,13 @@ def test_a_replay_from_a_snapshot_is_the_run() -> None:
     half = Driver(spec_of())
     half.begin()
     half.run(turns=12)
-    state = half.machine.optimizer.state()
+    state = half.machine.dialogue.optimizer.state()
 
     resumed = machine_of(spec_of())
-    resumed.replay(whole.events, (type(half.machine.optimizer).from_state(state), len(half.events)))
+    resumed.replay(whole.events, (type(half.machine.dialogue.optimizer).from_state(state), len(half.events)))
 
     assert resumed.summary() == whole.machine.summary()
-    assert resumed.optimizer.state() == whole.machine.optimizer.state()
+    assert resumed.dialogue.optimizer.state() == whole.machine.dialogue.optimizer.state()
 
 
 def test_a_replay_that_asks_another_genome_is_an_error() -> None:
@@ -283,7 +284,7 @@ def test_two_objectives_keep_a_front_and_verify_it() -> None:
     front = machine.archive.members
     assert len(front) > 1
     assert machine.archive.hypervolume > 0
-    assert set(machine.winners) <= set(machine.verified["search"])
+    assert set(machine.verification.winners) <= set(machine.verification.scores["search"])
     for a in front:
         for b in front:
             left, right = machine.scores[a], machine.scores[b]
@@ -320,8 +321,8 @@ def test_what_is_believed_of_the_best_is_reviewed_as_the_run_grows_and_when_the_
 
     assert [review["scored"] for review in reviews] == [8, 10, 13, 17, 20]
     assert driver.machine.summary()["believed"] == reviews[-1]["best"]
-    assert set(driver.machine.believed) == set(asked["numbers"])
-    assert all(one["skill"]["se"] < 0.1 for one in driver.machine.believed.values())  # told ones have 0.1
+    assert set(driver.machine.verification.believed) == set(asked["numbers"])
+    assert all(one["skill"]["se"] < 0.1 for one in driver.machine.verification.believed.values())  # told ones have 0.1
 
 
 def test_beliefs_are_replayed_and_runs_from_before_there_were_any_too() -> None:
@@ -331,9 +332,12 @@ def test_beliefs_are_replayed_and_runs_from_before_there_were_any_too() -> None:
     now.replay(driver.events)
     before.replay(event for event in kept if event.type != "belief.updated")
 
-    assert (now.believed, now.best_believed) == (driver.machine.believed, driver.machine.best_believed)
-    assert (before.believed, before.best_believed) == ({}, {})
-    assert (before.phase, before.winners) == (driver.machine.phase, driver.machine.winners)
+    assert (now.verification.believed, now.best_believed) == (
+        driver.machine.verification.believed,
+        driver.machine.best_believed,
+    )
+    assert (before.verification.believed, before.best_believed) == ({}, {})
+    assert (before.phase, before.verification.winners) == (driver.machine.phase, driver.machine.verification.winners)
 
 
 def test_exact_scores_are_not_reviewed() -> None:
