@@ -4,10 +4,11 @@ out, which takes several times as long as the database needs for it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Dialect
+from sqlalchemy import Connection, CursorResult, Dialect, Engine
 from sqlalchemy.sql.expression import Executable
 
 Encode = Callable[[Any], Any]
@@ -37,6 +38,17 @@ class Prepared:
         """
         filled = [self._fill(row) for row in rows]
         return connection.exec_driver_sql(self.text, filled if len(filled) > 1 else filled[0])
+
+    def look(self, engine: Engine, row: Mapping[str, Any]) -> list[Any]:
+        """The rows that it finds, asked of the driver itself: a tenth of the time, for what is asked all the time.
+
+        Raises:
+            the driver's errors, as they are.
+        """
+        with closing(engine.raw_connection()) as connection:
+            driver: Any = connection.driver_connection
+            found: list[Any] = driver.execute(self.text, self._fill(row)).fetchall()
+            return found
 
     def _fill(self, row: Mapping[str, Any]) -> Any:
         values = {**self.constants, **row} if self.constants else row

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
 from evomerge.errors import InvalidInputError, LeaseLostError, StoreError
-from evomerge.storage import answers, candidates, cursor
+from evomerge.storage import answers, candidates, commands, cursor
 from evomerge.storage.blocks import AnswerBlock, Bank, BankPage
 from evomerge.storage.engine import begins_writing, open_engine
 from evomerge.storage.ids import RunIds, is_run_id
@@ -187,16 +187,14 @@ class SqlStore:
         with self._write() as connection:
             if not is_run_id(run_id) or connection.scalar(select(RunTable.id).where(RunTable.id == run_id)) is None:
                 raise InvalidInputError("run", run_id, "the id of a run in this store")
-            row = {"run": run_id, "verb": verb, "at": self._clock(), "done": False}
-            return int(connection.execute(insert(CommandTable).values(row).returning(CommandTable.id)).scalar_one())
+            return commands.add(connection, run_id, verb, self._clock())
 
     def pending_commands(self, run_id: str) -> list[tuple[int, Verb]]:
         """Commands that no commit has marked as done, oldest first."""
         if not is_run_id(run_id):
             return []
-        pending = select(CommandTable.id, CommandTable.verb).where(CommandTable.run == run_id, ~CommandTable.done)
-        with self._read() as connection:
-            return [(row.id, row.verb) for row in connection.execute(pending.order_by(CommandTable.id))]
+        with self._errors():
+            return commands.pending(self._engine, run_id)
 
     def acquire(self, owner: str, ttl_s: float, run_id: str | None = None) -> Lease | None:
         """Take the oldest unfinished run (or the one named) that nobody holds; None if there is none."""
@@ -252,7 +250,7 @@ class SqlStore:
             answers.write(connection, change.answers, at, self._questions)
             candidates.write(connection, lease.run, change.candidates, change.changed)
             _keep_optimizer(connection, lease.run, change.optimizer)
-            _finish_commands(connection, lease.run, change.commands_done)
+            commands.finish(connection, lease.run, change.commands_done)
         self._questions.update(block.questions for block in change.answers)
         return events
 
@@ -278,6 +276,8 @@ class SqlStore:
             raise StoreError(f"the database {self._place} refused: {str(error.orig).strip()}") from error
         except StatementError as error:  # a value of ours could not be written: not the database's doing
             raise error.orig or error from error
+        except self._engine.dialect.loaded_dbapi.Error as error:
+            raise StoreError(f"the database {self._place} refused: {str(error).strip()}") from error
         except SQLAlchemyError as error:
             raise StoreError(f"the database {self._place} cannot be used: {error}") from error
 
@@ -391,9 +391,3 @@ def _keep_optimizer(connection: Connection, run_id: str, state: bytes | None) ->
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     upsert = dialect.insert(OptimizerTable).values(run=run_id, state=state)
     connection.execute(upsert.on_conflict_do_update(index_elements=["run"], set_={"state": upsert.excluded.state}))
-
-
-def _finish_commands(connection: Connection, run_id: str, numbers: Sequence[int]) -> None:
-    if numbers:
-        done = update(CommandTable).where(CommandTable.run == run_id, CommandTable.id.in_(numbers))
-        connection.execute(done.values(done=True))
