@@ -31,6 +31,7 @@ from evomerge.merge.factored import factors_of, with_factors
 from evomerge.merge.flow.live import LivePaths
 from evomerge.merge.folded import delta_key, exclusive, folded
 from evomerge.merge.inputs import open_inputs
+from evomerge.merge.placing import live_tensors, place_through_files
 from evomerge.merge.plan import DTYPES, Plan, TensorJob, plan
 from evomerge.merge.projection import Projection
 from evomerge.merge.resolve import pin
@@ -72,7 +73,7 @@ class Resident:
         self._operands = {name: self._operands_of(name, source) for name, source in self._inputs.sources.items()}
         self._check_base()
         self.model = self._load_model()
-        self._live = self._live_tensors()
+        self._live = live_tensors(self.model, self._inputs.architecture, self._inputs.base.path, self._base)
         self._dirty = set(self._live)
         """Live tensors that may differ from the base."""
         self._placed: Recipe | None = None
@@ -119,7 +120,13 @@ class Resident:
         """Takes derivatives by the live model's weights to derivatives by its sources' coefficients.
 
         Sources by their resident names. The live model must not be on a path.
+
+        Raises:
+            ArchitectureError: the live model's tensors are not those of the files.
         """
+        if not self._live:
+            family = self._inputs.architecture.family
+            raise ArchitectureError(f"gradients of {family}: transformers gives it other tensors than its files have")
         return Projection(self.model, self._inputs.architecture, self._base, self._operands)
 
     def _leave_path(self) -> None:
@@ -141,6 +148,9 @@ class Resident:
     def _place(self, recipe: Recipe, resident: Mapping[str, str | None]) -> None:
         """Write the weights of a recipe without a path into the live model's own layers."""
         self._check_depth(recipe)
+        if not self._live:
+            place_through_files(self.model, recipe, self._room)
+            return
         changed = {name: self._inputs.sources[at].changed if at else frozenset() for name, at in resident.items()}
         todo = plan(recipe, self._inputs.base.tensors, self._inputs.architecture, changed)
         todo = with_factors(todo, {name: self._source(at) for name, at in resident.items()})
@@ -297,27 +307,9 @@ class Resident:
             if (place / "generation_config.json").exists():
                 model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
 
-    def _live_tensors(self) -> dict[str, Tensor]:
-        """The base's tensor name → the live tensor that it is in the model.
-
-        Raises:
-            ArchitectureError: the model as transformers builds it has other tensors than the checkpoint.
-        """
-        live: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            parts = self._inputs.architecture.parts_of(name, parameter.data)
-            if not parts:
-                raise ArchitectureError(f"live tensor {name!r}: the checkpoint has no such tensor")
-            for at, tensor in parts.items():
-                if self._base[at].shape != tensor.shape or not tensor.is_contiguous():
-                    has = f"{list(tensor.shape)}; the checkpoint has {list(self._base[at].shape)}"
-                    raise ArchitectureError(f"live tensor {name!r} is {has}")
-                if live.setdefault(at, tensor).data_ptr() != tensor.data_ptr():
-                    raise ArchitectureError(f"live tensor {name!r} does not share its memory with {at!r}, its twin")
-        weights = {n for n, p in self._inputs.architecture.parts.items() if p.role != BUFFER}
-        if lost := sorted(weights - set(live) - set(self._inputs.architecture.tied)):
-            raise ArchitectureError(f"the live model has no place for {lost[:3]} of {self._inputs.base.path}")
-        return live
+    @cached_property
+    def _room(self) -> Path:
+        return self._scratch()
 
     def _scratch(self) -> Path:
         """A folder that goes with this object; mappings of files in it stay valid."""
