@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from evomerge.merge.fused.reading import Raw, Rows, look, memory
+from evomerge.merge.fused.selection import FEWEST, Selected, Selection, has_few
 from evomerge.merge.plan import Plan, TensorJob
 from evomerge.merge.primitives import weights
 from evomerge.merge.primitives.gram import LANES
@@ -94,6 +95,8 @@ class Agreed:
             self._most, self._least = np.float32(mean.most), np.float32(mean.least)
         self._least_divisor = np.float32(mean.least_divisor)
         self._rows = _rows(work)
+        few = mean.elects and has_few(work)
+        self._few = Selected(work, self._shares, self._least, self._least_divisor) if few else None
 
     def spans(self, span: Span, steps: Iterable[Span]) -> Iterable[Span]:
         """What may be merged at a time."""
@@ -107,10 +110,13 @@ class Agreed:
         """
         at = self._rows.at(begin, end)
         mean = self._mean
-        met = self._loops.merge(
-            at[:-1], at[-1], self._above, self._most, mean.least >= 0, self._least, len(self._work.job.per_source),
-            self._gains, mean.elects, self._shares, self._least_divisor, out,
-        )  # fmt: skip
+        if self._few is not None and len(out) >= FEWEST:
+            met = self._few.merge(at, out)
+        else:
+            met = self._loops.merge(
+                at[:-1], at[-1], self._above, self._most, mean.least >= 0, self._least, len(self._work.job.per_source),
+                self._gains, mean.elects, self._shares, self._least_divisor, out,
+            )  # fmt: skip
         if met & self._loops.ODD_INPUT:
             look(self._work, begin, end)
         return None if met & self._loops.NEGATIVE_ZERO else not met & self._loops.ODD_OUTPUT
@@ -159,10 +165,15 @@ def _overlaps(works: Sequence[TensorWork], steps: Steps, threads: int) -> dict[s
 def _selection(work: TensorWork, steps: Steps) -> dict[str, float]:
     """The least variance that is selected, and each source's mean square of what is."""
     share = weights.number(work.job.shared, "select_topk")
-    least = -1.0 if share >= 1 else _least_variance(work, share, steps)
-    size = work.base.numel()
-    energies = {f"1:{source}": sum_ / max(size, 1) for source, sum_ in _squares(work, least, steps).items()}
-    return {VARIANCE: least, **energies}
+    few = Selection(work) if has_few(work) else None
+    least: float | None = -1.0
+    if share < 1:
+        least = few.least_variance(share, steps) if few is not None else None
+        least = _least_variance(work, share, steps) if least is None else least
+    assert least is not None, "found one way or the other"
+    sums = _squares(work, least, steps) if few is None else few.energies(least, steps)
+    size = max(work.base.numel(), 1)
+    return {VARIANCE: least, **{f"1:{source}": sum_ / size for source, sum_ in zip(work.operands, sums, strict=True)}}
 
 
 def _least_variance(work: TensorWork, share: float, steps: Steps) -> float:
@@ -189,7 +200,7 @@ def _least_variance(work: TensorWork, share: float, steps: Steps) -> float:
     return float(np.array(gathered.largest(rank), np.uint32).view(np.float32))
 
 
-def _squares(work: TensorWork, least: float, steps: Steps) -> dict[str, float]:
+def _squares(work: TensorWork, least: float, steps: Steps) -> list[float]:
     from evomerge.merge.fused import agreed
 
     lanes = np.zeros((len(work.operands), LANES))
@@ -198,7 +209,7 @@ def _squares(work: TensorWork, least: float, steps: Steps) -> dict[str, float]:
     for begin, end in steps((0, work.base.numel())):
         at = rows.at(begin, end)
         agreed.energies(at[:-1], at[-1], end - begin, number, least >= 0, np.float32(least), begin % LANES, lanes)
-    return dict(zip(work.operands, lanes.sum(1).tolist(), strict=True))
+    return [float(sum_) for sum_ in lanes.sum(1)]
 
 
 def _rows(work: TensorWork) -> Rows:

@@ -75,9 +75,7 @@ lanes."""
 
 
 @compiled
-def gram(
-    at_K: Any, base_at: Any, size: int, skipped: int, lanes_PL: Any
-) -> None:  # pragma: no cover  # compiled
+def gram(at_K: Any, base_at: Any, size: int, skipped: int, lanes_PL: Any) -> None:  # pragma: no cover  # compiled
     """Add the entries' products to the lanes of every pair, as `primitives.gram.Gram`.
 
     Args:

@@ -233,31 +233,39 @@ def census(
         found_T: how many there are of them, so far; more than there is room for: the rest is lost.
     """
     base_N, raw_N = carray(entries_at(base_at), size), carray(entries_at(raw_at), size)
-    room = inside_TM.shape[1] - LANES
     bits = np.zeros(TILE + LANES, np.uint32)
     keys = bits.view(np.int32)
     for begin in range(0, size, TILE):
         number = min(TILE, size - begin)
         bits_of_deltas(base_N[begin:], raw_N[begin:], number, bits)
-        keys[number : number + LANES] = NEVER
-        for t in range(len(edges_T2)):
-            low, high = np.int32(edges_T2[t, 0]), np.int32(edges_T2[t, 1])
-            over_high, from_high, over_low, from_low = 0, 0, 0, 0
-            for first in range(0, number, LANES):
-                over_high += _number_over(keys, first, high)
-                from_high += _number_over(keys, first, high - I1)
-                over_low += _number_over(keys, first, low)
-                from_low += _number_over(keys, first, low - I1)
-            counts_T4[t, 0] += over_high
-            counts_T4[t, 1] += from_high
-            counts_T4[t, 2] += over_low
-            counts_T4[t, 3] += from_low
-            here = over_low - from_high
-            if here <= 0:
-                continue
-            if found_T[t] + here <= room:
-                _gather(keys, number, low, high, inside_TM[t, found_T[t] :])
-            found_T[t] += here
+        around(keys, number, edges_T2, counts_T4, inside_TM, found_T)
+
+
+@compiled
+def around(
+    keys: Any, number: int, edges_T2: Any, counts_T4: Any, inside_TM: Any, found_T: Any
+) -> None:  # pragma: no cover  # compiled
+    """`census` of the first of some bits, which have room for LANES more."""
+    room = inside_TM.shape[1] - LANES
+    keys[number : number + LANES] = NEVER
+    for t in range(len(edges_T2)):
+        low, high = np.int32(edges_T2[t, 0]), np.int32(edges_T2[t, 1])
+        over_high, from_high, over_low, from_low = 0, 0, 0, 0
+        for first in range(0, number, LANES):
+            over_high += _number_over(keys, first, high)
+            from_high += _number_over(keys, first, high - I1)
+            over_low += _number_over(keys, first, low)
+            from_low += _number_over(keys, first, low - I1)
+        counts_T4[t, 0] += over_high
+        counts_T4[t, 1] += from_high
+        counts_T4[t, 2] += over_low
+        counts_T4[t, 3] += from_low
+        here = over_low - from_high
+        if here <= 0:
+            continue
+        if found_T[t] + here <= room:
+            _gather(keys, number, low, high, inside_TM[t, found_T[t] :])
+        found_T[t] += here
 
 
 @compiled

@@ -78,7 +78,9 @@ class Rows:
         self._files, self._tensors = files, tensors
         places = [None if fresh is None else fresh.place for _, fresh in tensors]
         handles = [-1 if place is None else place.handle for place in places]
-        starts = [t.data_ptr() if place is None else place.offset for (t, _), place in zip(tensors, places, strict=True)]
+        starts = [
+            t.data_ptr() if place is None else place.offset for (t, _), place in zip(tensors, places, strict=True)
+        ]
         self._handles, self._starts = np.array(handles, np.int32), np.array(starts, np.int64)
         self.in_memory = all(place is None for place in places)
 

@@ -29,6 +29,8 @@ LEAST_ENTRIES = 1 << 18
 """Models without a tensor of this size are merged before the compiled loops would even be loaded."""
 MOST_COLUMNS = 1 << 16
 """Entries of a row whose ranks the loops count."""
+MOST_TOGETHER, FEWEST = 4, 16
+"""Sources whose votes stay in registers, and entries that are merged at a time then: `ballots.MOST`, `lanes.LANES`."""
 
 
 @cache
@@ -54,7 +56,10 @@ class Fused:
                 if vote.keeps == "drawn":
                     scale.view(np.uint32)[votes.LOW] = round(vote.density * RESOLUTION)
             self._divide = np.array([*(form.divide or {}).values()], np.float32)
+            self._divisors = self._divide if len(self._divide) else np.zeros(len(form.votes), np.float32)
             self._scale, self._tie = np.float32(form.scale), np.float32(form.tie)
+        few = form.elects and len(form.votes) <= MOST_TOGETHER
+        self._rule = _one_rule(self._rules.tolist()) if few else None
         ranked = any(vote.keeps == "ranked" for vote in form.votes.values())
         self._columns = columns_of(tuple(work.base.shape)) if ranked else 0
         self._by_rank = np.array([_by_rank(vote, self._columns) for vote in form.votes.values()])
@@ -75,12 +80,30 @@ class Fused:
             NonFiniteError: an operand holds NaN or infinity.
         """
         at = self._rows.at(begin, end)
-        met = self._loops.merge(
-            at[:-1], at[-1], begin, self._columns, self._rules, self._scales, self._keys, self._by_rank,
-            self._form.elects, self._divide, self._tie, self._scale, into,
-        )  # fmt: skip
+        if self._rule is None or min(len(into), self._columns or len(into)) < FEWEST:
+            met = self._loops.merge(
+                at[:-1], at[-1], begin, self._columns, self._rules, self._scales, self._keys, self._by_rank,
+                self._form.elects, self._divide, self._tie, self._scale, into,
+            )  # fmt: skip
+        else:
+            met = self._merge_few(self._rule, tuple(at[:-1]), at[-1], begin, into)
         self._check(met, begin, end)
         return None if met & self._loops.NEGATIVE_ZERO else not met & self._loops.ODD_OUTPUT
+
+    def _merge_few(self, rule: int, at: tuple[np.uint64, ...], base_at: np.uint64, begin: int, into: Raw) -> int:
+        from evomerge.merge.fused import ballots
+
+        rest = self._divisors, self._tie, self._scale, into
+        if rule == self._loops.BAND:
+            return int(ballots.banded(at, base_at, self._scales, *rest))
+        if rule == self._loops.DRAWN:
+            return int(ballots.thinned(at, base_at, begin, self._scales, self._keys, *rest))
+        inverse_ = rule == self._loops.RANKED_INVERSE
+        return int(
+            ballots.ranked(
+                at, base_at, begin, self._columns, inverse_, self._rules, self._scales, self._keys, self._by_rank, *rest
+            )
+        )
 
     def majority(self, begin: int, end: int) -> int:
         """Σ of the signs that the entries elect.
@@ -98,6 +121,14 @@ class Fused:
     def _check(self, met: int, begin: int, end: int) -> None:
         if met & self._loops.ODD_INPUT:
             look(self._work, begin, end)
+
+
+def _one_rule(rules: list[int]) -> int | None:
+    """The rule of all sources, if it is one; to keep everything is to keep every magnitude."""
+    from evomerge.merge.fused import votes
+
+    found = {votes.BAND if rule == votes.ALL else rule for rule in rules}
+    return found.pop() if len(found) == 1 else None
 
 
 def _rule(vote: Vote) -> int:

@@ -36,13 +36,13 @@ MOST_GATHERED = 1 << 23
 """Entries between two edges that are kept, at most."""
 FEW = 1 << 14
 """Entries that are all gathered: sooner done than a sample of them."""
-_GOLDEN = 0.6180339887498949
-_EDGES = 1 << 16
+GOLDEN = 0.6180339887498949
+EDGES = 1 << 16
 
 
 @dataclass(slots=True)
-class _Target:
-    """A rank of one source's magnitudes, and what a pass has found around it.
+class Target:
+    """A rank of some magnitudes, and what a pass has found around it.
 
     Attributes:
         edges: bits between which it is.
@@ -77,13 +77,13 @@ class _Around:
         into: edges, counts, what lies between them, and how much of that there is: one each a rank.
     """
 
-    def __init__(self, source: str, targets: Sequence[_Target], room: int) -> None:
+    def __init__(self, source: str, targets: Sequence[Target], room: int) -> None:
         number = len(targets)
         between = memory(f"between in {source}", number * room, np.int32).reshape(number, room)
         edges = np.array([target.edges for target in targets])
         self.into = edges, np.zeros((number, 4), np.int64), between, np.zeros(number, np.int64)
 
-    def give(self, targets: Sequence[_Target], room: int) -> None:
+    def give(self, targets: Sequence[Target], room: int) -> None:
         """Add it to what the ranks know."""
         _, counts, between, found = self.into
         for t, target in enumerate(targets):
@@ -138,13 +138,13 @@ class Thresholds:
         found = {name: target.found(self._size) for own in targets.values() for name, target in own.items()}
         return {name: bits for name, bits in found.items() if bits is not None}
 
-    def _look_around(self, piece: Piece, targets: Mapping[str, Sequence[_Target]], lock: threading.Lock) -> None:
+    def _look_around(self, piece: Piece, targets: Mapping[str, Sequence[Target]], lock: threading.Lock) -> None:
         work, begin, end = piece
         room = min(end - begin, max(1 << 16, (end - begin) >> 3)) + 2 * self._order.LANES
         around = {source: _Around(source, own, room) for source, own in targets.items()}
         operands = [work.operands[source] for source in targets]
         rows = Rows([*((operand.tensor, operand.fresh) for operand in operands), (work.base, work.fresh)])
-        for first, last in self._steps((begin, end)):
+        for first, last in [(begin, end)] if rows.in_memory else self._steps((begin, end)):
             at = rows.at(first, last)
             for k, found in enumerate(around.values()):
                 self._order.census(at[-1], at[k], last - first, *found.into)
@@ -158,25 +158,25 @@ class Thresholds:
             base = stored(work.base, work.fresh, first, last, "")
             yield base, stored(operand.tensor, operand.fresh, first, last, source)
 
-    def _bracketed(self, asked: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, _Target]]:
+    def _bracketed(self, asked: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Target]]:
         if self._size <= FEW:
             whole = np.array([0, self._order.LARGEST])
-            return {source: {name: _Target(rank, whole) for name, rank in own.items()} for source, own in asked.items()}
+            return {source: {name: Target(rank, whole) for name, rank in own.items()} for source, own in asked.items()}
         found = {}
-        counts = memory("edges", _EDGES, np.int32)
+        counts = memory("edges", EDGES, np.int32)
         for source, sample in self._sampled(list(asked)).items():
             shares = np.array([rank / self._size for rank in asked[source].values()])
             edges = np.zeros((len(shares), 2), np.int64)
             self._order.brackets(sample, shares, edges, counts)
             found[source] = {
-                name: _Target(rank, edge) for (name, rank), edge in zip(asked[source].items(), edges, strict=True)
+                name: Target(rank, edge) for (name, rank), edge in zip(asked[source].items(), edges, strict=True)
             }
         return found
 
     def _sampled(self, sources: Sequence[str]) -> dict[str, npt.NDArray[np.uint32]]:
         """Bits of magnitudes in chunks all over the vector, the same in every run."""
         number = min(max(self._size // ENTRIES_A_CHUNK, LEAST_CHUNKS), MOST_CHUNKS, -(-self._size // CHUNK))
-        at = (np.arange(number) * _GOLDEN % 1.0 * self._size).astype(np.int64)
+        at = (np.arange(number) * GOLDEN % 1.0 * self._size).astype(np.int64)
         at.sort()
         result = {source: np.zeros((number, CHUNK), np.uint32) for source in sources}
         ends = np.cumsum([work.base.numel() for work in self._works])

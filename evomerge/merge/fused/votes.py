@@ -78,7 +78,7 @@ def merge(
     worst, worst_out, minus = np.uint16(0), np.uint16(0), np.uint16(0)
     for top in range(0, size, max(row, 1)):
         if columns:
-            _rank(at_K, base_N, size, top, columns, rules_K, by_rank_KC, bounds_KC)
+            rank(at_K, base_at, size, top, columns, rules_K, by_rank_KC, bounds_KC)
         for begin in range(top, min(top + row, size), TILE):
             number = min(TILE, min(top + row, size) - begin)
             raw = base_N[begin : begin + number]
@@ -133,7 +133,7 @@ def majority(
     worst, count = np.uint16(0), 0
     for top in range(0, size, max(row, 1)):
         if columns:
-            _rank(at_K, base_N, size, top, columns, rules_K, by_rank_KC, bounds_KC)
+            rank(at_K, base_at, size, top, columns, rules_K, by_rank_KC, bounds_KC)
         for begin in range(top, min(top + row, size), TILE):
             number = min(TILE, min(top + row, size) - begin)
             raw = base_N[begin : begin + number]
@@ -156,9 +156,11 @@ def majority(
 
 
 @compiled
-def _rank(
-    at_K: Any, base_N: Any, size: int, top: int, columns: int, rules_K: Any, by_rank_KC: Any, bounds_KC: Any
+def rank(
+    at_K: Any, base_at: Any, size: int, top: int, columns: int, rules_K: Any, by_rank_KC: Any, bounds_KC: Any
 ) -> None:  # pragma: no cover  # compiled
+    """The bounds of the row that begins at `top`, of every source that is ranked."""
+    base_N = carray(entries_at(base_at), size)
     for k in range(len(at_K)):
         if rules_K[k] >= RANKED:
             raw = carray(entries_at(at_K[k]), size)[top : top + columns]
