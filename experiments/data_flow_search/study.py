@@ -1,11 +1,15 @@
 """A search for paths over the demo's models, and the winner's checkpoint in plain transformers.
 
+A search that was stopped goes on where it was when the same command is given again: its store stays in
+~/.cache/evomerge/studies.
+
 python experiments/data_flow_search/study.py --base ~/.cache/evomerge/smollm2-135m-instruct --candidates 30
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
 import threading
@@ -18,9 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from evomerge.merge.execute import merge_to_directory
-from evomerge.recipe.schema import Recipe
+from evomerge.recipe.path import LayerPath
+from evomerge.recipe.schema import Recipe, canonical_json
 from evomerge.storage.sql import open_store
-from evomerge.storage.store import Store
+from evomerge.storage.store import CandidateQuery, Store
 from fitness.items import load_eval_set
 from fitness.scorer import make_scorer
 from workers.controller import Controller
@@ -32,43 +37,40 @@ from workers.replay import replay
 HERE = Path(__file__).parent
 ZOO = HERE.parent / "zoo"
 SOURCES = ("math", "ja", "es", "geo")
+CACHE = Path.home() / ".cache" / "evomerge" / "studies" / "data_flow_search"
+LAYERS = 30
+BLOCKS = {"encoding": "blocks", "back": False, "scales": None, "min_hops": LAYERS}
+"""A layer that is missing loses nearly all: with as many hops as layers, none is left out for good."""
 SPACES: dict[str, dict[str, Any]] = {
-    "blocks": {"kind": "data_flow", "host": "math", "models": ["math", "ja"], "encoding": "blocks", "scales": None},
+    "blocks": {"kind": "data_flow", "host": "math", "models": ["math", "ja"], **BLOCKS},
     "indicator": {
         "kind": "data_flow", "host": "math", "models": ["math", "ja"], "encoding": "indicator", "repeats": 2,
-        "scales": None,
+        "scales": None, "min_hops": LAYERS,
     },
-    "hybrid": {
-        "kind": "hybrid",
-        "path": {"encoding": "blocks", "models": ["merged", "math", "ja"], "scales": [0.8, 1.25]},
-    },
+    "hybrid": {"kind": "hybrid", "path": {"models": ["merged", "math", "ja"], **BLOCKS}},
+    "parameter": {"kind": "parameter"},
 }  # fmt: skip
-"""`blocks` and `indicator` begin with the best source, `hybrid` with the plain average."""
-LAYERS = 30
+"""`blocks` and `indicator` begin with the best source, the others with the plain average; `parameter` is the merge of
+`hybrid` alone, for comparison."""
 CHANGES = (15, 18, 21, 24)
 """Adapters begin at layer 12: a change before changes nothing."""
 
 
 def seeds_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Paths that change once from one source to the other, and the host with three layers twice: what the paper's
-    evolved path looks like, and passthrough merges by hand."""
+    """Paths that change once from one source to the other: what the paper's evolved path looks like."""
     space = SPACES[arguments.space]
+    if space["kind"] == "parameter":
+        return []
     host = space.get("host", "merged")
-    walks = [
-        [(first if n < change else second, n) for n in range(LAYERS)]
-        for first, second in (("ja", "math"), ("math", "ja"))
-        for change in CHANGES
-    ]
-    walks.append([(host, n) for n in (*range(18), *range(15, LAYERS))])
+    sources = {name: {"location": name} for name in arguments.sources}
+    merge = {"merge": {"method": "task_arithmetic"}} if space["kind"] == "hybrid" else {}
     recipes = []
-    for walk in walks:
-        ends = [(host, 0), *walk[1:-1], (host, LAYERS - 1)]
-        layers = [{"model": model, "layer": layer} for model, layer in ends]
-        sources = {name: {"location": name} for name in arguments.sources}
-        merge = {"merge": {"method": "task_arithmetic"}} if space["kind"] == "hybrid" else {}
-        recipes.append(
-            {"base": {"location": "base"}, "sources": sources, "path": {"host": host, "layers": layers}, **merge}
-        )
+    for first, second in (("ja", "math"), ("math", "ja")):
+        for change in CHANGES:
+            ends = {0: host, LAYERS - 1: host}
+            layers = [{"model": ends.get(n, first if n < change else second), "layer": n} for n in range(LAYERS)]
+            path = {"host": host, "layers": layers}
+            recipes.append({"base": {"location": "base"}, "sources": sources, "path": path, **merge})
     return recipes
 
 
@@ -90,7 +92,8 @@ def spec_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "space": SPACES[arguments.space],
         "objectives": [objective],
         "constraints": [{"name": "depth", "metric": "layers", "max": arguments.layers}],
-        "budget": {"candidates": arguments.candidates, "hours": arguments.hours},
+        "optimizer": {"name": arguments.optimizer},
+        "budget": {"candidates": arguments.candidates},
         "seeds": seeds_of(arguments),
         "verify": {"top": arguments.top, "metrics": ["accuracy"]},
         "workers": {"pool": "local"},
@@ -99,12 +102,24 @@ def spec_of(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def folder_of(arguments: argparse.Namespace, spec: dict[str, Any]) -> Path:
+    """Where the store of these arguments lies, and stays until the search is through."""
+    digest = hashlib.sha256(canonical_json([spec, arguments.pool, str(arguments.base)]).encode()).hexdigest()
+    folder = CACHE / f"{arguments.space}_{arguments.optimizer}_{arguments.seed}-{digest[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def search(store: Store, registry: Registry, cache: Path, spec: dict[str, Any]) -> str:
-    run = store.create_run(spec, "study")[0].id
+    """Begin a search, or go on with it."""
+    run = store.create_run(spec, "study", ("study", canonical_json(spec)))[0].id
     controller = Controller(store, registry, make_pool, ControllerSettings(cache=cache))
-    lease = store.acquire(controller.owner, 60.0, run)
-    assert lease is not None
-    controller.drive(lease, threading.Event())
+    while (row := store.run(run)) is not None and row.state not in ("succeeded", "failed", "cancelled"):
+        lease = store.acquire(controller.owner, 60.0, run)
+        if lease is None:  # of the process that was stopped
+            time.sleep(5.0)
+        else:
+            controller.drive(lease, threading.Event())
     return run
 
 
@@ -128,17 +143,45 @@ def report(store: Store, run: str, registry: Registry, folder: Path) -> dict[str
     answers = winner.responses["holdout"]["ja_math"]
     found = plain_scores(folder / "out", registry.model("base"), registry.eval_set("ja_math"), answers["item_ids"])
     stored = answers["values"]["choice_probability"]
-    assert recipe.path is not None
     return {
         "winner": result["winner"],
-        "path": [[hop.model, hop.layer, hop.scale] for hop in recipe.path.layers],
+        "path": said(recipe.path),
+        "merge": recipe.model_dump(mode="json", exclude_none=True)["merge"],
         "table": [{k: line[k] for k in ("number", "label", "search", "holdout")} for line in result["table"]],
         "paired": [pair for pair in result["paired"] if pair["objective"] == "ja_math"],
         "inflation": result["inflation"],
+        "candidates": candidates(store, run),
         "replayed": replay(store, run, registry).candidates,
         "export_differs_by_at_most": max(abs(a - b) for a, b in zip(found, stored, strict=True)),
         "failed": row.summary["failed"],
     }
+
+
+def candidates(store: Store, run: str) -> list[list[Any]]:
+    """Of each candidate: number, path, mean and standard error of its own items, of all search items where it answered
+    them."""
+    found: list[list[Any]] = []
+    cursor: str | None = None
+    while True:
+        rows, cursor = store.candidates(run, CandidateQuery(None, "search", sort="number", limit=500, cursor=cursor))
+        for row in rows:
+            scores = [(row.scores or {}).get("ja_math", {}), (row.verified or {}).get("search", {}).get("ja_math", {})]
+            numbers = [None if key not in score else round(score[key], 4) for score in scores for key in ("mean", "se")]
+            found.append([row.number, said(Recipe.model_validate(row.recipe).path), *numbers])
+        if cursor is None:
+            return found
+
+
+def said(path: LayerPath | None) -> str:
+    """A path in words: each model with the stretches of its layers."""
+    stretches: list[tuple[str, int, int]] = []
+    for hop in () if path is None else path.layers:
+        model, first, last = stretches[-1] if stretches else ("", 0, 0)
+        if stretches and (hop.model, hop.layer) == (model, last + 1):
+            stretches[-1] = (model, first, hop.layer)
+        else:
+            stretches.append((hop.model, hop.layer, hop.layer))
+    return " ".join(f"{model}:{first}-{last}" for model, first, last in stretches)
 
 
 def main() -> None:
@@ -151,24 +194,23 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=60, help="items of each split, of the demo's 300")
     parser.add_argument("--top", type=int, default=2, help="candidates that answer all search items at the end")
     parser.add_argument("--layers", type=int, default=36, help="most layers of a path")
-    parser.add_argument("--hours", type=float, help="of search, at most")
+    parser.add_argument("--optimizer", default="auto")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(1)
-    began = time.monotonic()
+    spec = spec_of(arguments)
+    folder = folder_of(arguments, spec)
+    items(folder / "ja_math.jsonl", arguments.pool)
+    models = {"base": str(arguments.base.expanduser()), **{s: str(ZOO / "adapters" / s) for s in SOURCES}}
+    registry = Registry.of(models, {"ja_math": "ja_math.jsonl"}, folder)
+    store = open_store(f"sqlite:///{folder / 'runs.sqlite3'}")
+    run = search(store, registry, folder / "cache", spec)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        items(folder / "ja_math.jsonl", arguments.pool)
-        models = {"base": str(arguments.base.expanduser()), **{s: str(ZOO / "adapters" / s) for s in SOURCES}}
-        registry = Registry.of(models, {"ja_math": "ja_math.jsonl"}, folder)
-        store = open_store(f"sqlite:///{folder / 'runs.sqlite3'}")
-        spec = spec_of(arguments)
-        run = search(store, registry, folder / "cache", spec)
-        found = {"spec": spec, **report(store, run, registry, folder), "seconds": time.monotonic() - began}
-        store.close()
-    file = HERE / f"results_{arguments.space}_{arguments.seed}.json"
+        found = {"spec": spec, **report(store, run, registry, Path(scratch)), "cpu_s": time.process_time()}
+    store.close()
+    file = HERE / f"results_{arguments.space}_{arguments.optimizer}_{arguments.seed}.json"
     file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for line in found["table"]:
         print(line["number"], line["label"], (line["holdout"] or {}).get("ja_math"))
