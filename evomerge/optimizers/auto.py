@@ -119,8 +119,8 @@ class Auto:
         if uses_items(self._chosen):
             self._chosen.know(answers)
 
-    def believed(self, genomes: Sequence[Genome]) -> list[Estimate | None]:
-        return self._chosen.believed(genomes) if uses_items(self._chosen) else [None] * len(genomes)
+    def believed(self, genomes: Sequence[Genome], objective: int = 0) -> list[Estimate | None]:
+        return self._chosen.believed(genomes, objective) if uses_items(self._chosen) else [None] * len(genomes)
 
     def ask(self, n: int) -> list[Proposal]:
         return self._chosen.ask(n)

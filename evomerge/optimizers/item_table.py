@@ -80,20 +80,21 @@ class ItemTable:
             self._known.append(dict(zip(answers.places, answers.values, strict=True)))
             self._shares.update(zip(answers.places, answers.shares, strict=True))
 
-    def forget(self, most: int) -> None:
-        """Of more genomes than that, drop the one of the older half that did worst on its items."""
-        while len(self.genomes) > most:
-            answers, _, _ = self.arrays()
-            known = np.isfinite(answers)
-            usual = (np.nansum(answers, axis=0) + answers[known].mean()) / (known.sum(axis=0) + 1)  # of an item
-            beyond = answers[: len(self.genomes)] - usual
-            worst = int(np.argmin(np.nanmean(beyond[: most // 2], axis=1)))
-            for place in self._answers[worst]:
-                if place in self._errors:
-                    del self._shares[place], self._errors[place]
-            for column in (self.genomes, self._answers, self._exact, self._stale):
-                del column[worst]
-            self._rows = {genome: row for row, genome in enumerate(self.genomes)}
+    def beyond(self) -> Floats:
+        """[genomes] how much better they did on their items than is usual there."""
+        answers, _, _ = self.arrays()
+        known = np.isfinite(answers)
+        usual = (np.nansum(answers, axis=0) + answers[known].mean()) / (known.sum(axis=0) + 1)  # of an item
+        return np.asarray(np.nanmean(answers[: len(self)] - usual, axis=1))
+
+    def drop(self, row: int) -> None:
+        """Forget a genome."""
+        for place in self._answers[row]:
+            if place in self._errors:
+                del self._shares[place], self._errors[place]
+        for column in (self.genomes, self._answers, self._exact, self._stale):
+            del column[row]
+        self._rows = {genome: row for row, genome in enumerate(self.genomes)}
 
     def exact(self) -> NDArray[np.bool_]:
         """[genomes] whether there is nothing more to ask."""

@@ -110,9 +110,9 @@ class ItemUser(Protocol):
         """Learn from the answers of a model that is no genome, one for each objective."""
         ...
 
-    def believed(self, genomes: Sequence[Genome]) -> list[Estimate | None]:
+    def believed(self, genomes: Sequence[Genome], objective: int = 0) -> list[Estimate | None]:
         """What each is worth in the light of all answers, larger is better, and how many answers it gave; None where
-        nothing is known."""
+        nothing is known. Objectives are counted from 0."""
         ...
 
 

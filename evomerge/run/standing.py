@@ -35,8 +35,8 @@ class Place:
     group: int
 
 
-Beliefs = Callable[[Sequence[Genome]], list[Estimate | None]]
-"""What an optimizer believes of genomes; None of those that it knows nothing of."""
+Beliefs = Callable[[Sequence[Genome], int], list[Estimate | None]]
+"""What an optimizer believes of genomes in an objective; None of those that it knows nothing of."""
 
 
 class Standing:
@@ -129,21 +129,22 @@ class Standing:
         return self._believed
 
     def _from_items(self) -> dict[int, Scores] | None:
-        """The same by answers to single items, where the optimizer keeps these and knows one objective."""
-        beliefs_of = self._by_items() if len(self._spec.objectives) == 1 else None
+        """The same by answers to single items, where the optimizer keeps these."""
+        beliefs_of = self._by_items()
         if beliefs_of is None:  # in most runs; the others look at every candidate
             return None
         recipes = {self._places[n].recipe: n for n in sorted(self.known, key=self._stands_for, reverse=True)}
         numbers = sorted(recipes.values())
-        found = beliefs_of([self._places[n].genome for n in numbers])
-        (objective,) = self._spec.objectives
-        beliefs: dict[int, Scores] = {}
-        for number, estimate in zip(numbers, found, strict=True):
-            if number in self.exact:
-                beliefs[number] = {objective.name: {"mean": self.known[number][objective.name]["mean"], "se": 0.0}}
-            elif estimate is not None:
-                beliefs[number] = {objective.name: {"mean": sign(objective) * estimate.mean, "se": estimate.se}}
-        return beliefs or None
+        beliefs: dict[int, dict[str, dict[str, float]]] = {n: {} for n in numbers}
+        for k, objective in enumerate(self._spec.objectives):
+            found = beliefs_of([self._places[n].genome for n in numbers], k)
+            for number, estimate in zip(numbers, found, strict=True):
+                if number in self.exact or objective.is_cost:
+                    beliefs[number][objective.name] = {"mean": self.known[number][objective.name]["mean"], "se": 0.0}
+                elif estimate is not None:
+                    beliefs[number][objective.name] = {"mean": sign(objective) * estimate.mean, "se": estimate.se}
+        whole: dict[int, Scores] = {n: of for n, of in beliefs.items() if len(of) == len(self._spec.objectives)}
+        return whole or None
 
     def best_believed(self) -> dict[str, dict[str, Any]]:
         """Per objective the feasible candidate of which most is believed: {number, mean, se}."""

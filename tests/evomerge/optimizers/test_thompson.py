@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from evomerge.archive.pareto import hypervolume, non_dominated
 from evomerge.candidate import Evaluation, Genome, ItemAnswers
 from evomerge.errors import InvalidInputError
 from evomerge.optimizers.domain import Domain, GeneKind, Problem, real
 from evomerge.optimizers.optimizer import uses_items
+from evomerge.optimizers.sampled_front import gains
 from evomerge.optimizers.thompson import ThompsonSearch
 from evomerge.testing.optimizer import MixedOptimizerContract, OptimizerContract
 
@@ -22,6 +25,14 @@ ITEMS = 120
 class TestContractWhileTheDesignLasts(OptimizerContract):
     def make(self, problem: Problem, *, seed: int) -> ThompsonSearch:
         return ThompsonSearch(problem, seed=seed, design=1000)
+
+
+@pytest.mark.slow
+class TestContractOfTwoObjectives(OptimizerContract):
+    num_objectives: ClassVar[int] = 2
+
+    def make(self, problem: Problem, *, seed: int) -> ThompsonSearch:
+        return ThompsonSearch(problem, seed=seed, most=24, pool=24)
 
 
 @pytest.mark.slow
@@ -149,7 +160,7 @@ def test_of_too_many_genomes_the_worst_are_forgotten() -> None:
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ((ItemAnswers((0,), (0.5,), (0.1,)),) * 2, "1 objective"),
+        ((ItemAnswers((0,), (0.5,), (0.1,)),) * 2, "1 objectives"),
         ((ItemAnswers((0, 0), (0.5, 0.5), (0.1, 0.1)),), "each of one or more items"),
         ((ItemAnswers((0,), (0.5, 0.5), (0.1,)),), "each of one or more items"),
         ((ItemAnswers((0,), (float("nan"),), (0.1,)),), "finite"),
@@ -169,9 +180,9 @@ def test_answers_that_cannot_be_used_are_refused_and_nothing_is_learnt(
     assert search.state() == state
 
 
-def test_it_is_for_one_objective_and_says_that_it_uses_items() -> None:
+def test_it_is_for_three_objectives_at_most_and_says_that_it_uses_items() -> None:
     with pytest.raises(InvalidInputError, match="thompson"):
-        ThompsonSearch(real((0.5,), 2), seed=0)
+        ThompsonSearch(real((0.5,), 4), seed=0)
     assert uses_items(ThompsonSearch(real((0.5,)), seed=0))
 
 
@@ -180,3 +191,58 @@ def test_answers_travel_as_json() -> None:
         answers = ItemAnswers((3, 5), (0.25, 1.0), shares)
 
         assert ItemAnswers.load(answers.dump()) == answers
+
+
+TWO = Problem(LEVELS.domain, 2, budget=80)
+
+
+def of_two(seed: int, candidates: int) -> tuple[ThompsonSearch, float]:
+    """A search for two objectives that answers five items of each, and the share of the front's volume that is on the
+    front of what it believes."""
+    tables, rng = (everything(seed), everything(50 + seed)), np.random.default_rng(seed)
+    truth = {g: tuple(float(table[g].mean()) for table in tables) for g in GENOMES}
+    search = ThompsonSearch(TWO, seed=seed)
+    for _ in range(candidates):
+        (proposal,) = search.ask(1)
+        answers = [answers_to(table[proposal.genome], rng.permutation(ITEMS)[:5])[0] for table in tables]
+        search.tell([Evaluation(proposal.trial, (0.0, 0.0), errors=(1.0, 1.0), answers=tuple(answers))])
+    beliefs = [search.believed(GENOMES, k) for k in range(2)]
+    known = {g: (a.mean, b.mean) for g, a, b in zip(GENOMES, *beliefs, strict=True) if a and b}
+    kept = non_dominated([*known.values()])
+    found = [truth[g] for g, on in zip(known, kept, strict=True) if on]
+    corner = tuple(min(values) for values in zip(*truth.values(), strict=True))
+    return search, hypervolume(found, corner) / hypervolume([*truth.values()], corner)
+
+
+def test_a_few_answers_of_two_objectives_find_their_front() -> None:
+    assert np.mean([of_two(seed, 40)[1] for seed in range(3)]) > 0.9
+
+
+def test_a_search_of_two_objectives_is_restored_to_the_last_bit() -> None:
+    search, _ = of_two(1, 30)
+    again = ThompsonSearch.from_state(search.state())
+
+    assert all(again.believed(GENOMES, k) == search.believed(GENOMES, k) for k in range(2))
+    assert again.ask(3) == search.ask(3)
+    assert again.state() == search.state()
+
+
+def test_an_objective_without_answers_is_a_cost_that_is_known() -> None:
+    search, table = ThompsonSearch(TWO, seed=0), everything(0)
+    for _ in range(12):
+        (proposal,) = search.ask(1)
+        answers = (*answers_to(table[proposal.genome], np.arange(5)), ItemAnswers((), (), ()))
+        cost = -proposal.genome[0]
+        search.tell([Evaluation(proposal.trial, (0.0, cost), errors=(0.1, 0.0), answers=answers)])
+
+    costs = {g: b.mean for g, b in zip(GENOMES, search.believed(GENOMES, 1), strict=True) if b}
+    assert all(abs(mean + g[0]) < 0.02 for g, mean in costs.items())
+
+
+def test_what_adds_most_is_what_widens_the_front_and_what_is_dominated_adds_nothing() -> None:
+    known = np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
+    found = gains(np.array([[0.9, 0.9], [0.6, 0.6], [0.4, 0.4], [0.5, 0.5]]), known, np.random.default_rng(0))
+
+    assert found[0] > found[1] > 0
+    assert found[2] < 0
+    assert found[3] == 0
