@@ -262,8 +262,8 @@ def test_every_recipe_of_a_search_and_its_digest_say_what_is_shared(registry: Re
     shared = {"align": align, "tokenizer": "base", "chat_template": "{{ messages }}"}
     search = prepare(RunSpec.model_validate(spec_of("twin", **shared)), registry, tmp_path / "cache")
     plain = prepare(RunSpec.model_validate(spec_of("twin")), registry, tmp_path / "cache")
-    said, digest = search.space.made(search.space.domain.start)  # type: ignore[attr-defined]
-    recipe = Recipe.model_validate(said)
+    _, digest = search.space.made(search.space.domain.start)  # type: ignore[attr-defined]
+    recipe = search.space.recipe(search.space.domain.start)
 
     assert (recipe.tokenizer, recipe.chat_template) == ("base", "{{ messages }}")
     assert recipe.align is not None
