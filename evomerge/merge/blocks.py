@@ -107,8 +107,8 @@ def _stored(tensor: Tensor, begin: int, end: int, fresh: Fresh | None) -> Tensor
 
 
 def _held(plan: Plan, work: TensorWork) -> TensorWork:
-    """A tensor that is read more than once: in memory of this thread, if it is small and not there yet, and still fresh;
-    θ0 stays where it is if nobody reads it."""
+    """A tensor that is read more than once: in memory of this thread, if it is small and not there yet, and as fresh as
+    before; θ0 stays where it is if nobody reads it."""
     base_fresh = work.fresh if _needs_base(plan, work) else None
     parts = [(work.base, base_fresh), *((operand.tensor, operand.fresh) for operand in work.operands.values())]
     sizes = [fresh.place.length for _, fresh in parts if fresh is not None and fresh.place is not None]

@@ -146,7 +146,9 @@ class _File:
 def _bytes_of(piece: Tensor) -> memoryview:
     if piece.device.type != "cpu" or not piece.is_contiguous():
         piece = piece.cpu().contiguous()
-    data: memoryview = piece.detach().view(-1).view(torch.uint8).numpy().data
+    if piece.dim() != 1 or piece.requires_grad:
+        piece = piece.detach().view(-1)
+    data: memoryview = piece.view(torch.uint8).numpy().data
     return data
 
 
