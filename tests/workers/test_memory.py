@@ -154,7 +154,7 @@ def test_a_disk_that_is_full_for_a_while_leaves_neither_answers_nor_scores_alone
     @database.listens_for(store._engine, "begin")
     def _fill(connection: Connection) -> None:
         begun[0] += 1
-        if begun[0] == 40:  # some candidates are scored
+        if begun[0] == 20:  # some candidates are scored
             pages[0] = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         if pages[0]:
             connection.exec_driver_sql(f"PRAGMA max_page_count={pages[0]}")
