@@ -39,6 +39,7 @@ from workers.registry import Registry
 from workers.report import responses_of, result_of
 from workers.setup import CONTROL, prepare
 from workers.turns import Turns
+from workers.twins import Twins
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Drive:
             search_items=self.search.plan.num_search_items,
         )
         self.submitted: dict[int, Task] = {}
-        self.digests: dict[tuple[str, int, float], int] = {}
+        self.twins = Twins()
         self.judge = Judge(self.search)
         self.turns, self.began, self.listened = Turns(), time.monotonic(), -math.inf
         self.ledger = Ledger(store, lease, self.machine, row.last_seq, stop)
@@ -139,10 +140,8 @@ class Drive:
         self.machine.replay(events, self._snapshot(row.id))
         for event in events:
             if event.type == "candidate.proposed":
-                number = event.data["number"]
-                asked = (event.data["digest"], event.data["generation"], self.machine.dialogue.fidelity(number))
-                self.digests.setdefault(asked, number)
                 self._same_baseline(event.data)
+        self.twins.recall(events, self.machine)
         return events
 
     def _learn_again(self) -> None:
@@ -224,13 +223,13 @@ class Drive:
         """Work for idle workers: what waits, then new candidates.
 
         Where a space has few recipes, optimizers ask for the same ones again and again: after some answers that were
-        known already it is time to store them, to listen and to look whether the search is over.
+        known already, or that others give, it is time to store them, to listen and to look whether the search is over.
         """
         if self.machine.phase == "paused":
             return
         waiting = list[tuple[int, Task]]()
-        if len(self.machine.open) > len(self.submitted):  # seldom, and there may be thousands of workers
-            waiting = [key for key in self.machine.open if key[0] not in self.submitted]
+        if len(self.machine.open) > len(self.submitted) + len(self.twins):  # seldom, with thousands of workers perhaps
+            waiting = [key for key in self.machine.open if key[0] not in self.submitted and key[0] not in self.twins]
         if self.spec.constraints and (0, "subset") in self.machine.open:
             waiting = [key for key in waiting if key[0] == 0]  # guards compare everybody with the base's answers
         known = 0
@@ -239,7 +238,7 @@ class Drive:
                 number, task = waiting.pop(0)
             elif self.machine.may_propose:
                 number, task = self._propose(), "subset"
-                if (number, task) not in self.machine.open:  # answered from an equal candidate
+                if (number, task) not in self.machine.open or number in self.twins:  # an equal one answers
                     known += 1
                     continue
             else:
@@ -250,15 +249,16 @@ class Drive:
         number, proposal = self.machine.dialogue.next()
         self.ledger.put(self.judge.choose(proposal.generation))
         recipe, digest = self._recipe(proposal)
-        asked = (digest, proposal.generation, proposal.fidelity)
-        twin = self.digests.get(asked)
         row = new_row(number, "search", "", recipe, digest, proposal.generation, proposal.genome)
-        self.digests.setdefault(asked, number)
         self.ledger.put([proposed_event(row, proposed(proposal))], [row])
+        twin = self.twins.proposed(number, (digest, proposal.generation, proposal.fidelity))
         if twin is not None and twin in self.machine.scores:
-            row = answered_like(row, self.ledger.row(twin))
-            self._score(row, stopped=self.machine.stopped.get(twin), cached=True)
+            self._score_like(number, twin)
         return number
+
+    def _score_like(self, number: int, twin: int) -> None:
+        row = answered_like(self.ledger.row(number), self.ledger.row(twin))
+        self._score(row, stopped=self.machine.stopped.get(twin), cached=True)
 
     def _recipe(self, proposal: Proposal) -> tuple[Written, str]:
         first = len(self.search.baselines)
@@ -300,6 +300,8 @@ class Drive:
         state = CandidateState.FAILED if task == "subset" else row.state
         failed = replace(row, state=state, failure={"reason": failure.reason.value, "message": failure.message})
         self.ledger.put([Event("candidate.failed", data)], [failed], then=self.machine.too_many_failures)
+        if task == "subset":
+            self.twins.failed(row.number)
 
     def _score(
         self,
@@ -340,6 +342,8 @@ class Drive:
             then=lambda: self.machine.front_event(before, best),
             answers=blocks,
         )
+        for number in self.twins.scored(row.number):
+            self._score_like(number, row.number)
 
     def _verify(self, row: CandidateRow, task: Split, blocks: Sequence[AnswerBlock], known: int) -> None:
         responses = responses_of(row, task)
