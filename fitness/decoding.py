@@ -13,15 +13,17 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from fitness.alone import write_alone
 from fitness.encoding import Tokens
 from fitness.failures import NonFiniteOutputError
 from fitness.loglikelihood import padded
+from fitness.ways import body_of, pads
 
 BLOCK = 64
 """Tokens of a piece of a prompt that may be shared with others."""
@@ -75,11 +77,23 @@ class Written:
     finished: bool
 
 
+class Decoder(Protocol):
+    """Continues prompts greedily with a live model, whose weights may change between calls."""
+
+    def write(self, prompts: Sequence[Prompt]) -> list[Written]:
+        """The answer to each prompt, in the order given.
+
+        Raises:
+            NonFiniteOutputError: NaN or infinity instead of the next token's logits.
+        """
+        ...
+
+
 class GreedyDecoder:
     """Continues prompts with a live model, whose weights may change between calls.
 
     Args:
-        model: a causal language model with full or sliding attention, on `device`.
+        model: a causal language model, on `device`; one that batches with padding do not fit answers prompt by prompt.
         ends: tokens that end a sequence.
         pad: the token that fills a row up; any.
         batch_tokens: most tokens in one forward pass; the cache of a batch holds `CACHE` times as many. A longer single
@@ -90,6 +104,7 @@ class GreedyDecoder:
         self, model: PreTrainedModel, *, ends: frozenset[int], pad: int, batch_tokens: int, device: torch.device
     ) -> None:
         self.model, self.ends, self.pad, self.batch_tokens, self.device = model, ends, pad, batch_tokens, device
+        self._together = pads(model)
 
     @torch.inference_mode()
     def write(self, prompts: Sequence[Prompt]) -> list[Written]:
@@ -98,12 +113,18 @@ class GreedyDecoder:
         Raises:
             NonFiniteOutputError: NaN or infinity instead of the next token's logits.
         """
+        if not self._together:
+            return [self._alone(prompt) for prompt in prompts]
         found: dict[int, Written] = {}
         shared = _Shared()
         for places in self._batches(prompts):
             batch = [prompts[place] for place in places]
             found.update(zip(places, self._write(batch, shared), strict=True))
         return [found[place] for place in range(len(prompts))]
+
+    def _alone(self, prompt: Prompt) -> Written:
+        tokens, finished = write_alone(self.model, prompt.tokens, prompt.most, prompt.stopped, self.ends, self.pad)
+        return Written(tuple(tokens), finished)
 
     def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Places of prompts of one shape, those that begin alike beside each other."""
@@ -164,7 +185,7 @@ class GreedyDecoder:
 
     def _read(self, tokens: Tensor, cache: DynamicCache) -> None:
         rows, begin = len(tokens), cache.get_seq_length()
-        self.model.base_model(
+        body_of(self.model)(
             input_ids=tokens.to(self.device),
             attention_mask=torch.ones((rows, begin + BLOCK), dtype=torch.long, device=self.device),
             position_ids=torch.arange(begin, begin + BLOCK, device=self.device)[None].expand(rows, -1),

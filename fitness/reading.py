@@ -23,7 +23,8 @@ from evomerge.errors import ArchitectureError
 from fitness.encoding import Tokens
 from fitness.failures import NonFiniteOutputError
 from fitness.prefixes import Beginning, Beginnings
-from fitness.tree import Tree
+from fitness.tree import Tree, plant
+from fitness.ways import Ways, body_of, is_known, ways_of
 
 HEAD_ELEMENTS = 1 << 24
 """Most logits at one time: positions × vocabulary."""
@@ -64,7 +65,8 @@ class Reader:
         tokens: read so far, padding included.
 
     Raises:
-        ArchitectureError: an attention or a head that the tree's mask or the direct use of the head does not fit.
+        ArchitectureError: an attention that takes no mask, or a model whose head is no matrix behind a causal model's
+            last hidden state.
     """
 
     def __init__(
@@ -77,11 +79,16 @@ class Reader:
         _check_model(model)
         self.model = model
         self.model.train(False)
+        self._body = body_of(model)
         self.batch_tokens = batch_tokens
         self.device = torch.device(device)
         self.beginnings = Beginnings()
         self.tokens = 0
+        self._ways = Ways()
         self._keeps = True  # what the model keeps of a beginning is keys and values
+        if not is_known(model):
+            self._ways = ways_of(model, self._branches)
+            self._keeps = self._ways.beginnings
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
@@ -192,6 +199,8 @@ class Reader:
 
     def _hidden(self, trees: Sequence[Tree], beginning: Beginning | None) -> Tensor:
         """The model's last hidden states, [rows, padded length, width]."""
+        if not self._ways.trees and not all(tree.is_chain for tree in trees):
+            return self._one_by_one(trees)
         length = padded(max(map(len, trees)))
         self.tokens += len(trees) * length
         tokens = np.zeros((len(trees), length), dtype=np.int64)
@@ -203,8 +212,33 @@ class Reader:
             how |= {"position_ids": depths.to(self.device), "attention_mask": self._masks(depths, seen, trees[0].start)}
         if beginning is not None:
             how |= {"past_key_values": beginning, "use_cache": True}
-        found: Tensor = self.model.base_model(input_ids=torch.from_numpy(tokens).to(self.device), **how)[0]
+        found: Tensor = self._body(input_ids=torch.from_numpy(tokens).to(self.device), **how)[0]
         return found
+
+    def _one_by_one(self, trees: Sequence[Tree]) -> Tensor:
+        """`_hidden`, every path from a root to a leaf in a row of its own."""
+        paths = [(row, path) for row, tree in enumerate(trees) for path in tree.chains()]
+        rows = [Tree(len(path), tuple(trees[row].tokens[n] for n in path), tuple(range(-1, len(path) - 1)), (), (), ())
+                for row, path in paths]  # fmt: skip
+        step = max(1, self.batch_tokens // padded(max(map(len, rows))))
+        found = [hidden for i in range(0, len(rows), step) for hidden in self._hidden(rows[i : i + step], None)]
+        whole: Tensor = found[0].new_zeros((len(trees), padded(max(map(len, trees))), found[0].shape[-1]))
+        for (row, path), hidden in zip(paths, found, strict=True):
+            whole[row, torch.tensor(path, device=whole.device)] = hidden[: len(path)]
+        return whole
+
+    def _branches(self, one: tuple[int, ...], two: tuple[int, ...], shared: int, before: bool) -> tuple[Tensor, Tensor]:
+        """See `ways.Branching`."""
+        tree = plant([(one[:shared], (*one[shared:], 0)), (one[:shared], (*two[shared:], 0))])
+        first, second = tree.chains()
+        if not before:
+            (hidden,) = self._hidden([tree], None)
+            return hidden[torch.tensor(first)], hidden[torch.tensor(second)]
+        beginning, known = self._begin(one[: shared - 1]), shared - 1
+        if beginning is None:
+            raise ArchitectureError("the model keeps something else than keys and values")
+        (hidden,) = self._hidden([tree.behind(known)], beginning.first(known))
+        return hidden[torch.tensor(first[known:]) - known], hidden[torch.tensor(second[known:]) - known]
 
     def _log_probabilities(self, hidden: Tensor, nodes: Sequence[int], picked: Sequence[int]) -> Tensor:
         """log P(token | node) for each pair, [E] float32; the head runs once a node.
@@ -231,6 +265,8 @@ class Reader:
     def _logits(self, hidden: Tensor) -> Tensor:
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         logits: Tensor = self._head(hidden)
+        if self._ways.scale != 1:
+            logits = logits * self._ways.scale
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     @property
@@ -298,11 +334,5 @@ def _check_model(model: PreTrainedModel) -> None:
     attention = config._attn_implementation
     if attention not in ("eager", "sdpa"):
         raise ArchitectureError(f"attention {attention!r} takes no tree mask; load the model with 'eager' or 'sdpa'")
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if kinds:
-        raise ArchitectureError(f"layers of kind {sorted(kinds)} cannot be scored; only full and sliding attention can")
-    for name in ("logit_scale", "logits_scaling"):
-        if getattr(config, name, None) not in (None, 1, 1.0):
-            raise ArchitectureError(f"{config.model_type!r} scales its logits ({name}); this head cannot be scored yet")
     if model.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
         raise ArchitectureError(f"{type(model).__name__} has no language-model head")

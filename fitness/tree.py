@@ -70,6 +70,17 @@ class Tree:
                 seen[node] |= seen[self.parents[node]]
         return seen
 
+    def chains(self) -> list[list[int]]:
+        """The nodes from a root to each leaf."""
+        inner, found = set(self.parents), []
+        for leaf in range(len(self)):
+            if leaf not in inner:
+                path = [leaf]
+                while self.parents[path[-1]] >= 0:
+                    path.append(self.parents[path[-1]])
+                found.append(path[::-1])
+        return found
+
     def behind(self, n: int) -> Tree:
         """The row without its first n tokens, fewer than the trunk's, which are read elsewhere."""
         assert 0 <= n < self.trunk, "a prediction needs its node"
