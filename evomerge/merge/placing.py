@@ -83,7 +83,8 @@ def place_through_files(model: Any, recipe: Recipe, scratch: Path) -> None:
     """
     out = scratch / "merged"
     try:
-        merge_to_directory(recipe, out, root=scratch, check_hashes=False)
+        alone = recipe.model_copy(update={"carry": None})  # a live model is the language model, under its own names
+        merge_to_directory(alone, out, root=scratch, check_hashes=False)
         dtype = DTYPES[recipe.dtype]
         fresh: Any = AutoModelForCausalLM.from_pretrained(out, dtype=dtype, local_files_only=True)
     finally:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from api.recipes import write
 from evomerge.errors import ArchitectureError, InvalidInputError
 from evomerge.merge.execute import merge_to_directory
 from evomerge.merge.inputs import open_inputs
@@ -18,6 +19,7 @@ from evomerge.merge.resident import Resident
 from evomerge.models.checkpoint import open_checkpoint
 from evomerge.models.source import architecture_of_checkpoint
 from evomerge.recipe.schema import Recipe
+from search_spaces import make_space
 from search_spaces.groups import covers, make_groups
 from tests.evomerge.models.any_family import kinds, save_any
 
@@ -138,3 +140,63 @@ def test_a_source_of_another_family_is_refused(tmp_path: Path) -> None:
 
 def _no_recipes(path: Path) -> Path:
     raise AssertionError(path)
+
+
+def test_a_live_model_that_gets_its_weights_through_files_is_the_language_model_of_what_is_carried(
+    tmp_path: Path,
+) -> None:
+    models = saved("nemotron_h", tmp_path)
+    plain = merge_to_directory(recipe_of(models), tmp_path / "out", root=tmp_path)
+    eyes = {f"language_model.{name}": tensor for name, tensor in tensors(models["a"]).items()}
+    for file in models["a"].glob("model*"):
+        file.unlink()
+    save_file({**eyes, "vision_tower.weight": torch.ones(2)}, models["a"] / "model.safetensors", {"format": "pt"})
+    carrying = recipe_of(models).model_dump(by_alias=True) | {"carry": {"host": "a", "sources": {"a": {}}}}
+    resident = Resident(Recipe.model_validate(carrying))
+    resident.materialize(Recipe.model_validate(carrying))
+    expected = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32).state_dict()
+
+    with pytest.raises(ArchitectureError, match="other tensors than its files have"):
+        resident.projection()
+    assert [n for n, t in resident.model.state_dict().items() if not torch.equal(t, expected[n])] == []
+
+
+def test_slices_cut_what_the_config_says_layer_by_layer(tmp_path: Path) -> None:
+    models = saved("olmo3", tmp_path)
+    recipe = Recipe.model_validate(
+        {
+            **recipe_of(models).model_dump(mode="json", exclude_none=True),
+            "slices": [{"layers": {"a": [0, 1], "b": [0, 1]}}, {"layers": {"a": [0, 0], "b": [1, 1]}}],
+        }
+    )
+    out = merge_to_directory(recipe, tmp_path / "out", root=tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(out)
+
+    assert model.config.num_hidden_layers == len(model.config.layer_types) == 3
+    assert open_checkpoint(out).config["num_hidden_layers"] == 3
+
+
+def test_a_recipe_for_such_models_is_written_for_mergekit_and_read_again(tmp_path: Path) -> None:
+    rules = [{"roles": ["mlp"], "parameters": {"weight": 0.25}}]
+    recipe = recipe_of(saved("olmo2", tmp_path), rules=rules)
+    text, _, _ = write(recipe, "mergekit")
+
+    assert "mlp" in text
+    assert text.count("0.25") >= 1
+
+
+def test_paths_through_such_layers_are_no_search_space(tmp_path: Path) -> None:
+    models = saved("olmo2", tmp_path)
+    checkpoint = open_checkpoint(models["base"])
+    recipe = recipe_of(models)
+
+    with pytest.raises(InvalidInputError, match=r"space.kind.*olmo2.*nobody has described this family"):
+        make_space(
+            {"kind": "data_flow", "host": "a"},
+            base=recipe.base,
+            sources=dict(recipe.sources),
+            architecture=architecture_of_checkpoint(checkpoint),
+            dtype="float32",
+            seed=0,
+            tensors=checkpoint.tensors,
+        )
