@@ -63,11 +63,17 @@ def write(recipe: Recipe, format: Format) -> tuple[str, str, str]:
 def _shape(recipe: Recipe) -> tuple[int, Mapping[str, str]]:
     """The base's number of layers and its modules' roles, from its config; mergekit has no words for either."""
     from evomerge.merge.mergekit.references import nearby
+    from evomerge.models.checkpoint import open_checkpoint
+    from evomerge.models.source import architecture_of_checkpoint
 
     path = (nearby(recipe.base) or Path(recipe.base.location)) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        family = families()[config["model_type"]]
+        family = families().get(config["model_type"])
+        if family is None:  # nobody described it: its tensors' names do
+            with open_checkpoint(path.parent) as base:
+                architecture = architecture_of_checkpoint(base)
+            return architecture.num_layers, architecture.kind.modules
         return int(config[family.layers]), family.modules
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise Problem("not-expressible", f"the base model is not known: {path} cannot be read ({error})") from error

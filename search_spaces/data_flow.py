@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evomerge.candidate import Genome
 from evomerge.errors import ArchitectureError, InvalidInputError
-from evomerge.models.family import families
 from evomerge.optimizers.domain import Domain
 from evomerge.recipe.path import MAX_HOPS, MERGED, SCALES, LayerPath
 from evomerge.recipe.schema import NO_MERGE, Recipe
@@ -82,7 +81,7 @@ def paths_of(spec: DataFlowSpec, setting: Setting, known: Sequence[str]) -> Path
     models = _models(spec, setting, known)
     num_layers = setting.architecture.num_layers
     try:
-        _ = families()[setting.architecture.family].layer_flow
+        _ = setting.architecture.kind.layer_flow
     except ArchitectureError as error:
         raise InvalidInputError("kind", spec.kind, f"a space without paths: {error}") from error
     if num_layers < 2:

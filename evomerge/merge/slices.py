@@ -12,7 +12,8 @@ from typing import Any
 
 from evomerge.errors import CheckpointError, InvalidInputError
 from evomerge.models.architecture import Architecture, Part
-from evomerge.models.family import BUFFER, families
+from evomerge.models.family import BUFFER
+from evomerge.models.inferred import depth_key
 from evomerge.recipe.parameters import is_after_layers
 from evomerge.recipe.schema import Recipe
 from evomerge.recipe.slices import Slice
@@ -116,13 +117,14 @@ def sliced_config(config: Mapping[str, Any], slices: Sequence[Slice] | None) -> 
 
     Raises:
         CheckpointError: transformers cannot read the config.
+        ArchitectureError: it does not say how many layers there are, or only in a section.
     """
     if slices is None:
         return dict(config)
-    family = families()[config["model_type"]]
+    depth = depth_key(config)
     layers = [reference(part, offset) for part in slices for offset in range(part.num_layers)]
-    lists = {key: [values[layer] for layer in layers] for key, values in per_layer(config, family.layers).items()}
-    return {**config, **lists, family.layers: len(layers)}
+    lists = {key: [values[layer] for layer in layers] for key, values in per_layer(config, depth).items()}
+    return {**config, **lists, depth: len(layers)}
 
 
 def per_layer(config: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
@@ -133,6 +135,8 @@ def per_layer(config: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
     """
     from transformers import CONFIG_MAPPING  # takes seconds; only recipes with slices need it
 
+    if config["model_type"] not in CONFIG_MAPPING:
+        return {}
     made: Any = CONFIG_MAPPING[config["model_type"]]
     try:
         whole = made.from_dict(dict(config)).to_dict()

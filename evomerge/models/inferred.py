@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from evomerge.errors import ArchitectureError
-from evomerge.models.family import EXPERT, KINDS, LAYER, Family, split_numbers
+from evomerge.models.family import EXPERT, KINDS, LAYER, Family, families, split_numbers
 
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
 """Keys under which configs say how many layers there are."""
@@ -107,6 +107,19 @@ def depth_of(config: Mapping[str, Any]) -> tuple[str, int] | None:
             if isinstance(section.get(key), int) and not isinstance(section[key], bool):
                 return key, section[key]
     return None
+
+
+def depth_key(config: Mapping[str, Any]) -> str:
+    """The key of config.json itself that says how many layers a model has, of any family.
+
+    Raises:
+        ArchitectureError: only a section says it, or nothing does.
+    """
+    known = families().get(str(config.get("model_type")))
+    key = next((key for key in DEPTHS if key in config), None) if known is None else known.layers
+    if key is None:
+        raise ArchitectureError(f"config.json: expected the number of layers under one of {', '.join(DEPTHS)}")
+    return key
 
 
 def _stacks(names: Iterable[str]) -> dict[str, set[int]]:

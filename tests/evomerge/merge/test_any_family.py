@@ -166,7 +166,7 @@ def test_slices_cut_what_the_config_says_layer_by_layer(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(
         {
             **recipe_of(models).model_dump(mode="json", exclude_none=True),
-            "slices": [{"layers": {"a": [0, 1], "b": [0, 1]}}, {"layers": {"a": [0, 0], "b": [1, 1]}}],
+            "slices": [{"sources": {"a": [0, 1], "b": [0, 1]}}, {"sources": {"a": [0, 0], "b": [1, 1]}}],
         }
     )
     out = merge_to_directory(recipe, tmp_path / "out", root=tmp_path)
