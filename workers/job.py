@@ -28,6 +28,8 @@ class WorkerSpec:
         metrics: eval set → the metrics that are wanted of it; where one is not named, all that cost nothing extra.
         allow_code: whether code that candidates write may run (in `fitness.sandbox`).
         judges: metric → the model that judges answers.
+        generation: what writes answers, `transformers` or `vllm`.
+        generation_memory: share of a GPU's memory that vLLM may fill.
     """
 
     recipe: Recipe
@@ -39,6 +41,8 @@ class WorkerSpec:
     metrics: dict[str, tuple[str, ...]] = field(default_factory=dict)
     allow_code: bool = False
     judges: dict[str, JudgeSpec] = field(default_factory=dict)
+    generation: str = "transformers"
+    generation_memory: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from evomerge.recipe.shared import VOCABULARY, keeps_vocabulary, shared_fields
 from evomerge.storage.blocks import AnswerBlock, together
 from evomerge.storage.store import CandidateRow, Store
 from fitness.evaluator import Responses
-from fitness.fingerprint import Evaluator, content_of, owned_content, tokenizer_hash
+from fitness.fingerprint import Evaluator, content_of, libraries, owned_content, tokenizer_hash
 from fitness.items import EvalSet
 from fitness.known import known_answers
 from fitness.label_free import owner
@@ -35,6 +35,7 @@ MODEL = "model"
 """The name of a model that is asked alone, whatever it is called in a run."""
 NO_ANSWERS_DEPEND_ON = (
     "recipe", "eval_sets", "device", "threads", "batch_tokens", "cache", "metrics", "allow_code", "judges",
+    "generation", "generation_memory",
 )  # fmt: skip
 """Fields of a worker's spec that change no answer, or that the fingerprint has in a better form. All others are part of
 it as they are."""
@@ -63,6 +64,7 @@ def evaluator_of(worker: WorkerSpec, device: str, metrics: Sequence[str]) -> Eva
         dtype=worker.recipe.dtype,
         device=device.partition(":")[0],
         settings=tuple(settings),
+        engine=libraries(worker.generation),
     )
 
 

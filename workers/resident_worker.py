@@ -20,11 +20,14 @@ from evomerge.recipe.written import read
 from fitness.answer_metrics import Measure
 from fitness.evaluator import Reference, Responses, Slopes, joined
 from fitness.failures import failure_of
+from fitness.generation import Engine, longest
 from fitness.gradient import backward
 from fitness.items import EvalSet, load_eval_set
 from fitness.judge import load_judges
 from fitness.known import completed, unknown
+from fitness.metrics import kind_of
 from fitness.racing import Race
+from fitness.requirements import check_engine
 from fitness.sandbox import CodePasses, Sandbox
 from fitness.scorer import ItemScorer, make_scorer
 from workers.experts import references
@@ -105,7 +108,7 @@ class Worker:
             resident = Resident(spec.recipe, device=spec.device, cache=Path(spec.cache) if spec.cache else None)
             scorer = make_scorer(
                 resident.model, resident.tokenizer, batch_tokens=spec.batch_tokens, device=spec.device,
-                measures=_measures(spec),
+                measures=_measures(spec), engine=_engine(spec, resident, sets),
             )  # fmt: skip
             for eval_set in sets.values():
                 scorer.expect(eval_set.items)
@@ -122,6 +125,18 @@ def _measures(spec: WorkerSpec) -> dict[str, Measure]:
         found["code_passes"] = CodePasses(Sandbox())
     judges = {name: judge for name, judge in spec.judges.items() if name in wanted}
     return found | load_judges(judges, batch_tokens=spec.batch_tokens, device=spec.device)
+
+
+def _engine(spec: WorkerSpec, resident: Resident, sets: Mapping[str, EvalSet]) -> Engine | None:
+    """What writes answers in the place of the plain decoder, where the run asks for it and any item for an answer."""
+    check_engine("workers.generation", spec.generation)
+    asked = [item for eval_set in sets.values() for item in eval_set.items if kind_of(item) == "generation"]
+    if spec.generation != "vllm" or not asked:
+        return None
+    from fitness.vllm_decoder import VllmDecoder  # an extra
+
+    length = longest(resident.tokenizer, asked)
+    return lambda plain: VllmDecoder(plain, resident, length=length, memory=spec.generation_memory)
 
 
 def device_of(wanted: str) -> str:

@@ -95,6 +95,8 @@ def prepare(spec: RunSpec, registry: Registry, cache: Path, *, allow_code: bool 
             metrics=wanted_metrics(report),
             allow_code=allow_code,
             judges=judges_of(spec, registry),
+            generation=spec.workers.generation,
+            generation_memory=spec.workers.generation_memory,
         ),
         linear=linear_of(spec, space),
     )

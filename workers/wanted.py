@@ -9,7 +9,7 @@ from evomerge.run.spec import Judge, RunSpec
 from fitness.judge_spec import JudgeSpec
 from fitness.metrics import JUDGE, NAMED_JUDGE, metric
 from fitness.objectives import ObjectivePlan
-from fitness.requirements import check_allowed
+from fitness.requirements import check_allowed, check_engine
 from workers.registry import Registry
 
 
@@ -20,8 +20,10 @@ def check_wanted(spec: RunSpec, registry: Registry, *, allow_code: bool) -> None
         allow_code: whether the operator lets code run that candidates wrote.
 
     Raises:
-        InvalidInputError: code may not run or cannot be isolated, or nobody judges; names the field of the spec.
+        InvalidInputError: code may not run or cannot be isolated, nobody judges, or vLLM is not installed; names the
+            field of the spec.
     """
+    check_engine("workers.generation", spec.workers.generation)
     check_allowed(_named(spec), allow_code=allow_code, judges=judges_of(spec, registry))
 
 

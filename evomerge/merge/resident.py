@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +78,21 @@ class Resident:
         """Live tensors that may differ from the base."""
         self._placed: Recipe | None = None
         """What the live model's own layers are at present."""
+        self.version = 0
+        """Another number for every recipe that was asked for."""
+        self.on_path = False
+        """Whether tokens take another way through the layers than the model's own."""
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of the live model's own layers, not copied, under the names of the base's files.
+
+        Raises:
+            ArchitectureError: the live model's tensors are not those of the files.
+        """
+        if not self._live:
+            family = self._inputs.architecture.family
+            raise ArchitectureError(f"weights of {family}: transformers gives it other tensors than its files have")
+        yield from self._live.items()
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -107,6 +122,8 @@ class Resident:
         """
         path, part = recipe.path, recipe.parameter_part.model_copy(update={"provenance": {}})
         resident = self._resident_names(recipe)
+        self.version += 1
+        self.on_path = path is not None
         if path is None:
             self._leave_path()
         if path is None or (path.uses_merged and part != self._placed):

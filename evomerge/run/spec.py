@@ -191,6 +191,8 @@ class WorkersSpec(_Frozen):
     """Where candidates are evaluated. `count` None: as many as cores or GPUs.
 
     Attributes:
+        generation: what writes answers: this package's decoder on `transformers`, or `vllm`, which has to be installed.
+        generation_memory: share of a GPU's memory that vLLM may fill, its own copy of the weights included.
         price_per_hour: of one worker, in any currency; for `budget.cost`.
     """
 
@@ -198,6 +200,8 @@ class WorkersSpec(_Frozen):
     count: int | None = Field(default=None, ge=1, le=10_000)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_tokens: int = Field(default=2048, ge=64)
+    generation: Literal["transformers", "vllm"] = "transformers"
+    generation_memory: float = Field(default=0.3, gt=0, le=0.9)
     deadline_s: float = Field(default=3600.0, gt=0)
     attempts: int = Field(default=3, ge=1, le=10)
     price_per_hour: float | None = Field(default=None, gt=0)

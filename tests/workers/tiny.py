@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -16,12 +17,12 @@ from workers.job import WorkerSpec
 NUM_ITEMS = 24
 
 
-def make_spec(folder: Path) -> WorkerSpec:
-    """Models and items under `folder`, and a worker's spec for them."""
-    base = _model(seed=0)
+def make_spec(folder: Path, **shape: Any) -> WorkerSpec:
+    """Models and items under `folder`, and a worker's spec for them; `shape` changes the models' configuration."""
+    base = _model(seed=0, **shape)
     refs = {"base": _save(base, folder / "base")}
     for seed, name in enumerate(("math", "ja"), start=1):
-        refs[name] = _save(_disturbed(base, seed), folder / name)
+        refs[name] = _save(_disturbed(base, seed, **shape), folder / name)
     items = folder / "sums.jsonl"
     items.write_text("".join(json.dumps(_item(n)) + "\n" for n in range(NUM_ITEMS)))
     recipe = Recipe(base=refs.pop("base"), sources=refs, merge=Merge(method="linear"), dtype="float32", seed=1)
@@ -33,25 +34,18 @@ def _item(n: int) -> dict[str, object]:
     return {"id": f"sum-{n}", "context": f"{n} + {n} =", "choices": choices, "label": 0}
 
 
-def _model(seed: int) -> LlamaForCausalLM:
+def _model(seed: int, **shape: Any) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-        bos_token_id=256,
-        eos_token_id=257,
-    )
-    return LlamaForCausalLM(config)
+    config = {
+        "vocab_size": 258, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.2, "bos_token_id": 256,
+        "eos_token_id": 257,
+    }  # fmt: skip
+    return LlamaForCausalLM(LlamaConfig(**config | shape))
 
 
-def _disturbed(base: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
-    model = _model(seed)
+def _disturbed(base: LlamaForCausalLM, seed: int, **shape: Any) -> LlamaForCausalLM:
+    model = _model(seed, **shape)
     model.load_state_dict({k: base.state_dict()[k] + 0.1 * v for k, v in model.state_dict().items()})
     return model
 

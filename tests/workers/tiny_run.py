@@ -20,9 +20,9 @@ from workers.registry import Registry
 BASELINES = ["base", "average", "source:ja", "source:math"]
 
 
-def make_registry(folder: Path) -> Registry:
+def make_registry(folder: Path, **shape: Any) -> Registry:
     """Tiny models and two eval sets with both splits, and a registry file over them."""
-    make_spec(folder)
+    make_spec(folder, **shape)
     for name, step in (("sums", 2), ("threes", 3)):
         lines = [json.dumps(_item(name, n, step)) for n in range(48)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
