@@ -376,7 +376,8 @@ class Screening:
         if len(seen) < LEAST or len(generations) < LEAST_GENERATIONS:
             return None
         means = [_mean(tuple(generations[one])) for one in sorted(generations)]
-        mean, variance = float(np.mean(means)), float(np.var(means, ddof=1)) / len(means)
+        found = np.array(means)
+        mean, variance = float(found.mean()), float(found.var(ddof=1)) / len(means)
         share = max(0.0, 1 - variance / mean**2) if mean else 0.0
         return share * mean, variance
 

@@ -33,17 +33,23 @@ class UnitBox(BoundaryHandlerBase):  # type: ignore[misc]  # pycma has no types
     def repair(self, x: Any, copy_if_changed: bool = True) -> Vector:
         """Genomes of points, shape [genes]: in [0, 1]. The argument stays as it is."""
         y = np.array(x, dtype=float)
-        far = (y < BEGIN) | (y > END)
-        if far.any():
+        least, most = y.min(), y.max()  # of few genes, most are inside: what does not occur is not looked for
+        if least < BEGIN or most > END:
+            far = (y < BEGIN) | (y > END)
             y[far] -= PERIOD * ((y[far] - BEGIN) // PERIOD)
-        beyond = y > 1 + MARGIN
-        y[beyond] -= 2 * (y[beyond] - 1 - MARGIN)
-        below = y < -MARGIN
-        y[below] += 2 * (-MARGIN - y[below])
-        low = y < MARGIN
-        y[low] = (y[low] + MARGIN) ** 2 / 4 / MARGIN
-        high = y > 1 - MARGIN
-        y[high] = 1 - (y[high] - (1 + MARGIN)) ** 2 / 4 / MARGIN
+            least, most = y.min(), y.max()
+        if most > 1 + MARGIN:
+            beyond = y > 1 + MARGIN
+            y[beyond] -= 2 * (y[beyond] - 1 - MARGIN)
+        if least < -MARGIN:
+            below = y < -MARGIN
+            y[below] += 2 * (-MARGIN - y[below])
+        if least < MARGIN:
+            low = y < MARGIN
+            y[low] = (y[low] + MARGIN) ** 2 / 4 / MARGIN
+        if most > 1 - MARGIN:
+            high = y > 1 - MARGIN
+            y[high] = 1 - (y[high] - (1 + MARGIN)) ** 2 / 4 / MARGIN
         return y
 
     transform = repair

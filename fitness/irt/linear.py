@@ -9,7 +9,7 @@ Wolf 2004, J. Multivariate Analysis 88 (ρ).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,9 @@ from fitness.matrix import Floats, ResponseMatrix
 
 LEAST_VARIANCE = 1e-8
 """Variance that is never divided by, and never left out: of one answer, in units of the metric squared."""
+
+REMEMBERED = 256
+"""Lists of items that are kept in mind: of the generations that are in flight with very many workers."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class LinearModel:
     shrinkage: float
     scale: float
     weights: Floats
+    _known: dict[bytes, tuple[Floats, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def covariance(self, rows: Places, columns: Places | None = None) -> Floats:
         """C between some items and others (None: all of them)."""
@@ -66,11 +70,19 @@ class LinearModel:
 
     def predict(self, places: Places, answers: Floats) -> tuple[Floats, float]:
         """Full scores [K] from answers [K, n], and the variance that is left, the same for all."""
-        cross = self.with_score[places]
-        gains = np.linalg.solve(self.covariance(places, places), cross)
-        mean, prior = self.prior
-        means = mean + (answers - self.mean[places]) @ gains
-        return np.asarray(means), max(prior - float(cross @ gains), 0.0)
+        gains, left = self._gains(places)
+        return np.asarray(self.prior[0] + (answers - self.mean[places]) @ gains), left
+
+    def _gains(self, places: Places) -> tuple[Floats, float]:
+        """What each answer counts, and the variance that is left: once for all who answer these items."""
+        key = places.tobytes()
+        if key not in self._known:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            cross = self.with_score[places]
+            gains = np.linalg.solve(self.covariance(places, places), cross)
+            self._known[key] = gains, max(self.prior[1] - float(cross @ gains), 0.0)
+        return self._known[key]
 
     def greedy(self, number: int, among: Places | None = None, given: Places | None = None) -> Places:
         """[number] items, each the one that takes most off the full score's variance given those before it.
