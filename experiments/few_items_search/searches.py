@@ -44,11 +44,12 @@ PRODUCT: dict[str, tuple[int | None, dict[str, Any], str]] = {
     "catcma": (ITEMS, {}, CATCMA),
     "thompson": (ITEMS, {}, THOMPSON),
     "thompson, 10 items a candidate": (10, {}, THOMPSON),
+    "thompson, 8 items a candidate": (8, {}, THOMPSON),
     "thompson, 5 items a candidate": (5, {}, THOMPSON),
     "thompson, all items": (None, {}, THOMPSON),
 }
 """Searches by the product: items of a candidate, what is made of them, and who proposes; the first five by `catcma`."""
-MOST_CANDIDATES = 128
+MOST_CANDIDATES = 256
 """Searches of more candidates that answer less than `ITEMS` each are left out: they take long, and have found the best
 merge before."""
 GRID = 125

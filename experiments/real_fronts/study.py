@@ -2,15 +2,18 @@
 fronts.svg.
 
     python experiments/real_fronts/study.py
+    python experiments/real_fronts/study.py --merges 64 --only thompson nsga2    # another grid: tables alone
 
 Answers come from the table of experiments/few_items_search; an optimizer is told what a merge truly is worth.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, pstdev
@@ -54,7 +57,7 @@ class Row:
 
 
 ROWS = (
-    Row("random"), Row("nsga2"), Row("nsga3"), Row("m2n2"), Row("como_catcma"), Row("auto"),
+    Row("random"), Row("nsga2"), Row("nsga3"), Row("m2n2"), Row("como_catcma"), Row("thompson"), Row("auto"),
     Row("random", real=True), Row("nsga2", real=True), Row("m2n2", real=True), Row("cma_es", real=True),
     Row("como_cma_es", real=True), Row("map", real=True), Row("auto", real=True),
 )  # fmt: skip
@@ -145,10 +148,10 @@ def _preview(task: Task, optimizer: MapSearch) -> Preview:
     return Preview(task.share(names), len(set(names)), float(100 * np.abs(found.values - truth).mean()))
 
 
-def measure(task: Task) -> dict[str, Any]:
+def measure(task: Task, only: Sequence[str] = ()) -> dict[str, Any]:
     """Row → shares of the hypervolume by budget and seed."""
     results: dict[str, Any] = {}
-    for row in ROWS:
+    for row in ROWS if not only else [row for row in ROWS if row.label in only]:
         begun = time.process_time()
         runs = [search(task, row, seed) for seed in SEEDS]
         shares = [[run.shares[place] for run in runs] for place in range(len(BUDGETS))]
@@ -198,7 +201,12 @@ def draw(task: Task, results: dict[str, Any]) -> None:
 
 def main() -> None:
     """Everything."""
-    table = load_table(most=GRID)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--merges", type=int, default=GRID, help="of the grid")
+    parser.add_argument("--only", nargs="*", default=[], choices=[row.label for row in ROWS])
+    options = parser.parse_args()
+    whole = options.merges == GRID and not options.only
+    table = load_table(most=options.merges)
     results: dict[str, Any] = {
         "levels": table.stage.levels,
         "most": table.stage.most,
@@ -210,14 +218,17 @@ def main() -> None:
         print(f"\n**{label} objectives**: {len(task.points)} merges, {len(task.front)} on the front, reference "
               f"{tuple(round(x, 3) for x in task.reference)}, plain average {100 * task.average:.1f}\n")  # fmt: skip
         print(f"| | {' | '.join(map(str, BUDGETS))} | different |\n|---|{'---|' * (len(BUDGETS) + 1)}")
-        found = measure(task)
+        found = measure(task, options.only)
         results[label] = {
             "front": {name: task.points[name] for name in task.front}, "reference": task.reference,
             "average": task.average, "rows": found,
         }  # fmt: skip
-        if label == "2":
+        if whole and label == "2":
             draw(task, found)
-    (HERE / "results.json").write_text(json.dumps(results, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")
+    if whole:
+        (HERE / "results.json").write_text(
+            json.dumps(results, indent=None, separators=(",", ":")) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":
