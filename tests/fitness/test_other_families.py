@@ -18,7 +18,7 @@ from tests.evomerge.models.any_family import MOST, config_of, kinds
 
 CONTEXTS = [tuple(range(3, 3 + n)) for n in (5, 20, 37)]
 CHOICES = [(5, 6, 7), (5, 9), (11,)]
-LEAST = 100
+LEAST = 110
 """Families of transformers that can be built this small and are causal language models: more than these are tried."""
 
 

@@ -27,6 +27,8 @@ USUAL = (
     "smollm3", "granite", "olmo2", "cohere2", "glm4", "starcoder2", "opt", "bert", "deepseek_v3", "gpt_oss",
     "qwen3_next", "mamba", "nemotron_h", "llama4_text",
 )  # fmt: skip
+REWRITTEN = {"youtu"}
+"""Of these transformers loads something else than the file holds: zeros for the padding token's row."""
 LEAST = 120
 """Families of transformers that can be built this small: more than these are tried."""
 
@@ -83,7 +85,7 @@ def test_models_of_other_families_are_merged_by_what_their_names_say(kind: str, 
 @pytest.mark.timeout(1200)
 def test_every_language_model_of_transformers_can_be_merged(tmp_path: Path) -> None:
     built, failed = 0, dict[str, Exception]()
-    for kind in kinds():
+    for kind in sorted(set(kinds()) - REWRITTEN):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {
     "num_local_experts": 4, "num_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
     "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "n_group": 1, "topk_group": 1,
     "first_k_dense_replace": 1, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
-    "v_head_dim": 8, "sliding_window": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "v_head_dim": 8, "rotary_dim": 4, "sliding_window": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 MOST = 30_000_000
 """Parameters of a model that is still tiny."""
@@ -37,7 +37,10 @@ def config_of(kind: str) -> Any:
         Exception: whatever the class raises that does not go with these sizes.
     """
     usual = AutoConfig.for_model(kind)
-    return AutoConfig.for_model(kind, **{key: value for key, value in SMALL.items() if hasattr(usual, key)})
+    given = {key: value for key, value in SMALL.items() if hasattr(usual, key)}
+    if "kv_lora_rank" in given:  # latent attention has keys and values for every head
+        given["num_key_value_heads"] = given["num_attention_heads"]
+    return AutoConfig.for_model(kind, **given)
 
 
 def save_any(kind: str, path: Path, seed: int) -> Path:
