@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
 from fitness import decoding
-from fitness.generation import GenerationScorer
+from fitness.generation import GenerationScorer, longest
 from fitness.items import Answering, Item, load_eval_set
 from fitness.loglikelihood import padded
+from fitness.vllm_decoder import VllmDecoder
 
 BATCH_TOKENS = 2048
 Engine = Callable[[Sequence[Item]], list[str]]
@@ -106,6 +107,35 @@ def continuous(model: Any, tokenizer: Any) -> Engine:
     return answer
 
 
+class Resident:
+    """A model that counts as another one whenever it is asked: every turn pays for new weights, as a candidate does."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.version, self.on_path = model, 0, False
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from self.model.named_parameters()
+
+
+def vllm(model: Any, tokenizer: Any, items: Sequence[Item]) -> Engine:
+    """vLLM in this process, its start not counted."""
+    live, length = Resident(model), longest(tokenizer, items)
+    scorer = GenerationScorer(
+        model,
+        tokenizer,
+        batch_tokens=BATCH_TOKENS,
+        engine=lambda plain: VllmDecoder(plain, live, length=length),
+    )
+
+    def answer(items: Sequence[Item]) -> list[str]:
+        live.version += 1
+        found = scorer.answers(items)
+        assert isinstance(found, list)
+        return found
+
+    return answer
+
+
 def _asked(items: Sequence[Item]) -> tuple[int, list[str]]:
     answering = items[0].answering
     assert answering is not None
@@ -125,32 +155,40 @@ def _cut(text: str, stops: Sequence[str]) -> str:
 
 
 def costs(items: Sequence[Item], engines: dict[str, Engine], repeats: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """CPU seconds of each engine, in turns after one to warm up, and its answers."""
+    """CPU and wall seconds of each engine, in turns after one to warm up, and its answers."""
     seconds: dict[str, list[float]] = {name: [] for name in engines}
+    wall: dict[str, list[float]] = {name: [] for name in engines}
     answers: dict[str, Any] = {}
     for turn in range(repeats + 1):
         for name, engine in engines.items():
-            start = time.process_time()
+            start, began = time.process_time(), time.perf_counter()
             answers[name] = engine(items)
             if turn:
                 seconds[name].append(time.process_time() - start)
+                wall[name].append(time.perf_counter() - began)
             print(turn, name, round(time.process_time() - start, 2), flush=True)
-    return {n: {"median": statistics.median(s), "least": min(s), "most": max(s)} for n, s in seconds.items()}, answers
+    found = {
+        n: {"median": statistics.median(s), "least": min(s), "most": max(s), "wall": statistics.median(wall[n])}
+        for n, s in seconds.items()
+    }
+    return found, answers
 
 
-def company(items: Sequence[Item], engine: Engine, make: Callable[[int], Engine]) -> dict[str, int]:
+def company(items: Sequence[Item], engine: Engine, make: Callable[[int], Engine] | None = None) -> dict[str, int]:
     """How many of the answers change when something else is asked beside them."""
     together = engine(items)
     backwards = engine(items[::-1])[::-1]
     half = engine(items[::2])
     alone = [engine([item])[0] for item in items[:8]]
-    narrow = make(256)(items)
+    narrow = engine(items) if make is None else make(256)(items)
     return {
         "answers": len(items),
         "in another order": sum(a != b for a, b in zip(together, backwards, strict=True)),
         "with half of the items": sum(a != b for a, b in zip(together[::2], half, strict=True)),
         "alone (of 8)": sum(a != b for a, b in zip(together, alone, strict=False)),
-        "in batches of 256 tokens": sum(a != b for a, b in zip(together, narrow, strict=True)),
+        "again" if make is None else "in batches of 256 tokens": sum(
+            a != b for a, b in zip(together, narrow, strict=True)
+        ),
     }
 
 
@@ -163,6 +201,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS))
     parser.add_argument("--continuous", action="store_true", help="time transformers' continuous batching, too")
+    parser.add_argument("--vllm", action="store_true", help="compare ours with vLLM alone, where it is installed")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -180,6 +219,8 @@ def main() -> None:
             }
             if asked.continuous:
                 engines["continuous"] = continuous(model, tokenizer)
+            if asked.vllm:
+                engines = {"ours": engines["ours"], "vllm": vllm(model, tokenizer, items)}
             seconds, answers = costs(items, engines, asked.repeats)
             lengths = [len(tokenizer.encode(text)) for text in answers["ours"]]
             like = {
@@ -197,6 +238,7 @@ def main() -> None:
                 "cpu seconds": seconds,
                 "answers like ours": like,
                 "answers that change": company(items, engines["ours"], make),
+                **({"answers of vllm that change": company(items, engines["vllm"])} if asked.vllm else {}),
             }
             print(json.dumps(results[f"{dtype}, {name}"], indent=1), flush=True)
             asked.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
