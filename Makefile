@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/pytest -n $(or $(TESTS_AT_ONCE),2) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install ui browser demo demo-front zoo zoo-table serve methods fmt lint types test test-all ci lock clean
+.PHONY: help install ui browser demo demo-front zoo zoo-table serve methods fmt lint types test test-all test-vllm ci lock clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -72,6 +72,9 @@ test: lint types ui browser ## everything that CI runs: lint, types, import cont
 
 test-all: lint types ui browser ## the long tests too
 	$(PYTEST) -m ""
+
+test-vllm: ## generated answers by vLLM, in an environment that has it: make test-vllm VLLM=vllm/bin/python
+	$(VLLM) -m pytest -m slow tests/fitness/test_vllm_decoder.py tests/workers/test_vllm_run.py
 
 ci: test ## what CI runs
 
