@@ -80,7 +80,7 @@ class LinearModel:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             cross = self.with_score[places]
-            gains: Floats = np.linalg.solve(self.covariance(places, places), cross)
+            gains = np.asarray(np.linalg.solve(self.covariance(places, places), cross), dtype=np.float64)
             self._known[key] = gains, max(self.prior[1] - float(cross @ gains), 0.0)
         return self._known[key]
 
