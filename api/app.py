@@ -12,6 +12,12 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from api import problems
 from api.guard import Guard
@@ -81,9 +87,31 @@ def serve(settings: Settings) -> None:
     )
 
 
+class _Dashboard(StaticFiles):
+    """The dashboard's files; its addresses are those of one page."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise HTTPException(404)
+        try:
+            return await super().get_response(path, scope)
+        except HTTPException as error:
+            if error.status_code != 404 or "text/html" not in Headers(scope=scope).get("accept", ""):
+                raise
+            return await super().get_response("index.html", scope)
+
+
 def _dashboard(app: FastAPI, static: Path) -> None:
     if (static / "index.html").is_file():
-        app.frontend("/", directory=static, fallback="index.html", check_dir=True)
+        # Last of all: a wrong method at a route of the API is that route's matter. `FastAPI.frontend` does the same
+        # from 0.160 on; vLLM, which may share the environment, holds FastAPI below that.
+        app.router.default = _Dashboard(directory=static, html=True)
         return
 
     @app.get("/", include_in_schema=False)

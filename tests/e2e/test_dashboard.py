@@ -166,7 +166,7 @@ def test_a_wrong_search_is_refused_with_the_place_of_each_mistake(page: Page) ->
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("/objectives")
     expect(alert).to_contain_text("/buget")
-    expect(alert).to_contain_text("known here are budget")
+    expect(alert).to_contain_text("known here are align, budget")
 
 
 def test_everything_is_reached_by_the_keyboard(page: Page, run: ScriptedRun) -> None:
